@@ -1,0 +1,24 @@
+# `make demo` and `make test` make their own environment first; set VENV or PYTHON to use others.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test style clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e .[dev] -c constraints.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/hf-puzzle run recipes/puzzle/tiny_cpu.yaml --out runs/tiny_cpu
+
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+style: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,193 @@
+"""What running a model costs on this machine: generation times measured interleaved, bytes, and honest ratios."""
+
+import contextlib
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is generated while the clock runs: `batch_size` sequences, greedy, all of the same length."""
+
+    batch_size: int
+    prefill_tokens: int
+    decode_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and generated tokens of a batch: what throughput counts, as in the Puzzle paper."""
+        return self.batch_size * (self.prefill_tokens + self.decode_tokens)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One generation: milliseconds until the first token, and for all tokens after it."""
+
+    prefill_ms: float
+    decode_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        return self.prefill_ms + self.decode_ms
+
+
+@contextlib.contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Run with so many torch threads; None leaves them alone."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def clock_ms(clock: str, device: torch.device) -> Callable[[], float]:
+    """A clock that waits for the device first. `cpu` is processor time of this process: other jobs do not count."""
+    read = time.process_time if clock == "cpu" else time.perf_counter
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return read() * 1e3
+
+    return now
+
+
+@torch.inference_mode()
+def time_generation(model: PreTrainedModel, workload: Workload, clock: str = "wall") -> Timing:
+    """One greedy generation with a KV cache; only the last position's logits are computed in the prefill."""
+    device = model.device
+    now = clock_ms(clock, device)
+    shape = (workload.batch_size, workload.prefill_tokens)
+    tokens = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    cache = DynamicCache(config=model.config) if not hasattr(model.config, "block_configs") else DynamicCache()
+    start = now()
+    logits = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    tokens = logits[:, -1:].argmax(-1)
+    first = now()
+    for _ in range(workload.decode_tokens - 1):
+        logits = model(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+        tokens = logits[:, -1:].argmax(-1)
+    return Timing(first - start, now() - first)
+
+
+def measure_interleaved(
+    models: dict[str, PreTrainedModel],
+    workload: Workload,
+    rounds: int,
+    clock: str = "wall",
+    description: str = "measure",
+) -> dict[str, list[Timing]]:
+    """`rounds` timings of each model, in turn, so that a machine's drift meets all of them alike; one warm-up each."""
+    timings: dict[str, list[Timing]] = {name: [] for name in models}
+    for round_idx in tqdm(range(rounds + 1), desc=description, leave=False):
+        for name, model in models.items():
+            timing = time_generation(model, workload, clock)
+            if round_idx:
+                timings[name].append(timing)
+    return timings
+
+
+def median_timing(timings: list[Timing]) -> Timing:
+    return Timing(statistics.median(t.prefill_ms for t in timings), statistics.median(t.decode_ms for t in timings))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A speed ratio over paired rounds with its one-sided lower confidence bound."""
+
+    value: float
+    lower_bound: float
+    confidence: float
+    rounds: int
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def speed_ratio(
+    slow: list[Timing], fast: list[Timing], confidence: float = 0.95, part: str = "total_ms", scale: float = 1.0
+) -> Ratio:
+    """How many times faster `fast` is than `slow`, from rounds measured in turn.
+
+    The bound is one-sided, on the mean logarithm of the rounds' ratios with the outer tenth on each side trimmed (a
+    preempted round is no property of the model), by Student's t with the trimmed count. `scale` multiplies the ratio
+    (tokens of the two workloads, when they differ).
+    """
+    logs = sorted(math.log(getattr(s, part) / getattr(f, part)) for s, f in zip(slow, fast, strict=True))
+    trim = len(logs) // 10
+    logs = logs[trim : len(logs) - trim]
+    mean = statistics.fmean(logs)
+    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+    # Student's t quantile by Cornish-Fisher from the normal one: within 1 % from 5 degrees of freedom up
+    z, df = statistics.NormalDist().inv_cdf(confidence), max(1, len(logs) - 1)
+    t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    return Ratio(scale * math.exp(mean), scale * math.exp(mean - t * error), confidence, len(slow))
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Bytes the parameters hold, shared (tied) tensors once."""
+    seen = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    return sum(seen.values())
+
+
+def cache_bytes(cache) -> int:
+    """Bytes the keys and values of a cache hold."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+        if tensor is not None
+    )
+
+
+def _resident_bytes(key: str) -> int:
+    """`VmRSS` (now) or `VmHWM` (peak) of this process; getrusage would carry the peak of whoever started us."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def _peak_in_process(folder: str, workload: Workload, dtype: str, device: str, trust: bool, queue) -> None:
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    on_gpu = device.startswith("cuda")
+    before = 0 if on_gpu else _resident_bytes("VmRSS")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust).to(device).eval()
+    time_generation(model, workload)
+    queue.put(torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - before)
+
+
+def peak_memory_bytes(
+    folder: str, workload: Workload, dtype: str, device: str, trust_remote_code: bool = True
+) -> int | None:
+    """Peak memory of loading a model folder and generating with it, measured in a process of its own.
+
+    On a GPU the allocator's peak; on a CPU the growth of the resident set over the bare interpreter (Linux). None where
+    neither can be read.
+    """
+    if not device.startswith("cuda") and not Path("/proc/self/status").exists():
+        return None
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(
+        target=_peak_in_process, args=(folder, workload, dtype, device, trust_remote_code, queue)
+    )
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"measuring the peak memory of {folder} failed with exit code {process.exitcode}")
+    return queue.get()

@@ -1,0 +1,392 @@
+"""Recipes: YAML files read into the dataclasses below, strictly. Every key a recipe may hold is documented here."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+class RecipeError(ValueError):
+    """A recipe key or value is wrong; the message names the key, the value and what would be right."""
+
+
+def key(help: str, default: Any = dataclasses.MISSING) -> Any:
+    """A recipe key with its documentation; mutable defaults are copied per instance."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class ParentConfig:
+    """The model that is compressed."""
+
+    name: str = key("Hub id, or folder (relative to the recipe file)")
+    revision: str | None = key("Hub revision: a commit makes the run reproducible", None)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("dtype the parent is loaded in", "auto")
+    trust_remote_code: bool = key("run code of the parent's repository", False)
+    recipe: str | None = key("recipe (`system: parent`) that makes the parent when the folder `name` is absent", None)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Text for calibration, distillation and evaluation; documents are split by hash of their id."""
+
+    name: str = key("`python-stdlib`, `text` (local files), or a dataset id of the Hub (streamed)")
+    config_name: str | None = key("configuration of a Hub dataset", None)
+    split: str = key("split of a Hub dataset", "train")
+    text_column: str = key("column of a Hub dataset that holds the text", "text")
+    data_files: list[str] = key("globs, for `name: text`", [])
+    sequence_length: int = key("tokens per sequence", 2048)
+    num_tokens: int = key("training tokens to prepare", 10_000_000)
+    heldout_tokens: int = key("held-out tokens to prepare", 200_000)
+    heldout_fraction: float = key("share of the documents that is held out", 0.04)
+    seed: int = key("order of a Hub dataset's buffer", 0)
+
+
+@dataclass(frozen=True)
+class SearchSpaceConfig:
+    """Blocks offered besides the parent's own, which always is."""
+
+    attention: list[int | str] = key(
+        "KV-head counts (must divide the parent's), `linear`, `none`; default: the paper's",
+        [4, 2, 1, "linear", "none"],
+    )
+    ffn: list[float | int | str] = key(
+        "widths (integers), shares of the parent's width (0..1), `linear`, `none`; default: the paper's",
+        [0.87, 0.75, 0.5, 0.25, 0.2, 0.1, "linear", "none"],
+    )
+    width_multiple: int = key("FFN widths are rounded to a multiple of this; DeciLM needs 256", 256)
+    layers: dict[int, dict] = key("per layer (negative: from the end): other `attention` / `ffn` lists", {})
+
+
+@dataclass(frozen=True)
+class ImportanceConfig:
+    """Training-free ranking of FFN channels."""
+
+    num_tokens: int = key("calibration tokens", 65_536)
+    batch_size: int = key("sequences per forward pass", 8)
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """Initialisation and blockwise local distillation (BLD) of every block of the search space."""
+
+    num_tokens: int = key("tokens of BLD; 0 keeps the training-free initialisation")
+    batch_size: int = key("sequences per step", 8)
+    attention_learning_rate: float = key("peak learning rate of attention blocks", 1e-3)
+    ffn_learning_rate: float = key("peak learning rate of FFN blocks", 1e-3)
+    coupling: Literal["decoupled", "coupled"] = key(
+        "train sub-blocks apart (m + n jobs a layer) or pairs (m x n)", "decoupled"
+    )
+    coupled_blocks: list[str] | None = key("with `coupled`: only these blocks, e.g. [kv2+w512]", None)
+    ffn_under_no_attention: bool = key("also train FFNs for blocks whose attention is `none`", False)
+    layers_per_job: int | None = key("layers trained over one parent forward; default: all", None)
+    ridge_tokens: int = key("calibration tokens of the closed-form linear blocks", 32_768)
+    eval_tokens: int = key("held-out tokens that choose the best step of each block", 8_192)
+    evals: int = key("evaluations during BLD", 4)
+    max_grad_norm: float = key("gradient clipping, per block", 1.0)
+    args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Replace-1-block scores."""
+
+    metric: Literal["kl", "lm_loss", "accuracy"] = key(
+        "KL(parent || modified), rise of the LM loss, or loss of task accuracy", "kl"
+    )
+    num_tokens: int = key("held-out tokens per score", 8_192)
+    batch_size: int = key("sequences per forward pass", 8)
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """What each block costs, measured on this machine."""
+
+    batch_sizes: list[int] = key("sequences generated at once; the search sweeps them", [1])
+    prefill_tokens: int = key("prompt tokens per sequence", 512)
+    decode_tokens: int = key("generated tokens per sequence", 512)
+    dtype: Literal["float32", "bfloat16", "float16"] = key("dtype of weights and cache when deployed", "bfloat16")
+    clock: Literal["wall", "cpu"] = key("`cpu` counts processor time: steady on a shared machine", "wall")
+    threads: int | None = key("CPU threads while measuring; default: torch's", None)
+    stack_layers: int = key("copies of a block in the measured stack", 8)
+    rounds: int = key("interleaved rounds per stack", 5)
+    calibration_children: int = key("assembled children the cost model is fitted on", 5)
+
+
+@dataclass(frozen=True)
+class ConstraintsConfig:
+    """What the child must satisfy; any combination. Tokens count prompt and generated ones, as in the paper."""
+
+    speedup: float | None = key("throughput of the child / throughput of the parent, measured", None)
+    throughput_tokens_per_s: float | None = key("at least", None)
+    latency_ms: float | None = key("prefill and decode of one batch, at most", None)
+    prefill_ms: float | None = key("time to first token of one batch, at most", None)
+    memory_gb: float | None = key("weights + KV cache of the batch, at most, in 1e9 bytes", None)
+    num_parameters: int | None = key("at most", None)
+    max_batch_size: int | None = key("largest batch the application has", None)
+
+
+@dataclass(frozen=True)
+class SolveConfig:
+    """The search: MIP, rescoring around its solution, and measuring until the target is met."""
+
+    solver: Literal["auto", "HIGHS", "CBC"] = key("`auto`: HiGHS when installed", "auto")
+    num_solutions: int = key("diverse solutions kept per solve", 3)
+    min_distance: float = key("share of layers in which solutions must differ", 0.2)
+    relative_gap: float = key("proven gap at which the solver may stop", 1e-5)
+    time_limit_s: float = key("per solve", 60.0)
+    rescore_rounds: int = key("rounds of scoring around the incumbent child, then solving again near it", 1)
+    rescore_distance: float = key("share of layers that may change in one such round", 0.5)
+    max_rounds: int = key("target -> measure -> recalibrate rounds", 6)
+    measure_rounds: int = key("interleaved timing rounds of parent and child", 20)
+    confidence: float = key("of the lower bound of the speed-up that must clear the target", 0.95)
+
+
+@dataclass(frozen=True)
+class ChildConfig:
+    """Assembling the child."""
+
+    refit: bool = key("closed-form refit of the assembled child, no gradients", True)
+    refit_tokens: int = key("calibration tokens of the refit", 24_576)
+    batch_size: int = key("sequences per forward pass", 8)
+    ridge: float = key("strength that pulls the refit to the current weights, relative to the input's variance", 1e-2)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Global knowledge distillation (GKD)."""
+
+    num_tokens: int = key("tokens of GKD; 0 skips it")
+    batch_size: int = key("sequences per step and process", 8)
+    learning_rate: float = key("peak learning rate", 1e-4)
+    optimizer: Literal["adamw", "muon"] = key(
+        "`muon` drives the hidden matrices with Muon, the rest with AdamW", "adamw"
+    )
+    kl_weight: float = key("weight of KL(parent || child) on the logits", 1.0)
+    cosine_weight: float = key("weight of 1 - cosine of the hidden states, mean over layers", 1.0)
+    lm_weight: float = key("weight of the LM loss; the paper finds it harmful", 0.0)
+    chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 1024)
+    lora: dict | None = key("train adapters only: `peft.LoraConfig` by its own names", None)
+    args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Quality and speed of the child against the parent, on held-out text."""
+
+    num_tokens: int = key("held-out tokens", 49_152)
+    batch_size: int = key("sequences per forward pass", 8)
+    task_items: int = key("items of the cloze task (chance: 25 %)", 1000)
+    task_context: int = key("context tokens of an item", 32)
+    task_continuation: int = key("tokens of each of the four continuations", 8)
+    measure_rounds: int = key("interleaved timing rounds", 20)
+
+
+@dataclass(frozen=True)
+class BaselinesConfig:
+    """What simpler methods reach at the child's measured speed."""
+
+    names: list[str] = key("any of drop_layers, uniform, greedy, random, scratch", [])
+    num_tokens: list[int] = key("GKD tokens of each baseline, ascending; the curve of the report", [0])
+    num_random: int = key("random feasible children; the median by KL is kept", 8)
+
+
+@dataclass(frozen=True)
+class PuzzleRecipe:
+    """`system: puzzle`: from a parent to a deployable child."""
+
+    parent: ParentConfig
+    data: DataConfig
+    library: LibraryConfig
+    distill: DistillConfig
+    system: Literal["puzzle"] = key("which system runs", "puzzle")
+    seed: int = key("seeds everything random", 0)
+    device: str = key("`auto`, `cpu`, `cuda`, `cuda:1`", "auto")
+    threads: int | None = key("CPU threads of training stages; default: torch's", None)
+    deploy: list[str] = key(
+        "engines the child must run in: transformers, vllm, sglang, tensorrt-llm, llama.cpp, mlx-lm, exllamav3",
+        ["transformers"],
+    )
+    search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+    solve: SolveConfig = field(default_factory=SolveConfig)
+    child: ChildConfig = field(default_factory=ChildConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
+
+
+@dataclass(frozen=True)
+class ParentRecipe:
+    """`system: parent`: a small Llama trained from scratch, for demos and tests without downloads."""
+
+    data: DataConfig
+    system: Literal["parent"] = key("which system runs", "parent")
+    seed: int = key("seeds everything random", 0)
+    device: str = key("`auto`, `cpu`, `cuda`", "auto")
+    threads: int | None = key("CPU threads; default: torch's", None)
+    vocab_size: int = key("tokens of the byte-level BPE trained on the data", 2048)
+    config: dict = key("`transformers.LlamaConfig`, by its own names", {})
+    batch_size: int = key("sequences per step", 32)
+    learning_rate: float = key("peak learning rate (Muon for matrices, AdamW for the rest)", 4e-3)
+    num_tokens: int = key("training tokens", 5_000_000)
+    args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
+
+
+SYSTEMS = {"puzzle": PuzzleRecipe, "parent": ParentRecipe}
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> PuzzleRecipe | ParentRecipe:
+    """Read a recipe; `overrides` are `a.b=value` with the value in YAML.
+
+    Raises:
+        RecipeError: unreadable file, unknown key (with the nearest name), or a value of the wrong type.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not valid YAML: {error}") from None
+    return parse_recipe(raw, overrides)
+
+
+def parse_recipe(raw: object, overrides: list[str] = ()) -> PuzzleRecipe | ParentRecipe:
+    if not isinstance(raw, dict):
+        raise RecipeError("a recipe is a mapping of keys; see `hf-puzzle keys`")
+    for override in overrides:
+        raw = _override(raw, override)
+    system = raw.get("system", "puzzle")
+    if system not in SYSTEMS:
+        raise RecipeError(
+            f"system: {system!r} is unknown{_nearest(str(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
+        )
+    return _parse(SYSTEMS[system], raw, "")
+
+
+def _override(raw: dict, override: str) -> dict:
+    path, separator, value = override.partition("=")
+    if not separator:
+        raise RecipeError(f"--set takes key=value, got {override!r}")
+    head, _, rest = path.strip().partition(".")
+    if rest:
+        inner = raw.get(head) or {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {head!r} is not a section")
+        return {**raw, head: _override(inner, f"{rest}={value}")}
+    try:
+        return {**raw, head: yaml.safe_load(value)}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
+
+
+def _nearest(name: str, names: typing.Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _parse_section(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise RecipeError(
+                f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}{_nearest(str(value), map(str, arguments))}"
+            )
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(arguments, value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            raise RecipeError(f"{where}: expected a list, got {value!r}")
+        return [_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+        return {
+            _parse(arguments[0], k, f"{where} key"): _parse(arguments[1], v, f"{where}.{k}") for k, v in value.items()
+        }
+    return _parse_scalar(hint, value, where)
+
+
+def _parse_section(section: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where or 'recipe'}: expected a mapping of keys, got {value!r}")
+    prefix = f"{where}." if where else ""
+    fields = {f.name: f for f in dataclasses.fields(section)}
+    for name in value:
+        if name not in fields:
+            raise RecipeError(f"unknown key '{prefix}{name}'{_nearest(str(name), fields)} (keys: {', '.join(fields)})")
+    hints = typing.get_type_hints(section)
+    parsed = {name: _parse(hints[name], item, prefix + name) for name, item in value.items()}
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in parsed and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"missing key '{prefix}{missing[0]}'")
+    return section(**parsed)
+
+
+def _parse_union(options: tuple, value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = [option for option in options if option is not type(None)]
+    for option in options:  # an exact type first, so that 1 stays an int where floats are allowed too
+        if isinstance(option, type) and type(value) is option:
+            return value
+    for option in options:
+        try:
+            return _parse(option, value, where)
+        except RecipeError as error:
+            last = error
+    raise last
+
+
+def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any or (hint is dict and isinstance(value, dict)):
+        return value
+    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
+        try:
+            value = float(value)
+        except ValueError:
+            raise RecipeError(f"{where}: expected a number, got {value!r}") from None
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
+    if hint is float and value != value:
+        raise RecipeError(f"{where}: not a number")
+    return value
+
+
+def to_dict(section: Any) -> Any:
+    """A section as plain JSON values (for fingerprints and reports)."""
+    return dataclasses.asdict(section)
+
+
+def describe_keys(section: type, prefix: str = "") -> list[tuple[str, str, str]]:
+    """`(key, default, help)` of every key below `section`, for `hf-puzzle keys` and the docs."""
+    rows = []
+    hints = typing.get_type_hints(section)
+    for f in dataclasses.fields(section):
+        if dataclasses.is_dataclass(hints[f.name]):
+            rows.extend(describe_keys(hints[f.name], f"{prefix}{f.name}."))
+            continue
+        if f.default is not dataclasses.MISSING:
+            default = str(f.default)
+        else:
+            default = "required" if f.default_factory is dataclasses.MISSING else str(f.default_factory())
+        rows.append((prefix + f.name, default, f.metadata["help"]))
+    return rows

@@ -1,0 +1,88 @@
+"""What all trainings share: strict `TrainingArguments`, devices, one quiet progress bar."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from .recipe import RecipeError
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise RecipeError(f"device: {device!r} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"device: {device!r}, but torch sees no GPU; use auto or cpu")
+    return resolved
+
+
+def training_arguments(output_dir: str | Path, where: str, args: dict, **defaults) -> TrainingArguments:
+    """`TrainingArguments` from ours (`defaults`) and the recipe's `args`, which win.
+
+    Raises:
+        RecipeError: `args` has a key that `TrainingArguments` does not know, or values it refuses.
+    """
+    known = [f.name for f in dataclasses.fields(TrainingArguments)]
+    for name in args:
+        if name not in known:
+            match = difflib.get_close_matches(name, known, n=1)
+            raise RecipeError(
+                f"unknown key '{where}.args.{name}'" + (f"; did you mean {match[0]!r}?" if match else "")
+            )
+    base = {
+        "output_dir": str(output_dir),
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 25,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+    }
+    try:
+        return TrainingArguments(**{**base, **defaults, **args})
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{where}.args: {error}") from None
+
+
+class _Progress(TrainerCallback):
+    """One bar with the loss beside it, gone when the training is over; main process only."""
+
+    def __init__(self, description: str):
+        self.description = description
+        self.bar = None
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.description, leave=False)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if self.bar is not None and "loss" in (logs or {}):
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}")
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def show_progress(trainer: Trainer, description: str) -> None:
+    """Replace Trainer's printed dictionaries by one progress bar."""
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(_Progress(description))
+
+
+def num_steps(num_tokens: int, batch_size: int, sequence_length: int) -> int:
+    """Optimizer steps that consume `num_tokens`, at least one."""
+    return max(1, round(num_tokens / (batch_size * sequence_length)))
