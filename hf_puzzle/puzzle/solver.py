@@ -1,0 +1,592 @@
+"""Choose one block per layer: a grouped knapsack solved as a mixed-integer program.
+
+Minimise the sum of the scores under upper limits on sums of costs (Puzzle, arXiv 2411.19146, the MIP of the
+architecture search). Nothing here knows about models: a layer is a list of `Choice`s. Every constraint, the diversity
+cuts and the trust region included, is one more row of costs, so pruning and bounds treat all alike and stay exact.
+
+Letters in shapes: L layers, J choices per layer (padded), R rows.
+"""
+
+import importlib.util
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+
+logger = logging.getLogger(__name__)
+
+SOLVERS = ("auto", "HIGHS", "CBC")
+
+# CBC reports OPTIMAL for answers 40-290 % above the optimum when scores are tiny, so the largest becomes this
+_TARGET_MAGNITUDE = 1e3
+# slack on every limit, relative to the sum over layers of the largest cost: a limit may equal an attainable total
+_SLACK = 1e-9
+# what verification accepts: the slack plus the feasibility tolerance of the solvers
+_LIMIT_TOLERANCE = 1e-8
+# solvers work to 1e-6: CBC ends at points just off the integers, whose objective is that much below any true score
+_GAP_TOLERANCE = 2e-6
+
+
+class InfeasibleError(ValueError):
+    """No selection satisfies the limits; `nearest` maps a constraint to its nearest feasible value, in user units."""
+
+    def __init__(self, message: str, nearest: Mapping[str, float]):
+        super().__init__(message)
+        self.nearest = dict(nearest)
+
+
+class VerificationError(AssertionError):
+    """A solution does not match the tables it claims to come from: a bug here or in the solver, not in the input."""
+
+
+class TimeLimitError(RuntimeError):
+    """The time limit was reached before any feasible selection was found."""
+
+
+def _identity(total: float) -> float:
+    return total
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One block offered to one layer.
+
+    Args:
+        block: identifier, unique within its layer, e.g. `"kv4+w512"`.
+        score: distance from the parent; lower is better, the parent has exactly 0.
+        costs: additive quantities with the unit in the key, e.g. `{"weight_bytes": 1.2e6, "time_ms": 0.8}`.
+    """
+
+    block: str
+    score: float
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The sum over layers of `costs[quantity]` stays at or below `maximum`.
+
+    Args:
+        constraint: what the user wrote, e.g. `"memory_gb"`; error messages speak of it.
+        quantity: key of `Choice.costs`.
+        maximum: in the unit of `quantity`, costs outside the blocks already subtracted; `inf` means no limit.
+        to_user: maps a total of `quantity` to the unit of `constraint`, monotonic.
+    """
+
+    constraint: str
+    quantity: str
+    maximum: float
+    to_user: Callable[[float], float] = _identity
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One block per layer, with the proof of how good it is.
+
+    Args:
+        blocks: chosen block of each layer.
+        score: sum of the chosen scores, recomputed from the input.
+        costs: total of every quantity that all chosen blocks have.
+        bound: no selection under the same constraints scores lower.
+        gap: `(score - bound) / abs(score)`, the plain difference if the score is 0.
+        status: `"OPTIMAL"` (gap as asked for, up to the solver tolerance of 2e-6) or `"FEASIBLE"`.
+        solver: `"HIGHS"`, `"CBC"`, or `"LAGRANGIAN"` when the solver had nothing as good as the built-in heuristic.
+        seconds: wall time.
+        verified: score, costs and limits were recomputed from the input and agree.
+    """
+
+    blocks: tuple[str, ...]
+    score: float
+    costs: dict[str, float]
+    bound: float
+    gap: float
+    status: str
+    solver: str
+    seconds: float
+    verified: bool
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Solution":
+        return cls(**{**data, "blocks": tuple(data["blocks"]), "costs": dict(data["costs"])})
+
+
+def solve(
+    layers: Sequence[Sequence[Choice]],
+    limits: Sequence[Limit] = (),
+    *,
+    num_solutions: int = 1,
+    min_distance: float = 0.2,
+    fixed_distance: tuple[Sequence[str], int] | None = None,
+    time_limit_s: float = 60.0,
+    relative_gap: float = 1e-6,
+    solver: str = "auto",
+) -> list[Solution]:
+    """Return the best selection, then further ones that differ enough from all before, best first.
+
+    Args:
+        layers: choices of each layer.
+        limits: upper limits on totals.
+        num_solutions: how many to return; fewer, with a warning, when there are no more.
+        min_distance: fraction of layers in which a solution differs from every earlier one (1 - alpha in the paper);
+            at least one layer.
+        fixed_distance: blocks of an incumbent and the largest number of layers that may differ from it.
+        time_limit_s: wall seconds per solution.
+        relative_gap: stop when the score is proven to be this close to the optimum.
+        solver: `"auto"` (HiGHS if highspy is installed, else CBC), `"HIGHS"` or `"CBC"`.
+
+    Raises:
+        InfeasibleError: no selection satisfies the limits; says what would.
+        TimeLimitError: a `RuntimeError`, nothing feasible found within `time_limit_s`.
+        ValueError: malformed input.
+    """
+    _check_choices(layers, limits)
+    _check_options(layers, num_solutions, min_distance, fixed_distance, time_limit_s, relative_gap)
+    backend = _pick_solver(solver)
+    limits = [limit for limit in limits if limit.maximum < math.inf]
+    _raise_if_one_limit_is_infeasible(layers, limits)
+    problem = _build_problem(layers, limits)
+    if fixed_distance is not None:
+        incumbent, max_different = fixed_distance
+        problem = _with_row(problem, ~_is_block(layers, incumbent), max_different)
+    max_shared = len(layers) - max(1, math.ceil(min_distance * len(layers) - 1e-9))
+
+    solutions: list[Solution] = []
+    while len(solutions) < num_solutions:
+        try:
+            solution = _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap)
+        except TimeLimitError:
+            if not solutions:
+                raise
+            solution = None
+        if solution is None and not solutions:
+            _raise_jointly_infeasible(limits, problem, backend, time_limit_s, fixed_distance)
+        if solution is None:
+            logger.warning(
+                "found %d of num_solutions=%d: none left that differs in >= %d of %d layers (or none found in %g s)",
+                len(solutions), num_solutions, len(layers) - max_shared, len(layers), time_limit_s,
+            )  # fmt: skip
+            break
+        solutions.append(solution)
+        problem = _with_row(problem, _is_block(layers, solution.blocks), max_shared)
+    return sorted(solutions, key=lambda solution: solution.score)
+
+
+def verify(solution: Solution, layers: Sequence[Sequence[Choice]], limits: Sequence[Limit] = ()) -> None:
+    """Recompute score, costs and limits of `solution` from the tables; raise `VerificationError` if they differ."""
+    if len(solution.blocks) != len(layers):
+        raise VerificationError(f"{len(solution.blocks)} blocks for {len(layers)} layers")
+    chosen = []
+    for layer_idx, (block, choices) in enumerate(zip(solution.blocks, layers, strict=True)):
+        match = [choice for choice in choices if choice.block == block]
+        if len(match) != 1:
+            raise VerificationError(f"layer {layer_idx} offers no unique block {block!r}")
+        chosen += match
+    score = math.fsum(choice.score for choice in chosen)
+    magnitude = math.fsum(abs(choice.score) for choice in chosen)
+    if not math.isclose(score, solution.score, rel_tol=1e-9, abs_tol=1e-12 * magnitude):
+        raise VerificationError(f"score is {solution.score!r} but the tables give {score!r}")
+    if not solution.bound <= solution.score:
+        raise VerificationError(f"bound {solution.bound!r} is above the score {solution.score!r}")
+    for quantity, claimed in solution.costs.items():
+        total = math.fsum(choice.costs[quantity] for choice in chosen)
+        magnitude = math.fsum(abs(choice.costs[quantity]) for choice in chosen)
+        if not math.isclose(total, claimed, rel_tol=1e-9, abs_tol=1e-12 * magnitude):
+            raise VerificationError(f"{quantity} is {claimed!r} but the tables give {total!r}")
+    for limit in limits:
+        total = math.fsum(choice.costs[limit.quantity] for choice in chosen)
+        if total > limit.maximum + _LIMIT_TOLERANCE * _magnitude(layers, limit.quantity):
+            raise VerificationError(f"{limit.constraint}: {limit.quantity} {total!r} exceeds {limit.maximum!r}")
+
+
+def lagrangian_bound(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit] = ()) -> float:
+    """Lower bound on the best score, from relaxing `limits` with multipliers; independent of any MIP solver."""
+    _check_choices(layers, limits)
+    limits = [limit for limit in limits if limit.maximum < math.inf]
+    return _lagrangian(_build_problem(layers, limits)).bound
+
+
+# ---- input ----
+
+
+def _check_choices(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) -> None:
+    if not layers:
+        raise ValueError("layers is empty: pass the choices of at least one layer")
+    for limit in limits:
+        if math.isnan(limit.maximum) or limit.maximum == -math.inf:
+            raise ValueError(f"{limit.constraint}: maximum is {limit.maximum}, expected a number")
+    for layer_idx, choices in enumerate(layers):
+        if not choices:
+            raise ValueError(f"layer {layer_idx} has no choices: every layer needs at least its parent block")
+        seen = set()
+        for choice in choices:
+            where = f"layer {layer_idx}, block {choice.block!r}"
+            if choice.block in seen:
+                raise ValueError(f"{where}: listed twice, block ids must be unique within a layer")
+            seen.add(choice.block)
+            if not math.isfinite(choice.score):
+                raise ValueError(f"{where}: score is {choice.score}, expected a finite number; drop or rescore it")
+            for quantity, cost in choice.costs.items():
+                if not math.isfinite(cost):
+                    raise ValueError(f"{where}: {quantity} is {cost}, expected a finite number; measure it again")
+            for limit in limits:
+                if limit.quantity not in choice.costs:
+                    raise ValueError(
+                        f"{where}: no cost {limit.quantity!r}, which {limit.constraint} limits; "
+                        f"it has {sorted(choice.costs)}"
+                    )
+
+
+def _check_options(layers, num_solutions, min_distance, fixed_distance, time_limit_s, relative_gap) -> None:
+    if num_solutions < 1:
+        raise ValueError(f"num_solutions is {num_solutions}, expected >= 1")
+    if not 0 <= min_distance <= 1:
+        raise ValueError(f"min_distance is {min_distance}, expected a fraction of the layers between 0 and 1")
+    if not time_limit_s > 0:
+        raise ValueError(f"time_limit_s is {time_limit_s}, expected > 0 seconds")
+    if not 0 <= relative_gap < 1:
+        raise ValueError(f"relative_gap is {relative_gap}, expected 0 <= relative_gap < 1")
+    if fixed_distance is None:
+        return
+    incumbent, max_different = fixed_distance
+    if len(incumbent) != len(layers):
+        raise ValueError(
+            f"fixed_distance names {len(incumbent)} blocks, expected one for each of {len(layers)} layers"
+        )
+    if max_different < 0:
+        raise ValueError(f"fixed_distance allows {max_different} different layers, expected >= 0")
+    for layer_idx, (block, choices) in enumerate(zip(incumbent, layers, strict=True)):
+        offered = [choice.block for choice in choices]
+        if block not in offered:
+            raise ValueError(f"fixed_distance: layer {layer_idx} does not offer {block!r}, only {offered}")
+
+
+def _pick_solver(solver: str) -> str:
+    if solver not in SOLVERS:
+        raise ValueError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
+    has_highs = importlib.util.find_spec("highspy") is not None
+    if solver == "HIGHS" and not has_highs:
+        raise ValueError("solver is 'HIGHS' but highspy is not installed: pip install highspy, or use solver='auto'")
+    if solver == "auto":
+        return "HIGHS" if has_highs else "CBC"
+    return solver
+
+
+# ---- the problem as arrays ----
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Minimise `scores` under `costs <= maxima`; a choice that is absent or was pruned has the score inf."""
+
+    scores: np.ndarray  # (L, J)
+    costs: np.ndarray  # (R, L, J), 0 where absent
+    maxima: np.ndarray  # (R,), slack included
+
+
+def _build_problem(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) -> _Problem:
+    shape = (len(layers), max(len(choices) for choices in layers))
+    scores = np.full(shape, np.inf)
+    costs = np.zeros((len(limits), *shape))
+    for layer_idx, choices in enumerate(layers):
+        scores[layer_idx, : len(choices)] = [choice.score for choice in choices]
+        for row, limit in enumerate(limits):
+            costs[row, layer_idx, : len(choices)] = [choice.costs[limit.quantity] for choice in choices]
+    maxima = [limit.maximum + _SLACK * _magnitude(layers, limit.quantity) for limit in limits]
+    return _Problem(scores, costs, np.array(maxima))
+
+
+def _magnitude(layers: Sequence[Sequence[Choice]], quantity: str) -> float:
+    return math.fsum(max(abs(choice.costs[quantity]) for choice in choices) for choices in layers)
+
+
+def _with_row(problem: _Problem, row: np.ndarray, maximum: int) -> _Problem:
+    """Add a constraint that counts layers; `row` is 0/1 of shape (L, J)."""
+    return replace(
+        problem,
+        costs=np.concatenate([problem.costs, row[None].astype(float)]),
+        maxima=np.append(problem.maxima, maximum + 1e-6),
+    )
+
+
+def _is_block(layers: Sequence[Sequence[Choice]], blocks: Sequence[str]) -> np.ndarray:
+    """True at the choices named in `blocks`, shape (L, J)."""
+    mask = np.zeros((len(layers), max(len(choices) for choices in layers)), dtype=bool)
+    for layer_idx, (block, choices) in enumerate(zip(blocks, layers, strict=True)):
+        mask[layer_idx, [choice.block for choice in choices].index(block)] = True
+    return mask
+
+
+def _totals(problem: _Problem, picks: np.ndarray) -> tuple[float, np.ndarray]:
+    """Score and row totals, shape (R,), of one choice index per layer."""
+    rows = np.arange(len(picks))
+    return math.fsum(problem.scores[rows, picks]), problem.costs[:, rows, picks].sum(1)
+
+
+def _largest(values: np.ndarray) -> float:
+    """Largest magnitude among the finite values, 1 if all are 0."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) or 1.0
+
+
+# ---- pruning, all exact ----
+
+
+def _drop_dominated(problem: _Problem) -> _Problem:
+    """Drop choices no better than another of their layer in the score and in every row; of equals keep the first."""
+    scores = problem.scores.copy()
+    for layer_idx in range(len(scores)):
+        kept = np.flatnonzero(np.isfinite(scores[layer_idx]))
+        points = np.vstack([scores[layer_idx, kept], problem.costs[:, layer_idx, kept]])  # (1 + R, kept)
+        no_worse = (points[:, :, None] <= points[:, None, :]).all(0)
+        equal_and_later = no_worse & no_worse.T & (np.arange(len(kept))[:, None] >= np.arange(len(kept)))
+        dominated = (no_worse & ~equal_and_later).any(0)
+        scores[layer_idx, kept[dominated]] = np.inf
+    return replace(problem, scores=scores)
+
+
+def _drop_hopeless(problem: _Problem, multipliers: np.ndarray, upper: float) -> _Problem:
+    """Drop choices that no selection scoring `upper` or less can contain (reduced-cost fixing)."""
+    reduced = problem.scores + np.tensordot(multipliers, problem.costs, 1)
+    best = reduced.min(1, keepdims=True)
+    bound_if_chosen = best.sum() - multipliers @ problem.maxima + (reduced - best)
+    # the rounding error of the line above is relative to its largest terms
+    terms = abs(upper) + np.abs(best).sum() + np.abs(multipliers * problem.maxima).sum()
+    return replace(problem, scores=np.where(bound_if_chosen > upper + 1e-9 * terms, np.inf, problem.scores))
+
+
+# ---- Lagrangian relaxation ----
+
+
+@dataclass(frozen=True)
+class _Dual:
+    bound: float
+    multipliers: np.ndarray  # (R,)
+    picks: np.ndarray | None  # best feasible selection met on the way, (L,)
+    upper: float  # its score, inf without one
+
+
+def _lagrangian(problem: _Problem, max_iterations: int = 200) -> _Dual:
+    """Maximise the dual function over the multipliers of all rows by subgradient steps (Polyak step length)."""
+    score_scale = _largest(problem.scores)
+    row_scales = np.array([_largest(row) for row in problem.costs])
+    scores = problem.scores / score_scale
+    costs = problem.costs / row_scales[:, None, None]
+    maxima = problem.maxima / row_scales
+    layer_ids = np.arange(len(scores))
+    ceiling = np.where(np.isfinite(scores), scores, -np.inf).max(1).sum()
+    multipliers = best_multipliers = np.zeros(len(maxima))
+    bound, upper, picks, step, stalled = -np.inf, np.inf, None, 1.0, 0
+    for _ in range(max_iterations):
+        reduced = scores + np.tensordot(multipliers, costs, 1)
+        candidate = reduced.argmin(1)
+        value = reduced[layer_ids, candidate].sum() - multipliers @ maxima
+        excess = costs[:, layer_ids, candidate].sum(1) - maxima
+        repaired = _repair(scores, costs, maxima, candidate) if value > bound or (excess <= 0).all() else None
+        if repaired is not None and scores[layer_ids, repaired].sum() < upper:
+            upper, picks = scores[layer_ids, repaired].sum(), repaired
+        if value > bound:
+            bound, best_multipliers, stalled = value, multipliers, 0
+        else:
+            stalled += 1
+        if stalled == 8:
+            multipliers, step, stalled = best_multipliers, step / 2, 0
+            continue
+        slope = np.where((multipliers == 0) & (excess < 0), 0.0, excess)
+        if not slope.any() or (picks is not None and upper - bound <= 1e-12 * abs(upper)):
+            break
+        ascent = max(min(upper, ceiling) - value, 1e-6)
+        multipliers = np.maximum(0.0, multipliers + step * ascent / (slope @ slope) * slope)
+    return _Dual(
+        bound=float(bound * score_scale),
+        multipliers=best_multipliers * score_scale / row_scales,
+        picks=picks,
+        upper=math.inf if picks is None else _totals(problem, picks)[0],
+    )
+
+
+def _repair(scores: np.ndarray, costs: np.ndarray, maxima: np.ndarray, picks: np.ndarray) -> np.ndarray | None:
+    """Swap single choices, the least score per excess removed first, until `picks` is feasible; None if stuck."""
+    layer_ids = np.arange(len(picks))
+    for _ in range(2 * len(picks)):
+        chosen = costs[:, layer_ids, picks]
+        excess = chosen.sum(1) - maxima
+        if (excess <= 0).all():
+            return picks
+        swapped = np.maximum(excess[:, None, None] + costs - chosen[:, :, None], 0.0).sum(0)  # (L, J)
+        removed = np.maximum(excess, 0.0).sum() - swapped
+        price = np.full(scores.shape, np.inf)
+        np.divide(scores - scores[layer_ids, picks][:, None], removed, out=price, where=removed > 0)
+        layer_idx, choice_idx = np.unravel_index(price.argmin(), price.shape)
+        if not np.isfinite(price[layer_idx, choice_idx]):
+            return None
+        picks = picks.copy()
+        picks[layer_idx] = choice_idx
+    return None
+
+
+# ---- the MIP ----
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: str  # mip.OptimizationStatus name
+    picks: np.ndarray | None = None  # (L,)
+    bound: float = -math.inf
+
+
+def _run_mip(problem: _Problem, backend: str, time_limit_s: float, relative_gap: float) -> _Answer:
+    """Solve `problem` with python-mip, one thread, fixed seed, silent."""
+    # loads a solver library of hundreds of MB, hence not at import
+    import mip
+
+    kept = np.isfinite(problem.scores)
+    if (np.where(kept, problem.costs, np.inf).min(2).sum(1) > problem.maxima).any():
+        # CBC can crash on tiny infeasible models (github.com/coin-or/Cbc/issues/693): spare it the obvious ones
+        return _Answer("INFEASIBLE")
+    score_scale = _TARGET_MAGNITUDE / _largest(problem.scores)
+    model = mip.Model(sense=mip.MINIMIZE, solver_name=getattr(mip, backend))
+    model.verbose, model.threads, model.seed = 0, 1, 0
+    model.max_mip_gap, model.max_mip_gap_abs = relative_gap, 1e-9
+    if backend == "CBC":
+        # its preprocessing turns some tiny infeasible models into OPTIMAL with broken rows, and saves no time here
+        model.preprocess = 0
+    variables = {
+        (i, j): model.add_var(var_type=mip.BINARY, obj=float(problem.scores[i, j] * score_scale))
+        for i, j in np.argwhere(kept).tolist()
+    }
+    for i, layer_kept in enumerate(kept):
+        model.add_constr(mip.xsum(variables[i, j] for j in np.flatnonzero(layer_kept).tolist()) == 1)
+    for row, maximum in zip(problem.costs, problem.maxima, strict=True):
+        row_scale = _TARGET_MAGNITUDE / _largest(np.where(kept, row, 0.0))
+        total = mip.xsum(float(row[key] * row_scale) * variable for key, variable in variables.items() if row[key])
+        model.add_constr(total <= float(maximum * row_scale))
+    status = model.optimize(max_seconds=time_limit_s)
+    if status not in (mip.OptimizationStatus.OPTIMAL, mip.OptimizationStatus.FEASIBLE):
+        return _Answer(status.name)
+    weights = np.zeros(problem.scores.shape)
+    for key, variable in variables.items():
+        weights[key] = variable.x
+    picks = weights.argmax(1)
+    return _Answer(status.name, picks, _solver_bound(problem, model, picks, score_scale, backend, relative_gap))
+
+
+def _solver_bound(problem, model, picks, score_scale, backend, relative_gap) -> float:
+    """The solver's lower bound in units of the scores, -inf if its own objective does not match the tables."""
+    score, _ = _totals(problem, picks)
+    if not math.isclose(model.objective_value, score * score_scale, rel_tol=1e-5, abs_tol=1e-6):
+        return -math.inf
+    bound = model.objective_bound
+    if backend == "CBC":
+        # CBC sets the bound to the objective once within the gap, so only "within the gap" is proven
+        bound = min(bound, model.objective_value - relative_gap * abs(model.objective_value))
+    return bound / score_scale if math.isfinite(bound) else -math.inf
+
+
+def _search(problem: _Problem, backend: str, time_limit_s: float, relative_gap: float) -> tuple[_Answer, _Dual]:
+    """Prune, then run the MIP; once more if its answer shows that huge scores had squeezed the small ones to noise."""
+    deadline = time.perf_counter() + time_limit_s
+    problem = _drop_dominated(problem)
+    dual = _lagrangian(problem)
+    pruned = _drop_hopeless(problem, dual.multipliers, dual.upper)
+    answer = _run_mip(pruned, backend, time_limit_s, relative_gap)
+    if answer.picks is not None:
+        repruned = _drop_hopeless(pruned, dual.multipliers, _totals(problem, answer.picks)[0])
+        seconds_left = deadline - time.perf_counter()
+        if _largest(repruned.scores) < 1e-2 * _largest(pruned.scores) and seconds_left > 0:
+            again = _run_mip(repruned, backend, seconds_left, relative_gap)
+            answer = again if again.picks is not None else answer
+    return answer, dual
+
+
+def _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap) -> Solution | None:
+    """One verified solution, None if there is none."""
+    start = time.perf_counter()
+    answer, dual = _search(problem, backend, time_limit_s, relative_gap)
+    picks, used = answer.picks, backend
+    if picks is None or dual.upper < _totals(problem, picks)[0]:
+        picks, used = dual.picks, "LAGRANGIAN"
+    if picks is None:
+        if answer.status in ("INFEASIBLE", "INT_INFEASIBLE", "UNBOUNDED"):  # bounded: HiGHS says so when undecided
+            return None
+        if answer.status != "NO_SOLUTION_FOUND":
+            raise RuntimeError(f"{backend} failed with status {answer.status}; try another solver of {SOLVERS}")
+        raise TimeLimitError(f"{backend} found no solution in time_limit_s={time_limit_s:g}; raise time_limit_s")
+    score, totals = _totals(problem, picks)
+    excess = totals - problem.maxima - _LIMIT_TOLERANCE * np.abs(problem.costs).max(2).sum(1)
+    if (excess > 0).any():
+        rows = np.flatnonzero(excess > 0).tolist()
+        raise VerificationError(f"{used} broke row(s) {rows} by {excess.max():g}; try another solver of {SOLVERS}")
+
+    bound = min(score, max(answer.bound, dual.bound))
+    gap = (score - bound) / abs(score) if score else score - bound
+    chosen = [choices[pick] for choices, pick in zip(layers, picks, strict=True)]
+    quantities = sorted(set.intersection(*(set(choice.costs) for choice in chosen)))
+    solution = Solution(
+        blocks=tuple(choice.block for choice in chosen),
+        score=score,
+        costs={quantity: math.fsum(choice.costs[quantity] for choice in chosen) for quantity in quantities},
+        bound=bound,
+        gap=gap,
+        status="OPTIMAL" if gap <= relative_gap + _GAP_TOLERANCE else "FEASIBLE",
+        solver=used,
+        seconds=time.perf_counter() - start,
+        verified=False,
+    )
+    verify(solution, layers, limits)
+    if solution.status != "OPTIMAL":
+        logger.warning("%s stopped at a gap of %.2g (time_limit_s=%g)", used, gap, time_limit_s)
+    return replace(solution, verified=True)
+
+
+# ---- infeasible limits ----
+
+
+def _raise_if_one_limit_is_infeasible(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) -> None:
+    smallest = {}
+    for limit in limits:
+        total = math.fsum(min(choice.costs[limit.quantity] for choice in choices) for choices in layers)
+        if total > limit.maximum + _SLACK * _magnitude(layers, limit.quantity):
+            smallest[limit] = total
+    if smallest:
+        nearest = {limit.constraint: limit.to_user(total) for limit, total in smallest.items()}
+        text = "; ".join(_describe(limit, nearest[limit.constraint]) for limit in smallest)
+        raise InfeasibleError(f"{text}. Relax it or offer smaller blocks.", nearest)
+
+
+def _raise_jointly_infeasible(limits, problem, backend, time_limit_s, fixed_distance) -> None:
+    """Report, for each limit, what it would have to be if all other constraints stay."""
+    nearest, lines = {}, []
+    for row, limit in enumerate(limits):
+        others = np.arange(len(problem.maxima)) != row
+        objective = np.where(np.isfinite(problem.scores), problem.costs[row], np.inf)
+        cheapest = _Problem(objective, problem.costs[others], problem.maxima[others])
+        answer, dual = _search(cheapest, backend, time_limit_s, 1e-6)
+        picks = dual.picks if answer.picks is None else answer.picks
+        if picks is not None:
+            nearest[limit.constraint] = limit.to_user(_totals(cheapest, picks)[0])
+            lines.append(_describe(limit, nearest[limit.constraint]))
+    near = "" if fixed_distance is None else f" within {fixed_distance[1]} layers of the given blocks"
+    asked = ", ".join(f"{limit.constraint}={limit.to_user(limit.maximum):g}" for limit in limits)
+    advice = f"Relax one of them: {'; '.join(lines)}" if lines else "Relax several of them, no single one is enough"
+    raise InfeasibleError(f"{asked} cannot hold together{near}. {advice}.", nearest)
+
+
+def _describe(limit: Limit, nearest: float) -> str:
+    asked = limit.to_user(limit.maximum)
+    return (
+        f"{limit.constraint}={asked:g} is infeasible, the nearest feasible value is {_round_away(nearest, asked):.5g}"
+    )
+
+
+def _round_away(value: float, asked: float) -> float:
+    """Round to 5 digits away from `asked`, so that the printed value is feasible when typed in."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 4)
+    return (math.ceil if value > asked else math.floor)(round(value / unit, 6)) * unit
