@@ -1,0 +1,139 @@
+"""`hf-puzzle`: run a recipe, look at a run, solve it again."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from .recipe import SYSTEMS, ParentRecipe, describe_keys, load_recipe
+
+
+logger = logging.getLogger("hf_puzzle")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; user errors end in one line on stderr and exit code 2."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logger.setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if args.verbose:
+            raise
+        print(f"hf-puzzle: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hf-puzzle", description="Cheaper children of Hugging Face language models.")
+    parser.add_argument("--verbose", action="store_true", help="tracebacks and debug messages")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a recipe; finished stages are reused")
+    run.add_argument("recipe", type=Path)
+    run.add_argument("--out", type=Path, help="run folder (default: runs/<name of the recipe>)")
+    run.add_argument("--only", metavar="STAGE", help="run this stage alone, again")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all later ones again")
+    run.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=value")
+    run.set_defaults(command=_run)
+
+    show = commands.add_parser("show", help="what a run found: table, blocks, where its files are")
+    show.add_argument("run_dir", type=Path)
+    show.set_defaults(command=_show)
+
+    solve = commands.add_parser("solve", help="solve again from a run's scores and costs, in seconds")
+    solve.add_argument("run_dir", type=Path)
+    solve.add_argument("--set", dest="overrides", action="append", default=[], metavar="constraints.speedup=2.5")
+    solve.set_defaults(command=_solve)
+
+    keys = commands.add_parser("keys", help="every key of a recipe, with its default")
+    keys.add_argument("system", nargs="?", default="puzzle", choices=list(SYSTEMS))
+    keys.set_defaults(command=_keys)
+    return parser
+
+
+def _say(line: str) -> None:
+    logger.info(line)
+
+
+def _run(args: argparse.Namespace) -> int:
+    recipe = load_recipe(args.recipe, args.overrides)
+    out = args.out or Path("runs") / args.recipe.stem
+    if isinstance(recipe, ParentRecipe):
+        from .puzzle.parent import train_parent
+
+        print(f"parent: {train_parent(recipe, out)}")
+        return 0
+    from .puzzle.pipeline import PuzzleRun, save_recipe
+
+    save_recipe(out, args.recipe, args.overrides)
+    run = PuzzleRun(recipe, out, args.recipe.parent)
+    run.run(args.only, args.start, _say)
+    if args.only is None:
+        _print_summary(out)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    _print_summary(args.run_dir)
+    return 0
+
+
+def _print_summary(run_dir: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import artifacts
+    from .puzzle.baselines import describe
+    from .puzzle.report import summary_rows
+    from .puzzle.search_space import Block
+
+    console = Console()
+    chosen = artifacts.read_json(run_dir / "solutions.json")["chosen"]
+    if (run_dir / "eval.json").exists():
+        table = Table("", "parent", "child", "kept / ratio")
+        for row in summary_rows(artifacts.read_json(run_dir / "eval.json")):
+            table.add_row(*row)
+        console.print(table)
+    console.print("blocks: " + describe([Block.parse(text) for text in chosen["blocks"]]), markup=False)
+    for name, what in (("distilled", "child"), ("report.md", "report")):
+        if (run_dir / name).exists():
+            console.print(f"{what}: {run_dir / name}", markup=False)
+
+
+def _solve(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .puzzle.baselines import describe
+    from .puzzle.pipeline import load_run
+
+    candidates = load_run(args.run_dir, args.overrides).resolve()
+    table = Table("batch", "score", "gap", "predicted ms", "parameters", "memory", "blocks")
+    for c in candidates:
+        costs = c.solution.costs
+        table.add_row(
+            str(c.batch_size), f"{c.solution.score:.4f}", f"{c.solution.gap:.0e}", f"{c.predicted.total_ms:.1f}",
+            f"{costs['num_parameters'] / 1e6:.2f} M", f"{costs['memory_bytes'] / 1e6:.1f} MB", describe(c.blocks),
+        )  # fmt: skip
+    Console().print(table)
+    return 0
+
+
+def _keys(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "default", "meaning")
+    for row in describe_keys(SYSTEMS[args.system]):
+        table.add_row(*row)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

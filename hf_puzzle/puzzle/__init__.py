@@ -1,0 +1,1 @@
+"""Puzzle: architecture search by distillation (arXiv 2411.19146)."""

@@ -1,0 +1,176 @@
+"""The last numbers of a run: child and baselines against the parent, on text and clock that the search never saw."""
+
+import dataclasses
+import logging
+
+import torch
+
+from .. import artifacts
+from ..costs import Workload, peak_memory_bytes, weight_bytes
+from ..data import sequences
+from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
+from .baselines import NAMES, Baselines, describe
+from .block_costs import BYTES
+from .child import assemble_child, empty_child
+from .distillation import distill
+from .refit import refit
+from .scoring import distance
+from .search import jsonable, measure_speed
+from .search_space import Block
+
+
+logger = logging.getLogger(__name__)
+
+
+def test_sequences(run) -> torch.Tensor:
+    """Sequences of the test text, shape `(num_sequences, sequence_length)`."""
+    return sequences(run.tokens["test"], run.sequence_length, run.recipe.evaluate.num_tokens, run.recipe.seed + 11)
+
+
+def assess(run) -> dict:
+    """Everything `eval.json` holds: quality before and after GKD, a task, speed in turn with the parent, memory."""
+    config, parent = run.recipe.evaluate, run.parent
+    rows = test_sequences(run)
+    models = {"child": run.load_child("child"), "distilled": run.load_child("distilled")}
+    quality = {
+        name: compare(parent, model, rows, config.batch_size, f"evaluate {name}") for name, model in models.items()
+    }
+    task = ClozeTask.from_tokens(
+        run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
+    )
+    hits = {
+        name: task_accuracy(m, task, config.batch_size, run.device) for name, m in {"parent": parent, **models}.items()
+    }
+    tasks = {}
+    for name, values in hits.items():
+        accuracy, error = mean_and_error(values)
+        kept, kept_error = ratio_and_error(values, hits["parent"])
+        tasks[name] = {
+            "accuracy": accuracy,
+            "stderr": error,
+            "kept": kept,
+            "kept_stderr": kept_error,
+            "items": len(values),
+        }
+    costs, batch_size = run.costs, run.chosen["batch_size"]
+    child = models["distilled"].to(getattr(torch, costs.dtype))
+    speed = measure_speed(parent, child, batch_size, run.space, costs, run.recipe.solve, config.measure_rounds)
+    blocks = [Block.parse(text) for text in run.chosen["blocks"]]
+    return {
+        "quality": quality,
+        "task": tasks,
+        "speed": jsonable(speed),
+        "memory": _memory(run, blocks, costs.workload_of(batch_size)),
+        "gkd_tokens": run.recipe.distill.num_tokens,
+        "workload": dataclasses.asdict(costs.workload_of(batch_size)),
+        "environment": artifacts.environment(),
+    }
+
+
+def _memory(run, blocks: list[Block], workload: Workload) -> dict:
+    """Bytes by formula, and the peak of a fresh process that loads the model and generates."""
+    costs = run.costs
+    parent_blocks = [run.space.parent] * len(blocks)
+    rows = {}
+    for name, layout, folder, trust in (
+        ("parent", parent_blocks, run.parent_path, run.recipe.parent.trust_remote_code),
+        ("child", blocks, str(run.run_dir / "distilled"), True),
+    ):
+        parts = [costs.block_costs(block, workload.batch_size) for block in layout]
+        parameters = costs.non_block_parameters + sum(part["num_parameters"] for part in parts)
+        total = costs.non_block_costs(workload.batch_size)["memory_bytes"] + sum(
+            part["memory_bytes"] for part in parts
+        )
+        rows[name] = {
+            "num_parameters": parameters,
+            "weight_bytes": parameters * BYTES[costs.dtype],
+            "kv_bytes": total - parameters * BYTES[costs.dtype],
+            "peak_bytes": None
+            if run.parent_in_memory and name == "parent"
+            else peak_memory_bytes(folder, workload, costs.dtype, str(run.device), trust),
+        }
+    return rows
+
+
+def run_baselines(run) -> None:
+    """Write `baselines.jsonl`: one line per layout and GKD budget, the searched child among them at every budget.
+
+    Lines that are there already are kept, so that a killed run continues.
+    """
+    config, path = run.recipe.baselines, run.run_dir / "baselines.jsonl"
+    done = {(row["name"], row["gkd_tokens"]) for row in artifacts.read_jsonl(path)}
+    if not config.names:
+        path.touch()
+        return
+    batch_size = run.chosen["batch_size"]
+    searched = [Block.parse(text) for text in run.chosen["blocks"]]
+    budget_ms = run.costs.predict(searched, batch_size).total_ms
+
+    def kl_of(blocks: list[Block]) -> float:
+        return distance(run.parent, run.space, run.library, run.metric, run.recipe.score.batch_size, blocks)[0]
+
+    pickers = Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
+    layouts = {
+        "searched": lambda: searched,
+        "scratch": lambda: searched,
+        "random": lambda: pickers.random(config.num_random),
+    }
+    for name in ["searched", *config.names]:
+        missing = [tokens for tokens in config.num_tokens if (name, tokens) not in done]
+        if not missing or (name == "scratch" and missing == [0]):
+            continue
+        blocks = layouts[name]() if name in layouts else getattr(pickers, name)()
+        if blocks is None:
+            logger.warning("baseline %s: nothing in the search space is as fast as the child", name)
+            continue
+        logger.info("baseline %s: %s", name, describe(blocks))
+        for tokens in missing:
+            artifacts.append_jsonl(path, _baseline_row(run, name, blocks, tokens, batch_size))
+    artifacts.remove(run.run_dir / "baseline_checkpoints")
+    path.touch()
+
+
+def check_names(names: list[str]) -> None:
+    from ..recipe import RecipeError, _nearest
+
+    for name in names:
+        if name not in NAMES:
+            raise RecipeError(f"baselines.names: unknown {name!r}{_nearest(name, NAMES)}; known: {', '.join(NAMES)}")
+
+
+def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_size: int) -> dict:
+    parent, recipe = run.parent, run.recipe
+    if name == "scratch":
+        torch.manual_seed(recipe.seed)
+        child = empty_child(parent.config, blocks, parent.dtype, parent.device)
+    else:
+        child = assemble_child(parent, run.library, blocks, run.space.parent)
+        if recipe.child.refit:
+            calibration = sequences(
+                run.tokens["train"], run.sequence_length, recipe.child.refit_tokens, recipe.seed + 3
+            )
+            refit(child, parent, calibration, recipe.child)
+    if gkd_tokens:
+        config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens)
+        folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"
+        child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
+        artifacts.remove(folder)
+    quality = compare(parent, child, test_sequences(run), recipe.evaluate.batch_size, f"evaluate {name}")
+    costs = run.costs
+    speed = measure_speed(
+        parent,
+        child.to(getattr(torch, costs.dtype)),
+        batch_size,
+        run.space,
+        costs,
+        recipe.solve,
+        recipe.evaluate.measure_rounds,
+    )
+    return {
+        "name": name,
+        "blocks": [block.id for block in blocks],
+        "gkd_tokens": gkd_tokens,
+        "quality": quality,
+        "speed": jsonable(speed),
+        "weight_bytes": weight_bytes(child),
+    }

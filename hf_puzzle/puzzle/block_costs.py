@@ -1,0 +1,265 @@
+"""The cost of every block of a search space: bytes exactly, times measured in stacks and calibrated on children.
+
+(Puzzle, arXiv 2411.19146, section on resource measurement.)
+"""
+
+import random
+import statistics
+from dataclasses import asdict, dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from ..costs import Timing, Workload, cpu_threads, measure_interleaved, median_timing
+from ..recipe import CostConfig
+from .child import empty_child
+from .search_space import LINEAR, NONE, Block, SearchSpace, Variant, variant_id
+
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PHASES = ("prefill_ms", "decode_ms")
+
+
+def num_parameters(config, kind: str, variant: Variant) -> int:
+    """Parameters of a sub-block with its norm, biases included."""
+    hidden = config.hidden_size
+    if variant == NONE:
+        return 0
+    if variant == LINEAR:
+        return hidden * hidden + hidden
+    if kind == "ffn":
+        bias = getattr(config, "mlp_bias", False)
+        return 3 * hidden * variant + hidden + (2 * variant + hidden if bias else 0)
+    head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head_dim, variant * head_dim
+    attention_bias = getattr(config, "attention_bias", False)
+    bias = (queries + 2 * keys if attention_bias or config.model_type == "qwen2" else 0) + (
+        hidden if attention_bias else 0
+    )
+    return 2 * hidden * queries + 2 * hidden * keys + bias + hidden
+
+
+def non_block_parameters(config) -> int:
+    """Embeddings, final norm and head; tied matrices count once."""
+    matrices = 1 if config.tie_word_embeddings else 2
+    return matrices * config.vocab_size * config.hidden_size + config.hidden_size
+
+
+def kv_bytes_per_token(config, variant: Variant, dtype: str) -> int:
+    """Keys and values of one token in one layer: 2 * KV heads * head_dim * bytes; nothing without attention."""
+    if not isinstance(variant, int):
+        return 0
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * variant * head_dim * BYTES[dtype]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Measured = offset + slope * sum of the blocks, per phase, with its error on children left out of the fit."""
+
+    offset_ms: float
+    slope: float
+    error_mean: float
+    error_max: float
+
+    def __call__(self, total_ms: float) -> float:
+        return self.offset_ms + self.slope * total_ms
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """`costs.json`: bytes and calibrated milliseconds of every variant, per batch size.
+
+    `times[batch_size]["attention:kv4"]` holds the stack's milliseconds per copy, `fits[batch_size]` maps their sum to a
+    whole model, `children[batch_size]` are the measured models the fit was made on (the parent first).
+    """
+
+    workload: dict
+    parameters: dict[str, int]
+    kv_bytes_per_token: dict[str, int]
+    non_block_parameters: int
+    dtype: str
+    times: dict[int, dict[str, dict[str, float]]]
+    fits: dict[int, dict[str, Fit]]
+    children: dict[int, list[dict]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> "CostTable":
+        raw = dict(raw)
+        raw["times"] = {int(b): times for b, times in raw["times"].items()}
+        raw["fits"] = {int(b): {phase: Fit(**fit) for phase, fit in fits.items()} for b, fits in raw["fits"].items()}
+        raw["children"] = {int(b): children for b, children in raw["children"].items()}
+        return cls(**raw)
+
+    def workload_of(self, batch_size: int) -> Workload:
+        return Workload(batch_size, self.workload["prefill_tokens"], self.workload["decode_tokens"])
+
+    def predict(self, blocks: list[Block], batch_size: int) -> Timing:
+        """Milliseconds of a whole child."""
+        return Timing(*(self.fits[batch_size][phase](self._sum(blocks, batch_size, phase)) for phase in PHASES))
+
+    def _sum(self, blocks: list[Block], batch_size: int, phase: str) -> float:
+        return sum(self.block_ms(block, batch_size, phase) for block in blocks)
+
+    def block_ms(self, block: Block, batch_size: int, phase: str) -> float:
+        """A block's share of the stack sum, before calibration."""
+        return sum(self.times[batch_size][key][phase] for key in variant_keys(block))
+
+    def block_costs(self, block: Block, batch_size: int) -> dict[str, float]:
+        """The additive quantities the solver limits; times are calibrated, without the model's offset."""
+        attention, ffn = variant_keys(block)
+        parameters = self.parameters[attention] + self.parameters[ffn]
+        weight_bytes = parameters * BYTES[self.dtype]
+        tokens = batch_size * (self.workload["prefill_tokens"] + self.workload["decode_tokens"])
+        times = {p: self.fits[batch_size][p].slope * self.block_ms(block, batch_size, p) for p in PHASES}
+        return {
+            "num_parameters": parameters,
+            "memory_bytes": weight_bytes + tokens * self.kv_bytes_per_token[attention],
+            "prefill_ms": times["prefill_ms"],
+            "total_ms": times["prefill_ms"] + times["decode_ms"],
+        }
+
+    def non_block_costs(self, batch_size: int) -> dict[str, float]:
+        """What a model costs besides its blocks, in the same quantities."""
+        offsets = {phase: self.fits[batch_size][phase].offset_ms for phase in PHASES}
+        return {
+            "num_parameters": self.non_block_parameters,
+            "memory_bytes": self.non_block_parameters * BYTES[self.dtype],
+            "prefill_ms": offsets["prefill_ms"],
+            "total_ms": sum(offsets.values()),
+        }
+
+
+def variant_keys(block: Block) -> tuple[str, str]:
+    return f"attention:{variant_id('attention', block.attention)}", f"ffn:{variant_id('ffn', block.ffn)}"
+
+
+def measure_costs(parent: PreTrainedModel, space: SearchSpace, config: CostConfig, seed: int = 0) -> CostTable:
+    """Measure every variant of `space` and calibrate; only shapes matter, so the measured models have random weights."""
+    parent_config = parent.config
+    sizes, kv = {}, {}
+    for kind, variants in space.variants.items():
+        for variant in variants:
+            sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant)
+            if kind == "attention":
+                kv[f"{kind}:{variant_id(kind, variant)}"] = kv_bytes_per_token(parent_config, variant, config.dtype)
+    times, fits, children = {}, {}, {}
+    with cpu_threads(config.threads):
+        for batch_size in config.batch_sizes:
+            workload = Workload(batch_size, config.prefill_tokens, config.decode_tokens)
+            times[batch_size] = _stack_times(parent_config, space, config, workload, parent.device)
+            children[batch_size] = _calibration_children(parent_config, space, config, workload, parent, seed)
+            fits[batch_size] = _fit(children[batch_size], times[batch_size])
+    workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
+                "threads": config.threads, "rounds": config.rounds}  # fmt: skip
+    table = CostTable(workload, sizes, kv, non_block_parameters(parent_config), config.dtype, times, fits, children)
+    return table
+
+
+def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload: Workload, device) -> dict:
+    """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies, medians over rounds."""
+    stacks = {"empty": [Block(NONE, NONE)]}
+    for kind, variants in space.variants.items():
+        for variant in variants:
+            if variant != NONE:
+                block = Block(variant, NONE) if kind == "attention" else Block(NONE, variant)
+                stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * config.stack_layers
+    dtype = getattr(torch, config.dtype)
+    models = {name: empty_child(parent_config, blocks, dtype, device) for name, blocks in stacks.items()}
+    measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: stacks")
+    medians = {name: median_timing(timings) for name, timings in measured.items()}
+    rows = {}
+    for kind, variants in space.variants.items():
+        for variant in variants:
+            key = f"{kind}:{variant_id(kind, variant)}"
+            if variant == NONE:
+                rows[key] = {phase: 0.0 for phase in PHASES}
+            else:
+                empty = medians["empty"]
+                rows[key] = {
+                    phase: max(0.0, getattr(medians[key], phase) - getattr(empty, phase)) / config.stack_layers
+                    for phase in PHASES
+                }
+    return rows
+
+
+def _calibration_children(
+    parent_config, space: SearchSpace, config: CostConfig, workload: Workload, parent, seed: int
+):
+    """Measured whole models: the parent as the user runs it, and children spread over the search space."""
+    layouts = calibration_layouts(space, config.calibration_children, seed)
+    dtype = getattr(torch, config.dtype)
+    models: dict[str, PreTrainedModel] = {"parent": parent}
+    models |= {str(i): empty_child(parent_config, blocks, dtype, parent.device) for i, blocks in enumerate(layouts)}
+    measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: children")
+    rows = []
+    for (name, timings), blocks in zip(measured.items(), [[space.parent] * len(space.layers), *layouts], strict=True):
+        timing = median_timing(timings)
+        spread = statistics.stdev(t.total_ms for t in timings) / timing.total_ms if len(timings) > 1 else 0.0
+        rows.append({"name": name, "blocks": [b.id for b in blocks], "spread": spread, **asdict(timing)})
+    return rows
+
+
+def calibration_layouts(space: SearchSpace, count: int, seed: int) -> list[list[Block]]:
+    """Children from cheap to dear: layer by layer, each draws from a window of the blocks ordered by size."""
+    generator = random.Random(seed)
+    layouts = [[space.parent] * len(space.layers)]
+    for i in range(count - 1):
+        place = (i + 0.5) / max(1, count - 1)
+        blocks = []
+        for layer in space.layers:
+            live = [b for b in layer.blocks if isinstance(b.attention, int) and isinstance(b.ffn, int)] or list(
+                layer.blocks
+            )
+            ordered = sorted(live, key=lambda b: (_size(b.attention), _size(b.ffn)), reverse=True)
+            centre = place * (len(ordered) - 1)
+            window = max(1, len(ordered) // 3)
+            low = int(max(0, min(len(ordered) - window, centre - window / 2)))
+            blocks.append(generator.choice(ordered[low : low + window]))
+        layouts.append(blocks)
+    return layouts
+
+
+def _size(variant: Variant) -> int:
+    return variant if isinstance(variant, int) else 0
+
+
+def _fit(children: list[dict], times: dict) -> dict[str, Fit]:
+    """Affine fit of measured on summed milliseconds, errors relative; leave-one-out errors of the total are kept.
+
+    The parent is not in the fit: it runs its own stock code, the children run ours.
+    """
+    rows = [
+        (
+            {p: sum(times[key][p] for b in child["blocks"] for key in variant_keys(Block.parse(b))) for p in PHASES},
+            {p: child[p] for p in PHASES},
+        )
+        for child in children[1:]
+    ]
+    errors = []
+    for left_out in range(len(rows)):
+        rest = rows[:left_out] + rows[left_out + 1 :]
+        summed, measured = rows[left_out]
+        predicted = sum(_affine([(r[0][p], r[1][p]) for r in rest])(summed[p]) for p in PHASES)
+        errors.append(abs(predicted / sum(measured.values()) - 1))
+    fits = {}
+    for phase in PHASES:
+        line = _affine([(summed[phase], measured[phase]) for summed, measured in rows])
+        fits[phase] = Fit(line.offset_ms, line.slope, statistics.fmean(errors), max(errors))
+    return fits
+
+
+def _affine(points: list[tuple[float, float]]) -> Fit:
+    """Least squares on relative residuals; with one distinct point, a line through the origin."""
+    weights = [1 / max(y, 1e-9) ** 2 for _, y in points]
+    total = sum(weights)
+    mean_x = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
+    mean_y = sum(w * y for w, (_, y) in zip(weights, points, strict=True)) / total
+    variance = sum(w * (x - mean_x) ** 2 for w, (x, _) in zip(weights, points, strict=True))
+    if len(points) < 2 or variance <= 1e-12 * total * max(mean_x, 1e-9) ** 2:
+        return Fit(0.0, mean_y / max(mean_x, 1e-9), 0.0, 0.0)
+    slope = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True)) / variance
+    return Fit(mean_y - slope * mean_x, slope, 0.0, 0.0)

@@ -1,0 +1,478 @@
+"""Blockwise local distillation (BLD): every cheaper block learns its parent block's output on the parent's own inputs.
+
+(Puzzle, arXiv 2411.19146, section 3.) Gradients never cross blocks, so one streamed forward of the parent feeds all
+students of a job; activations are used inside the hook that sees them and never stored.
+"""
+
+import copy
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+from .. import artifacts
+from ..data import TokenBlocks, sequences
+from ..recipe import LibraryConfig
+from ..training import num_steps, show_progress, training_arguments
+from .importance import channel_ranking
+from .library import BlockLibrary
+from .search_space import LINEAR, NONE, Block, SearchSpace, Variant
+from .surgery import NoBlock, empty_block, initial_weights, layers_of
+
+
+logger = logging.getLogger(__name__)
+
+
+def normalized_mse(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """MSE(o_p, o_c) / MSE(o_p, 0) over the batch, in float32 (Puzzle, eq. of section 3); 1 is what a no-op reaches."""
+    output, target = output.float(), target.float()
+    return (output - target).square().mean() / target.square().mean().clamp_min(1e-12)
+
+
+@dataclass
+class Student:
+    """One block that is trained or judged: where it sits, what it replaces, and its best weights so far."""
+
+    name: str
+    layer_idx: int
+    kind: str  # attention | ffn | block
+    modules: dict[str, nn.Module]  # attention and/or ffn
+    trained: bool
+    init: str
+    losses: list[float] = field(default_factory=list)  # held-out, one per evaluation
+    best_loss: float = float("inf")
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    dead: str | None = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Tensors as the library stores them: prefixed by sub-block for a pair, bare for a single sub-block."""
+        prefix = self.kind == "block"
+        return {
+            f"{kind}.{name}" if prefix else name: tensor.detach().cpu().clone()
+            for kind, module in self.modules.items()
+            for name, tensor in module.state_dict().items()
+        }
+
+    def keep_best(self, loss: float) -> None:
+        self.losses.append(loss)
+        if loss < self.best_loss:
+            self.best_loss, self.best_weights = loss, self.weights()
+
+
+class StudentBank(nn.Module):
+    """The trainable blocks of one job, as one module for the Trainer to place, optimise and checkpoint."""
+
+    def __init__(self, students: list[Student]):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict(s.modules) for s in students if s.trained)
+
+
+class ParentStream:
+    """Hooks on a parent that hand each student its inputs and targets while the parent's forward runs.
+
+    Use as a context manager; `on_student(student, loss)` is called with every student's loss.
+    """
+
+    def __init__(self, parent: PreTrainedModel, students: list[Student]):
+        self.parent, self.students = parent, students
+        self.on_student = None
+        self.autocast: torch.dtype | None = None
+
+    def __enter__(self) -> "ParentStream":
+        self.handles = []
+        by_place: dict[tuple[int, str], list[Student]] = {}
+        for student in self.students:
+            by_place.setdefault((student.layer_idx, student.kind), []).append(student)
+        for (layer_idx, kind), students in by_place.items():
+            layer = layers_of(self.parent)[layer_idx]
+            place = {"attention": layer.self_attn, "ffn": layer.mlp, "block": layer}[kind]
+            self.handles.append(place.register_forward_hook(self._hook(layer, kind, students), with_kwargs=True))
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, layer: nn.Module, kind: str, students: list[Student]):
+        # a shell shares the layer's norms, not its hooks; the students' sub-blocks are put into it
+        shell = copy.copy(layer)
+        shell._modules, shell._forward_hooks, shell._forward_hooks_with_kwargs = (
+            dict(layer._modules),
+            OrderedDict(),
+            {},
+        )
+
+        def hook(module, args, kwargs, output):
+            inputs = (args[0] if args else kwargs["hidden_states"]).detach()
+            kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            target = (output[0] if isinstance(output, tuple) else output).detach()
+            if kind == "block":
+                target = target - inputs
+            for student in students:
+                if student.dead is None:
+                    self.on_student(student, lambda s=student: self._loss(s, kind, shell, inputs, kwargs, target))
+
+        return hook
+
+    def _loss(self, student: Student, kind: str, shell: nn.Module, inputs, kwargs, target) -> torch.Tensor:
+        with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
+            if kind == "block":
+                for name, module in student.modules.items():
+                    shell._modules["self_attn" if name == "attention" else "mlp"] = module
+                output = shell.forward(inputs, **kwargs)
+                output = (output[0] if isinstance(output, tuple) else output) - inputs
+            else:
+                output = student.modules[kind](inputs, **kwargs)
+                output = output[0] if isinstance(output, tuple) else output
+        return normalized_mse(output, target)
+
+    def run(self, input_ids: torch.Tensor) -> None:
+        with torch.no_grad(), torch.autocast(input_ids.device.type, self.autocast, enabled=self.autocast is not None):
+            self.parent.get_decoder()(input_ids=input_ids, use_cache=False)
+
+
+class BLDTrainer(Trainer):
+    """`Trainer` of the students of one job over one parent.
+
+    Every student's backward runs as soon as the parent's forward reaches its layer, which frees its graph at once:
+    peak memory is the parent plus one student's activations.
+
+    Args:
+        parent: frozen model.
+        students: their modules must be on the parent's device.
+        heldout: sequences that choose each student's best step, shape `(num_sequences, sequence_length)`.
+    """
+
+    def __init__(
+        self, parent: PreTrainedModel, students: list[Student], heldout: torch.Tensor, config: LibraryConfig, **kw
+    ):
+        super().__init__(model=StudentBank(students), **kw)
+        self.parent, self.students, self.heldout, self.config = parent, students, heldout, config
+        self.autocast_dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        self.stream = ParentStream(parent, students).__enter__()
+        self.add_callback(_BestOfEachStudent(self))
+
+    def close(self) -> None:
+        self.stream.__exit__()
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        rates = {"attention": self.config.attention_learning_rate, "ffn": self.config.ffn_learning_rate}
+        groups = [
+            {"params": [p for p in module.parameters() if p.requires_grad], "lr": rates[kind]}
+            for student in self.students
+            if student.trained
+            for kind, module in student.modules.items()
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self.args.weight_decay)
+        return self.optimizer
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        losses = []
+
+        def backward(student: Student, loss_of) -> None:
+            if not student.trained:
+                return
+            with torch.enable_grad():
+                loss = loss_of()
+                if not torch.isfinite(loss):
+                    self._drop(student, f"loss became {loss.item()} at step {self.state.global_step}")
+                    return
+                (loss / self.args.gradient_accumulation_steps).backward()
+            losses.append(loss.detach())
+
+        self.stream.on_student, self.stream.autocast = backward, self.autocast_dtype
+        self.stream.run(inputs["input_ids"].to(self.parent.device))
+        if not losses:
+            return torch.zeros((), device=self.parent.device)
+        return torch.stack(losses).mean() / self.args.gradient_accumulation_steps
+
+    def _drop(self, student: Student, reason: str) -> None:
+        logger.warning("%s is dropped: %s", student.name, reason)
+        student.dead = reason
+        for parameter in student.parameters:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def judge(self) -> None:
+        """Held-out loss of every student; each keeps its best weights."""
+        totals = {student.name: 0.0 for student in self.students}
+
+        def add(student: Student, loss_of) -> None:
+            totals[student.name] += loss_of().item()
+
+        self.stream.on_student, self.stream.autocast = add, None
+        batches = self.heldout.split(self.config.batch_size)
+        for batch in batches:
+            self.stream.run(batch.to(self.parent.device))
+        for student in self.students:
+            loss = totals[student.name] / len(batches)
+            if student.dead is None and loss != loss:
+                self._drop(student, "held-out loss is not a number")
+            if student.dead is None:
+                student.keep_best(loss)
+
+    # -- checkpoints: the students' best weights and losses travel with the Trainer's own state
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        best = {f"{s.name}:{k}": v for s in self.students for k, v in s.best_weights.items()}
+        artifacts.write_tensors(folder / "best.safetensors", best)
+        artifacts.write_json(
+            folder / "students.json",
+            {s.name: {"losses": s.losses, "best_loss": s.best_loss, "dead": s.dead} for s in self.students},
+        )
+
+    def restore_students(self, folder: Path) -> None:
+        best = artifacts.read_tensors(folder / "best.safetensors")
+        saved = artifacts.read_json(folder / "students.json")
+        for student in self.students:
+            state, prefix = saved[student.name], f"{student.name}:"
+            student.losses, student.best_loss, student.dead = state["losses"], state["best_loss"], state["dead"]
+            student.best_weights = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
+            if student.dead is not None:
+                self._drop(student, student.dead)
+
+
+class _BestOfEachStudent(TrainerCallback):
+    """Clips each student's gradient on its own and judges all students a few times during the job."""
+
+    def __init__(self, trainer: BLDTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        # per student: a global norm would couple jobs that must not depend on how they are grouped
+        for student in self.trainer.students:
+            if student.trained and student.dead is None:
+                nn.utils.clip_grad_norm_(student.parameters, self.trainer.config.max_grad_norm)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        every = max(1, state.max_steps // self.trainer.config.evals)
+        if state.global_step % every == 0 or state.global_step == state.max_steps:
+            self.trainer.judge()
+
+
+# -- the library stage
+
+
+def build_library(
+    parent: PreTrainedModel,
+    space: SearchSpace,
+    importance: dict[str, torch.Tensor],
+    tokens: dict[str, torch.Tensor],
+    library: BlockLibrary,
+    config: LibraryConfig,
+    sequence_length: int,
+    seed: int = 0,
+) -> BlockLibrary:
+    """Initialise and distil every variant that `library` does not hold yet.
+
+    Args:
+        importance: as `channel_importance` returns it.
+        tokens: `train` and `validation` streams.
+    """
+    num_layers = len(space.layers)
+    group = config.layers_per_job or num_layers
+    for start in range(0, num_layers, group):
+        layer_range = range(start, min(start + group, num_layers))
+        wanted = [plan for i in layer_range for plan in _planned(space, i, config) if plan[0] not in library.index]
+        if wanted:
+            _run_job(parent, space, wanted, importance, tokens, library, config, sequence_length, seed, start)
+    return library
+
+
+def _planned(
+    space: SearchSpace, layer_idx: int, config: LibraryConfig
+) -> Iterator[tuple[str, int, str, Variant | Block]]:
+    """`(name, layer, kind, variant)` of everything the library must hold for one layer."""
+    layer = space.layers[layer_idx]
+    for kind in ("attention", "ffn"):
+        for variant in layer.variants(kind):
+            if variant not in (NONE, getattr(space.parent, kind)):
+                yield BlockLibrary.name(layer_idx, kind, variant), layer_idx, kind, variant
+    for block in layer.blocks:
+        under_none = config.ffn_under_no_attention and block.attention == NONE and block.ffn != NONE
+        coupled = config.coupling == "coupled" and (config.coupled_blocks is None or block.id in config.coupled_blocks)
+        trainable = [v for v, own in zip(block, space.parent, strict=True) if v not in (own, NONE)]
+        if under_none or (coupled and trainable and NONE not in block):
+            yield BlockLibrary.name(layer_idx, "block", block), layer_idx, "block", block
+
+
+def _run_job(parent, space, wanted, importance, tokens, library, config, sequence_length, seed, start) -> None:
+    began = time.perf_counter()
+    ridge = closed_form_linear(
+        parent, wanted, sequences(tokens["train"], sequence_length, config.ridge_tokens, seed + 1), config
+    )
+    students = [_student(parent, space, plan, importance, ridge, library, config) for plan in wanted]
+    heldout = sequences(tokens["validation"], sequence_length, config.eval_tokens, seed + 2)
+    steps = num_steps(config.num_tokens, config.batch_size, sequence_length)
+    folder = library.folder / f"job_{start:02d}"
+    args = training_arguments(
+        folder,
+        "library",
+        config.args,
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 20),
+        max_grad_norm=0.0,
+        save_strategy="steps",
+        save_steps=max(1, steps // 4),
+        save_total_limit=1,
+        use_cpu=parent.device.type == "cpu",
+        seed=seed,
+    )
+    trainer = BLDTrainer(
+        parent, students, heldout, config, args=args, train_dataset=TokenBlocks(tokens["train"], sequence_length, seed)
+    )
+    show_progress(trainer, f"library: {len(students)} blocks")
+    try:
+        if config.num_tokens and any(s.trained for s in students):
+            checkpoint = _last_checkpoint(folder)
+            if checkpoint is None:
+                trainer.judge()
+            else:
+                trainer.restore_students(checkpoint)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        else:
+            trainer.judge()
+    finally:
+        trainer.close()
+    for student in tqdm(students, desc="write library", leave=False):
+        if student.dead is not None:
+            library.drop(student.name, student.dead)
+        else:
+            library.put(
+                student.name,
+                student.best_weights,
+                loss_before=student.losses[0],
+                loss_after=student.best_loss,
+                losses=student.losses,
+                init=student.init,
+                trained_tokens=config.num_tokens if student.trained else 0,
+            )
+    artifacts.remove(folder)
+    logger.info("library: %d blocks in %.0f s", len(students), time.perf_counter() - began)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written completely (its students.json comes last)."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / "students.json").exists()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def _student(
+    parent, space: SearchSpace, plan, importance, ridge, library: BlockLibrary, config: LibraryConfig
+) -> Student:
+    name, layer_idx, kind, variant = plan
+    layer = layers_of(parent)[layer_idx]
+    parts = {"attention": layer.self_attn, "ffn": layer.mlp}
+    wanted = dict(zip(("attention", "ffn"), variant, strict=True)) if kind == "block" else {kind: variant}
+    modules, init = {}, "parent"
+    for part, part_variant in wanted.items():
+        if part_variant == NONE:
+            modules[part] = NoBlock(part)
+        elif part_variant == getattr(space.parent, part):
+            # a frozen copy under `coupled`; under attention `none` the full-width FFN learns to stand alone
+            modules[part] = copy.deepcopy(parts[part]).requires_grad_(NONE in wanted.values())
+        else:
+            weights, init = _initial(
+                parent, layer_idx, part, part_variant, importance, ridge, library, kind == "block"
+            )
+            modules[part] = _trainable(parts[part], part, part_variant, parent, layer_idx, weights)
+    # ridge regression is within a few percent of what gradients reach for linear sub-blocks: no training
+    trained = config.num_tokens > 0 and (kind == "block" or variant != LINEAR)
+    return Student(name, layer_idx, kind, modules, trained, init)
+
+
+def _initial(parent, layer_idx, kind, variant, importance, ridge, library: BlockLibrary, from_library: bool):
+    name = BlockLibrary.name(layer_idx, kind, variant)
+    if from_library and "dropped" not in library.index.get(name, {"dropped": ""}):
+        return library.weights(name), "library"
+    if variant == LINEAR and (layer_idx, kind) in ridge:
+        return {"weight": ridge[layer_idx, kind]}, "ridge"
+    part = layers_of(parent)[layer_idx]
+    part = part.self_attn if kind == "attention" else part.mlp
+    channels = channel_ranking(importance[f"layer_{layer_idx}"]) if kind == "ffn" and variant != LINEAR else None
+    weights = initial_weights(part, kind, variant, parent.config, channels)
+    return weights, "product" if variant == LINEAR else "mean_pool" if kind == "attention" else "channels"
+
+
+def _trainable(parent_block, kind, variant, parent, layer_idx, weights) -> nn.Module:
+    module = empty_block(parent_block, kind, variant, parent.config, layer_idx)
+    # float32 master weights whatever the parent's dtype; autocast does the rest
+    module.load_state_dict({k: v.to(parent.device, torch.float32, copy=True) for k, v in weights.items()}, assign=True)
+    return module.requires_grad_(True)
+
+
+@torch.no_grad()
+def closed_form_linear(
+    parent, wanted, input_ids: torch.Tensor, config: LibraryConfig
+) -> dict[tuple[int, str], torch.Tensor]:
+    """Ridge regression of each sub-block's output on its input, where that beats the paper's weight products.
+
+    W = Y^T X (X^T X + lambda I)^-1 with lambda 1e-4 of the mean input power; only Gram matrices are kept. The winner is
+    chosen on the second half of the tokens, which the regression has not seen.
+
+    Returns:
+        `(layer_idx, kind)` -> weight of shape `(hidden_size, hidden_size)`, float32.
+    """
+    places = sorted({(layer, kind) for _, layer, kind, variant in wanted if variant == LINEAR})
+    if not places:
+        return {}
+    size, device = parent.config.hidden_size, parent.device
+    layers = layers_of(parent)
+    products = {
+        (i, kind): initial_weights(
+            layers[i].self_attn if kind == "attention" else layers[i].mlp, kind, LINEAR, parent.config
+        )["weight"].float()
+        for i, kind in places
+    }
+    gram = {place: torch.zeros(size, size, device=device, dtype=torch.float64) for place in places}
+    cross = {place: torch.zeros(size, size, device=device, dtype=torch.float64) for place in places}
+    errors = {place: torch.zeros(2, device=device, dtype=torch.float64) for place in places}
+    solved: dict[tuple[int, str], torch.Tensor] = {}
+
+    def hook_of(place):
+        def hook(module, args, kwargs, output):
+            x = (args[0] if args else kwargs["hidden_states"]).flatten(0, -2).float()
+            y = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
+            if solved:
+                for j, weight in enumerate((solved[place], products[place])):
+                    errors[place][j] += (x @ weight.T - y).square().sum().double()
+            else:
+                gram[place] += (x.T @ x).double()
+                cross[place] += (y.T @ x).double()
+
+        return hook
+
+    handles = []
+    for i, kind in places:
+        module = layers[i].self_attn if kind == "attention" else layers[i].mlp
+        handles.append(module.register_forward_hook(hook_of((i, kind)), with_kwargs=True))
+    batches = input_ids.split(config.batch_size)
+    half = max(1, len(batches) // 2)
+    try:
+        for number, batch in enumerate(tqdm(batches, desc="linear blocks", leave=False)):
+            if number == half:
+                for place in places:
+                    ridge = 1e-4 * gram[place].diagonal().mean() * torch.eye(size, device=device, dtype=torch.float64)
+                    solved[place] = torch.linalg.solve(gram[place] + ridge, cross[place].T).T.float()
+            parent.get_decoder()(input_ids=batch.to(device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {place: weight for place, weight in solved.items() if errors[place][0] < errors[place][1]}

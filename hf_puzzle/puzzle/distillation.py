@@ -1,0 +1,166 @@
+"""Global knowledge distillation (GKD): the assembled child learns the parent's logits and hidden states end to end.
+
+L = KL(parent || child) + mean over layers of (1 - cos(h_child, h_parent)), no LM loss (Puzzle, arXiv 2411.19146,
+section 5 and its ablation).
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel, Trainer
+
+from ..data import TokenBlocks
+from ..optim import MuonWithAdamW
+from ..recipe import DistillConfig, RecipeError
+from ..training import num_steps, show_progress, training_arguments
+
+
+logger = logging.getLogger(__name__)
+
+
+def _kl_of_chunk(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head) -> torch.Tensor:
+    log_p = F.log_softmax(teacher_head(teacher).float(), dim=-1)
+    log_q = F.log_softmax(student_head(student).float(), dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def chunked_kl(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head, chunk: int) -> torch.Tensor:
+    """Mean KL(teacher || student) per token, from the final hidden states, `chunk` tokens of logits at a time.
+
+    Logits of a chunk are recomputed in the backward pass, so that memory holds `chunk x vocabulary`, never all tokens.
+
+    Args:
+        student, teacher: final hidden states, `(batch, length, hidden_size)`.
+        student_head, teacher_head: their maps to the vocabulary.
+    """
+    student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+    total = student.new_zeros((), dtype=torch.float32)
+    for s, t in zip(student.split(chunk), teacher.split(chunk), strict=True):
+        if len(student) > chunk:
+            total = total + checkpoint(_kl_of_chunk, s, t, student_head, teacher_head, use_reentrant=False)
+        else:
+            total = total + _kl_of_chunk(s, t, student_head, teacher_head)
+    return total / len(student)
+
+
+def cosine_distance(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Mean over layers and tokens of 1 - cosine; the embeddings (first entry) are left out."""
+    terms = [
+        (1 - F.cosine_similarity(s.float(), t.float(), dim=-1)).mean()
+        for s, t in zip(student[1:], teacher[1:], strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+class GKDTrainer(Trainer):
+    """`Trainer` of a child (`model`) against its parent (`teacher`), both with heads over the same vocabulary.
+
+    Works under `torchrun` like any Trainer; the teacher is replicated.
+    """
+
+    loss_is_scaled_for_ga = False  # our loss is a mean over the micro-batch: Trainer must divide it
+
+    def __init__(self, teacher: PreTrainedModel, config: DistillConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        self.config = config
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.config.optimizer == "adamw" or self.optimizer is not None:
+            return super().create_optimizer(model)
+        self.optimizer = MuonWithAdamW((model or self.model).named_parameters(), lr=self.args.learning_rate)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        input_ids = inputs["input_ids"]
+        with torch.no_grad():
+            teacher = self.teacher.get_decoder()(input_ids=input_ids, use_cache=False, output_hidden_states=True)
+        # the wrapped model is called as a whole, so that DDP and FSDP see its forward; one position of logits is enough
+        outputs = model(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+        unwrapped = self.accelerator.unwrap_model(model)
+        final = outputs.hidden_states[-1]
+        config = self.config
+        loss = final.new_zeros((), dtype=torch.float32)
+        parts = {}
+        if config.kl_weight:
+            heads = unwrapped.get_output_embeddings(), self.teacher.get_output_embeddings()
+            parts["kl"] = chunked_kl(final, teacher.last_hidden_state, *heads, config.chunk_tokens)
+            loss = loss + config.kl_weight * parts["kl"]
+        if config.cosine_weight:
+            parts["cosine"] = cosine_distance(outputs.hidden_states, teacher.hidden_states)
+            loss = loss + config.cosine_weight * parts["cosine"]
+        if config.lm_weight:
+            logits = unwrapped.get_output_embeddings()(final[:, :-1])
+            parts["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten())
+            loss = loss + config.lm_weight * parts["lm"]
+        self._parts = {name: value.detach() for name, value in parts.items()}
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict, *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs = {**logs, **{name: value.item() for name, value in getattr(self, "_parts", {}).items()}}
+        super().log(logs, *args, **kwargs)
+
+
+def distill(
+    child: PreTrainedModel,
+    parent: PreTrainedModel,
+    tokens: torch.Tensor,
+    config: DistillConfig,
+    sequence_length: int,
+    output_dir: str | Path,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Train `child` (all weights, or LoRA merged at the end) on `config.num_tokens` of the train stream.
+
+    Continues from the last checkpoint below `output_dir` if there is one. Returns the trained child in its own dtype.
+    """
+    dtype, output_dir = child.dtype, Path(output_dir)
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    child = child.float().train()  # float32 master weights; `args: {bf16: true}` computes in bf16
+    if config.lora is not None:
+        child = _with_lora(child, config.lora)
+    steps = num_steps(config.num_tokens, config.batch_size * processes, sequence_length)
+    args = training_arguments(
+        output_dir,
+        "distill",
+        config.args,
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 20),
+        max_grad_norm=1.0,
+        save_strategy="steps",
+        save_steps=max(1, steps // 4),
+        save_total_limit=1,
+        use_cpu=parent.device.type == "cpu",
+        seed=seed,
+    )
+    trainer = GKDTrainer(
+        parent, config, model=child, args=args, train_dataset=TokenBlocks(tokens, sequence_length, seed + 7)
+    )
+    show_progress(trainer, "distill")
+    resume = any((path / "trainer_state.json").exists() for path in output_dir.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=resume or None)
+    child = trainer.accelerator.unwrap_model(trainer.model)
+    if config.lora is not None:
+        child = child.merge_and_unload()
+    loss = next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None)
+    if loss is not None and loss != loss:
+        raise RuntimeError("distillation diverged (loss is not a number): lower distill.learning_rate")
+    child.requires_grad_(True).to(dtype).eval()
+    return child
+
+
+def _with_lora(child: PreTrainedModel, options: dict):
+    import peft
+
+    try:
+        config = peft.LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"distill.lora: {error}") from None
+    return peft.get_peft_model(child, config)

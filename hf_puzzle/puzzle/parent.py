@@ -1,0 +1,94 @@
+"""A small parent trained from scratch, so that the whole pipeline can be shown and tested without a download."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
+
+from .. import artifacts, data
+from ..optim import MuonWithAdamW
+from ..recipe import ParentRecipe, RecipeError
+from ..training import num_steps, resolve_device, show_progress, training_arguments
+
+
+logger = logging.getLogger(__name__)
+
+
+class ParentTrainer(Trainer):
+    """LM training on token blocks."""
+
+    # LlamaForCausalLM divides by num_items_in_batch itself
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs, labels=inputs["input_ids"], num_items_in_batch=num_items_in_batch)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
+    """Train tokenizer and model; write an ordinary bf16 Hugging Face folder with the text's fingerprint in it.
+
+    A rerun after an interruption continues from the last checkpoint below `output_dir`. Under `torchrun`, the batch is
+    divided among the processes.
+    """
+    output_dir = Path(output_dir)
+    set_seed(recipe.seed)
+    device = resolve_device(recipe.device)
+    tokenizer = data.train_tokenizer(recipe.data, recipe.vocab_size)
+    tokens = data.tokenize(recipe.data, tokenizer)
+    try:
+        config = LlamaConfig(
+            **recipe.config,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"config: {error}") from None
+    model = LlamaForCausalLM(config)
+    logger.info("training a parent of %.2f M parameters on %s", model.num_parameters() / 1e6, device)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    steps = num_steps(recipe.num_tokens, recipe.batch_size, recipe.data.sequence_length)
+    checkpoints = output_dir.with_name(output_dir.name + "-checkpoints")
+    args = training_arguments(
+        checkpoints,
+        "",
+        recipe.args,
+        max_steps=steps,
+        per_device_train_batch_size=max(1, recipe.batch_size // processes),
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=min(100, steps // 10),
+        max_grad_norm=1.0,
+        save_strategy="steps",
+        save_steps=max(1, steps // 5),
+        save_total_limit=1,
+        use_cpu=device.type == "cpu",
+        seed=recipe.seed,
+    )
+    optimizer = MuonWithAdamW(model.named_parameters(), lr=recipe.learning_rate)
+    trainer = ParentTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.TokenBlocks(tokens["train"], recipe.data.sequence_length, recipe.seed),
+        optimizers=(optimizer, None),
+    )
+    show_progress(trainer, "parent")
+    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")) or None)
+    if not trainer.is_world_process_zero():
+        return output_dir
+    model = trainer.accelerator.unwrap_model(trainer.model).to("cpu", torch.bfloat16)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    artifacts.write_json(
+        output_dir / "training.json",
+        {
+            "tokens": steps * recipe.batch_size * recipe.data.sequence_length,
+            "text_fingerprint": artifacts.fingerprint(tokens["train"].sum().item(), len(tokens["train"])),
+            "final_loss": next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row),
+            "environment": artifacts.environment(),
+        },
+    )
+    artifacts.remove(checkpoints)
+    return output_dir

@@ -1,0 +1,327 @@
+"""The Puzzle run: its stages over one folder. Data travels through files; the parent is loaded once per process."""
+
+import functools
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from .. import artifacts, data, hub
+from ..costs import cpu_threads
+from ..data import sequences
+from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
+from ..stages import Stage, run_stages
+from ..training import resolve_device, training_arguments
+from .assess import assess, check_names, run_baselines
+from .block_costs import CostTable, measure_costs
+from .block_distillation import build_library
+from .child import assemble_child, decilm_config
+from .distillation import distill
+from .importance import channel_importance
+from .library import BlockLibrary
+from .parent import train_parent
+from .refit import refit
+from .report import write_report
+from .scoring import Score, make_metric, score_blocks
+from .search import Candidate, Search, check_constraints, jsonable, solve_all
+from .search_space import Block, SearchSpace, build_search_space
+from .surgery import check_parent
+
+
+logger = logging.getLogger(__name__)
+
+
+class PuzzleRun:
+    """One recipe and one run folder.
+
+    Args:
+        recipe: parsed recipe.
+        run_dir: where everything goes.
+        recipe_dir: folder that relative parent paths start from.
+        parent, tokenizer: a model the caller already has in memory, instead of loading `recipe.parent.name`.
+    """
+
+    def __init__(
+        self,
+        recipe: PuzzleRecipe,
+        run_dir: str | Path,
+        recipe_dir: str | Path = ".",
+        parent: PreTrainedModel | None = None,
+        tokenizer=None,
+    ):
+        self.recipe, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
+        self._given = (parent, tokenizer)
+        self.device = resolve_device(recipe.device)
+
+    # -- what stages read
+
+    @property
+    def parent_in_memory(self) -> bool:
+        return self._given[0] is not None
+
+    @property
+    def parent_path(self) -> str:
+        """Folder of the parent: beside the recipe, or made by this run; else a Hub id."""
+        local = self.recipe_dir / self.recipe.parent.name
+        if (local / "config.json").exists():
+            return str(local)
+        if self.recipe.parent.recipe is not None:
+            return str(self.run_dir / "parent")
+        return self.recipe.parent.name
+
+    @functools.cached_property
+    def config(self):
+        if self.parent_in_memory:
+            return self._given[0].config
+        p = self.recipe.parent
+        try:
+            return AutoConfig.from_pretrained(
+                self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
+            )
+        except OSError as error:
+            raise RecipeError(f"parent.name {p.name!r} cannot be opened: {error}") from None
+
+    @functools.cached_property
+    def parent(self) -> PreTrainedModel:
+        if self.parent_in_memory:
+            return self._given[0].eval().requires_grad_(False)
+        p = self.recipe.parent
+        model = AutoModelForCausalLM.from_pretrained(
+            self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code, dtype=p.dtype
+        )
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @functools.cached_property
+    def tokenizer(self):
+        return self._given[1] or AutoTokenizer.from_pretrained(self.parent_path, revision=self.recipe.parent.revision)
+
+    @functools.cached_property
+    def tokens(self) -> dict[str, torch.Tensor]:
+        """Streams `train`, `validation` (chooses blocks) and `test` (only the last evaluation sees it)."""
+        streams = artifacts.read_tensors(self.run_dir / "tokens.safetensors")
+        third = len(streams["heldout"]) // 3
+        return {
+            "train": streams["train"],
+            "validation": streams["heldout"][:third],
+            "test": streams["heldout"][third:],
+        }
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        return build_search_space(self.config, self.recipe.search_space, self.recipe.deploy)
+
+    @property
+    def library(self) -> BlockLibrary:
+        return BlockLibrary(self.run_dir / "library")
+
+    @property
+    def scores(self) -> list[Score]:
+        return [Score(**row) for row in artifacts.read_jsonl(self.run_dir / "scores.jsonl")]
+
+    @property
+    def costs(self) -> CostTable:
+        return CostTable.from_dict(artifacts.read_json(self.run_dir / "costs.json"))
+
+    @property
+    def chosen(self) -> dict:
+        return artifacts.read_json(self.run_dir / "solutions.json")["chosen"]
+
+    @functools.cached_property
+    def metric(self):
+        return make_metric(self.recipe.score, self.tokens["validation"], self.sequence_length, self.recipe.seed)
+
+    @property
+    def sequence_length(self) -> int:
+        return self.recipe.data.sequence_length
+
+    def load_child(self, name: str) -> PreTrainedModel:
+        from ..remote.modeling_decilm import DeciLMForCausalLM
+
+        return DeciLMForCausalLM.from_pretrained(self.run_dir / name, dtype="auto").to(self.device).eval()
+
+    # -- checks before any compute
+
+    def check(self) -> None:
+        """Everything that can be known to be wrong before the first stage.
+
+        Raises:
+            ValueError: a named subclass, with the value and the way out.
+        """
+        recipe = self.recipe
+        for where, section in (("library", recipe.library), ("distill", recipe.distill)):
+            training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
+        check_constraints(recipe.constraints, recipe.cost)
+        check_names(recipe.baselines.names)
+        if self.recipe.parent.recipe is None or (Path(self.parent_path) / "config.json").exists():
+            check_parent(self.config)
+            for layer_idx, layer in enumerate(self.space.layers):
+                for block in layer.blocks:  # every block must be expressible in the child's format
+                    layout = [self.space.parent] * len(self.space.layers)
+                    layout[layer_idx] = block
+                    if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
+                        decilm_config(self.config, layout)
+
+    # -- stages
+
+    def make_parent(self) -> None:
+        recipe = load_recipe(self.recipe_dir / self.recipe.parent.recipe)
+        if not isinstance(recipe, ParentRecipe):
+            raise RecipeError(f"parent.recipe {self.recipe.parent.recipe} is not a recipe with `system: parent`")
+        train_parent(recipe, self.run_dir / "parent")
+
+    def tokenize(self) -> None:
+        artifacts.write_tensors(self.run_dir / "tokens.safetensors", data.tokenize(self.recipe.data, self.tokenizer))
+
+    def rank(self) -> None:
+        config = self.recipe.importance
+        input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
+        ranking = channel_importance(self.parent, input_ids, config.batch_size)
+        artifacts.write_tensors(self.run_dir / "importance.safetensors", ranking)
+
+    def build_library(self) -> None:
+        importance = artifacts.read_tensors(self.run_dir / "importance.safetensors")
+        build_library(
+            self.parent,
+            self.space,
+            importance,
+            self.tokens,
+            self.library,
+            self.recipe.library,
+            self.sequence_length,
+            self.recipe.seed,
+        )
+
+    def score(self) -> None:
+        path = self.run_dir / "scores.jsonl"
+        rows = artifacts.read_jsonl(path)
+        library = self.library
+        complete = {
+            i
+            for i, layer in enumerate(self.space.layers)
+            if sum(row["layer_idx"] == i for row in rows)
+            == sum(not library.is_dropped(i, block) for block in layer.blocks)
+        }
+        kept = [row for row in rows if row["layer_idx"] in complete]
+        artifacts.write_text(path, "")  # a layer that was cut short is scored again, whole
+        for row in kept:
+            artifacts.append_jsonl(path, row)
+
+        def save(scores: list[Score]) -> None:
+            for score in scores:
+                artifacts.append_jsonl(path, score.to_dict())
+
+        score_blocks(self.parent, self.space, library, self.metric, self.recipe.score, done=complete, on_layer=save)
+
+    def cost(self) -> None:
+        table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed)
+        artifacts.write_json(self.run_dir / "costs.json", {**table.to_dict()})
+
+    def solve(self) -> None:
+        search = Search(
+            self.parent, self.space, self.library, self.scores, self.costs, self.metric,
+            self.recipe.constraints, self.recipe.solve, self.recipe.score,
+        )  # fmt: skip
+        chosen, measured = search.run()
+        artifacts.write_json(
+            self.run_dir / "solutions.json",
+            {
+                "constraints": to_dict(self.recipe.constraints),
+                "chosen": {**chosen.to_dict(), "measured": measured and jsonable(measured)},
+                "rounds": search.rounds,
+            },
+        )
+
+    def resolve(self) -> list[Candidate]:
+        """Solve again from stored scores and costs, in seconds, with this recipe's constraints; nothing is written."""
+        check_constraints(self.recipe.constraints, self.recipe.cost)
+        margin = 1.0
+        if (self.run_dir / "solutions.json").exists():  # what measuring taught about the predictions
+            rounds = artifacts.read_json(self.run_dir / "solutions.json")["rounds"]
+            margin = rounds[-1]["margin"] if rounds else 1.0
+        return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin)
+
+    def make_child(self) -> None:
+        blocks = [Block.parse(text) for text in self.chosen["blocks"]]
+        child = assemble_child(self.parent, self.library, blocks, self.space.parent)
+        if self.recipe.child.refit:
+            seed = self.recipe.seed + 3
+            refit(
+                child,
+                self.parent,
+                sequences(self.tokens["train"], self.sequence_length, self.recipe.child.refit_tokens, seed),
+                self.recipe.child,
+            )
+        self._write("child", child)
+
+    def distill(self) -> None:
+        child = self.load_child("child")
+        if self.recipe.distill.num_tokens:
+            child = distill(
+                child, self.parent, self.tokens["train"], self.recipe.distill, self.sequence_length,
+                self.run_dir / "distill_checkpoints", self.recipe.seed,
+            )  # fmt: skip
+        self._write("distilled", child)
+        artifacts.remove(self.run_dir / "distill_checkpoints")
+
+    def _write(self, name: str, child: PreTrainedModel) -> None:
+        provenance = {"recipe": to_dict(self.recipe), "chosen": self.chosen, "environment": artifacts.environment()}
+        hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance)
+
+    def evaluate(self) -> None:
+        artifacts.write_json(self.run_dir / "eval.json", assess(self))
+
+    def baselines(self) -> None:
+        run_baselines(self)
+
+    def report(self) -> None:
+        write_report(self.run_dir, self.recipe)
+
+    def stages(self) -> list[Stage]:
+        r = self.recipe
+        shared = {"seed": r.seed, "device": str(self.device), "threads": r.threads}
+        stages = []
+        made_here = not self.parent_in_memory and not (self.recipe_dir / r.parent.name / "config.json").exists()
+        if made_here and r.parent.recipe is not None:
+            made = to_dict(load_recipe(self.recipe_dir / r.parent.recipe))
+            stages.append(Stage("parent", self.make_parent, made, (), ("parent",)))
+        parent = "parent" if stages else None
+        source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
+        stages += [
+            Stage("data", self.tokenize, [to_dict(r.data), source], (parent,) if parent else (), ("tokens.safetensors",)),
+            Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
+            Stage("library", self.build_library, [to_dict(r.library), to_dict(r.search_space), r.deploy, shared], ("importance",), ("library",)),
+            Stage("score", self.score, to_dict(r.score), ("library",), ("scores.jsonl",)),
+            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, source], ("data",), ("costs.json",)),
+            Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",)),
+            Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",)),
+            Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",)),
+            Stage("evaluate", self.evaluate, to_dict(r.evaluate), ("distill",), ("eval.json",)),
+            Stage("baselines", self.baselines, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines.jsonl",)),
+            Stage("report", self.report, None, ("evaluate", "baselines"), ("report.md", "figures")),
+        ]  # fmt: skip
+        return stages
+
+    def _parent_fingerprint(self) -> str:
+        if self.parent_in_memory:
+            return artifacts.fingerprint({k: v.double().sum().item() for k, v in self._given[0].state_dict().items()})
+        path = Path(self.parent_path)
+        return artifacts.folder_fingerprint(path) if path.is_dir() else f"{path}@{self.recipe.parent.revision}"
+
+    def run(self, only: str | None = None, start: str | None = None, say=logger.info) -> None:
+        """Run the stages that are missing or stale; a folder in use by another process is refused."""
+        self.check()
+        with artifacts.locked(self.run_dir), cpu_threads(self.recipe.threads):
+            run_stages(self.run_dir, self.stages(), only, start, say)
+
+
+def save_recipe(run_dir: Path, recipe_path: Path, overrides: list[str]) -> None:
+    """Keep the recipe's text, verbatim, and what `--set` changed, with the run."""
+    artifacts.write_text(run_dir / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
+    artifacts.write_json(run_dir / "overrides.json", overrides)
+
+
+def load_run(run_dir: Path, overrides: list[str] = ()) -> PuzzleRun:
+    """A run folder as it was made, with further overrides; enough to look at it and to solve it again."""
+    saved = artifacts.read_json(run_dir / "overrides.json")
+    return PuzzleRun(load_recipe(run_dir / "recipe.yaml", [*saved, *overrides]), run_dir)

@@ -1,0 +1,295 @@
+"""`report.md` and its pictures, rendered from the run's JSON files alone."""
+
+from pathlib import Path
+
+from .. import artifacts
+from ..recipe import PuzzleRecipe
+from .block_costs import CostTable
+from .search_space import NONE, Block
+
+
+# one colour per role in every picture
+CHILD, PARENT, BASELINE, GRID = "#2a6fbb", "#444444", "#c46a2d", "#dddddd"
+
+
+def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
+    """Write `report.md` and `figures/*.png` below `run_dir`; every number comes from a JSON file of the run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    run_dir = Path(run_dir)
+    evaluation = artifacts.read_json(run_dir / "eval.json")
+    solutions = artifacts.read_json(run_dir / "solutions.json")
+    costs = CostTable.from_dict(artifacts.read_json(run_dir / "costs.json"))
+    scores = artifacts.read_jsonl(run_dir / "scores.jsonl")
+    baselines = artifacts.read_jsonl(run_dir / "baselines.jsonl")
+    figures = run_dir / "figures"
+    figures.mkdir(exist_ok=True)
+    blocks = [Block.parse(text) for text in solutions["chosen"]["blocks"]]
+    parent = Block.parse(costs.children[solutions["chosen"]["batch_size"]][0]["blocks"][0])
+    draw_architecture(blocks, parent, figures / "architecture.png")
+    draw_scores(scores, solutions["chosen"]["blocks"], figures / "scores.png")
+    draw_frontier(evaluation, baselines, figures / "frontier.png")
+    draw_costs(costs, solutions, figures / "costs.png")
+    if len({row["gkd_tokens"] for row in baselines}) > 1:
+        draw_budgets(baselines, figures / "budgets.png")
+    artifacts.write_text(run_dir / "report.md", render(recipe, evaluation, solutions, costs, baselines, figures))
+
+
+# -- words
+
+
+def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
+    """`(quantity, parent, child, kept or ratio)`: the table of the report and of the console."""
+    speed, memory = evaluation["speed"], evaluation["memory"]
+    quality, task = evaluation["quality"]["distilled"], evaluation["task"]
+
+    def bytes_row(name: str, key: str) -> tuple[str, str, str, str]:
+        parent, child = memory["parent"][key], memory["child"][key]
+        if parent is None or child is None:
+            return name, "-", "-", "-"
+        return name, f"{parent / 1e6:.1f} MB", f"{child / 1e6:.1f} MB", f"{child / parent:.1%}"
+
+    def ratio(key: str) -> str:
+        return f"{speed[key]['value']:.2f}x (>= {speed[key]['lower_bound']:.2f}x)"
+
+    return [
+        ("throughput, tokens/s", f"{speed['parent_tokens_per_s']:.0f}", f"{speed['tokens_per_s']:.0f}", ratio("total")),
+        ("prefill speed-up", "", "", ratio("prefill")),
+        ("decode speed-up", "", "", ratio("decode")),
+        ("speed-up, same code", "", "", ratio("same_code")),
+        ("top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
+         f"{quality['top1_kept']:.2%} +- {quality['top1_kept_stderr']:.2%}"),
+        (f"cloze accuracy ({task['parent']['items']} items)", f"{task['parent']['accuracy']:.1%}",
+         f"{task['distilled']['accuracy']:.1%}", f"{task['distilled']['kept']:.1%} +- {task['distilled']['kept_stderr']:.1%}"),
+        ("loss, nats", f"{quality['parent_loss']:.4f}", f"{quality['loss']:.4f}", f"+{quality['loss'] - quality['parent_loss']:.4f}"),
+        ("KL(parent || child), nats", "0", f"{quality['kl']:.4f}", f"+- {quality['kl_stderr']:.4f}"),
+        ("parameters", f"{memory['parent']['num_parameters'] / 1e6:.2f} M", f"{memory['child']['num_parameters'] / 1e6:.2f} M",
+         f"{memory['child']['num_parameters'] / memory['parent']['num_parameters']:.1%}"),
+        bytes_row("KV cache of the batch", "kv_bytes"),
+        bytes_row("peak memory, loading and generating", "peak_bytes"),
+    ]  # fmt: skip
+
+
+def markdown_table(header: list[str], rows: list) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+
+
+def render(
+    recipe: PuzzleRecipe, evaluation: dict, solutions: dict, costs: CostTable, baselines: list[dict], figures: Path
+) -> str:
+    """The report's text."""
+    chosen, work = solutions["chosen"], evaluation["workload"]
+    fit = next(iter(costs.fits[chosen["batch_size"]].values()))
+    before = evaluation["quality"]["child"]
+    solution = chosen["solution"]
+    machine = evaluation["environment"]
+    parts = [
+        f"# {recipe.parent.name}: a cheaper child",
+        f"Measured on {machine['gpu'] or machine['cpu']} ({machine['cpu_count']} cores), {costs.dtype}, batch {work['batch_size']}, "
+        f"{work['prefill_tokens']} prompt and {work['decode_tokens']} generated tokens, {costs.workload['clock']} clock, "
+        f"{evaluation['speed']['total']['rounds']} interleaved rounds; bounds are one-sided at "
+        f"{evaluation['speed']['total']['confidence']:.0%}. Quality on {evaluation['quality']['distilled']['tokens']} test tokens "
+        "that nothing in the search saw.",
+        markdown_table(["", "parent", "child", "kept / ratio"], summary_rows(evaluation)),
+        f"Before GKD the child kept {before['top1_kept']:.2%} of top-1 (KL {before['kl']:.4f}); "
+        f"GKD used {evaluation['gkd_tokens']} tokens.",
+        "## The child, layer by layer",
+        "![architecture](figures/architecture.png)",
+        markdown_table(
+            ["layer", "attention", "FFN"], [(i, *text.split("+")) for i, text in enumerate(chosen["blocks"])]
+        ),
+        "## Scores",
+        f"Replace-1-block {recipe.score.metric}; the chosen blocks are outlined. The solver ({solution['solver']}, status "
+        f"{solution['status']}) proved a gap of {solution['gap']:.1e}; the sum of scores is {solution['score']:.4f}, the "
+        f"distance measured on the whole child {_number(chosen['distance'])}.",
+        "![scores](figures/scores.png)",
+        "## Predicted and measured cost",
+        f"Stacks of {recipe.cost.stack_layers} copies, calibrated on {len(costs.children[chosen['batch_size']]) - 1} children: "
+        f"error on children left out of the fit {fit.error_mean:.1%} on average, {fit.error_max:.1%} at most.",
+        "![costs](figures/costs.png)",
+        "## Quality against speed",
+        "![frontier](figures/frontier.png)",
+    ]
+    if baselines:
+        parts += [_baseline_table(baselines)]
+        if (figures / "budgets.png").exists():
+            parts += ["![budgets](figures/budgets.png)"]
+    if solutions["rounds"]:
+        rows = [
+            (
+                r["round"],
+                f"{r['margin']:.3f}",
+                f"{r['total']['value']:.3f}x",
+                f"{r['total']['lower_bound']:.3f}x",
+                _number(r["distance"]),
+            )
+            for r in solutions["rounds"]
+        ]
+        header = ["round", "margin", "measured", "lower bound", "distance"]
+        parts += ["## Rounds of the search", markdown_table(header, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _baseline_table(baselines: list[dict]) -> str:
+    rows = [
+        (
+            row["name"],
+            row["gkd_tokens"],
+            f"{row['speed']['total']['value']:.2f}x",
+            f"{row['quality']['top1_kept']:.2%} +- {row['quality']['top1_kept_stderr']:.2%}",
+            f"{row['quality']['loss']:.4f}",
+            f"{row['quality']['kl']:.4f}",
+        )
+        for row in baselines
+    ]
+    return markdown_table(["network", "GKD tokens", "measured speed-up", "top-1 kept", "loss", "KL"], rows)
+
+
+# -- pictures
+
+
+def _figure(width: float, height: float):
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def draw_architecture(blocks: list[Block], parent: Block, path: Path) -> None:
+    """Two bars a layer: KV heads and FFN width as a share of the parent's; words where there is no number."""
+    figure, axes = _figure(max(6.0, 0.22 * len(blocks) + 2), 3.2)
+    for i, block in enumerate(blocks):
+        for variant, full, offset, colour in (
+            (block.attention, parent.attention, -0.2, CHILD),
+            (block.ffn, parent.ffn, 0.2, BASELINE),
+        ):
+            share = variant / full if isinstance(variant, int) else 0.0
+            axes.bar(i + offset, 1, width=0.36, color="none", edgecolor=GRID)
+            axes.bar(i + offset, share, width=0.36, color=colour)
+            text = str(variant) if variant != NONE else "-"
+            axes.text(i + offset, share + 0.02, text, ha="center", fontsize=7, rotation=90 if len(blocks) > 16 else 0)
+    axes.set(
+        xlabel="layer",
+        ylabel="share of the parent's",
+        ylim=(0, 1.15),
+        xticks=range(0, len(blocks), max(1, len(blocks) // 16)),
+    )
+    axes.bar(0, 0, color=CHILD, label=f"KV heads (parent {parent.attention})")
+    axes.bar(0, 0, color=BASELINE, label=f"FFN width (parent {parent.ffn})")
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    _save(figure, path)
+
+
+def draw_scores(scores: list[dict], chosen: list[str], path: Path) -> None:
+    """Heat map, layers across and blocks down, in decades; the chosen blocks are outlined."""
+    import numpy as np
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
+    names = list(dict.fromkeys(row["block"] for row in scores))
+    layers = sorted({row["layer_idx"] for row in scores})
+    grid = np.full((len(names), len(layers)), np.nan)
+    for row in scores:
+        grid[names.index(row["block"]), layers.index(row["layer_idx"])] = max(row["value"], 1e-6)
+    figure, axes = _figure(max(5.0, 0.3 * len(layers) + 3), max(3.0, 0.16 * len(names) + 1))
+    image = axes.imshow(
+        grid, aspect="auto", norm=LogNorm(max(1e-5, np.nanmin(grid)), np.nanmax(grid)), cmap="viridis_r"
+    )
+    axes.set(xlabel="layer", xticks=range(0, len(layers), max(1, len(layers) // 16)), yticks=range(len(names)))
+    axes.set_yticklabels(names, fontsize=6)
+    for layer_idx, block in enumerate(chosen):
+        if block in names and layer_idx in layers:
+            place = (layers.index(layer_idx) - 0.5, names.index(block) - 0.5)
+            axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="#d02020", linewidth=1.5))
+    figure.colorbar(image, ax=axes, label=f"{scores[0]['metric']} when this block is exchanged")
+    _save(figure, path)
+
+
+def draw_frontier(evaluation: dict, baselines: list[dict], path: Path) -> None:
+    """Top-1 kept against measured speed-up: parent, child before and after GKD, baselines."""
+    figure, axes = _figure(6.4, 4.0)
+    speed = evaluation["speed"]["total"]
+    points = [("parent", 1.0, 1.0, 0.0, PARENT, "o")]
+    for name, label, marker in (("child", "child, before GKD", "s"), ("distilled", "child", "o")):
+        quality = evaluation["quality"][name]
+        points.append((label, speed["value"], quality["top1_kept"], quality["top1_kept_stderr"], CHILD, marker))
+    for row in baselines:
+        label = f"{row['name']}, {row['gkd_tokens'] // 1000}k" if row["gkd_tokens"] else row["name"]
+        if row["quality"]["top1_kept"] > 0.5 and row["name"] != "searched":
+            quality = row["quality"]
+            points.append(
+                (
+                    label,
+                    row["speed"]["total"]["value"],
+                    quality["top1_kept"],
+                    quality["top1_kept_stderr"],
+                    BASELINE,
+                    "^",
+                )
+            )
+    for label, x, y, error, colour, marker in points:
+        axes.errorbar(x, y, yerr=error, fmt=marker, color=colour, capsize=2)
+        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, -3), fontsize=8, color=colour)
+    axes.set(xlabel="measured speed-up", ylabel="top-1 accuracy kept")
+    axes.margins(x=0.15)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _save(figure, path)
+
+
+def draw_costs(costs: CostTable, solutions: dict, path: Path) -> None:
+    """Predicted against measured milliseconds: children of the fit, and those that the search timed afterwards."""
+    batch_size = solutions["chosen"]["batch_size"]
+    figure, axes = _figure(4.6, 4.2)
+    seen = []
+    groups = [
+        ("calibration", costs.children[batch_size][1:], lambda c: c["prefill_ms"] + c["decode_ms"], PARENT, "o"),
+        (
+            "search",
+            [r for r in solutions["rounds"] if r["batch_size"] == batch_size],
+            lambda r: r["child_ms"],
+            CHILD,
+            "s",
+        ),
+    ]
+    for label, rows, measured_of, colour, marker in groups:
+        pairs = [
+            (costs.predict([Block.parse(b) for b in r["blocks"]], batch_size).total_ms, measured_of(r)) for r in rows
+        ]
+        if pairs:
+            axes.plot(*zip(*pairs, strict=True), marker, color=colour, label=label)
+            seen += [value for pair in pairs for value in pair]
+    low, high = 0.9 * min(seen), 1.05 * max(seen)
+    axes.plot([low, high], [low, high], color=GRID, zorder=0)
+    axes.set(xlabel="predicted, ms per batch", ylabel="measured, ms per batch", xlim=(low, high), ylim=(low, high))
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_budgets(baselines: list[dict], path: Path) -> None:
+    """Loss over GKD tokens: one line per network at about the same measured speed."""
+    figure, axes = _figure(6.4, 4.0)
+    for name in dict.fromkeys(row["name"] for row in baselines if row["name"] != "scratch"):
+        rows = sorted((row for row in baselines if row["name"] == name), key=lambda row: row["gkd_tokens"])
+        tokens = [row["gkd_tokens"] / 1e3 for row in rows]
+        style = {"color": CHILD, "linewidth": 2.2} if name == "searched" else {"linewidth": 1.2}
+        axes.plot(tokens, [row["quality"]["loss"] for row in rows], marker="o", label=name, **style)
+    axes.axhline(baselines[0]["quality"]["parent_loss"], color=PARENT, linestyle=":", label="parent")
+    axes.set(xlabel="GKD tokens, thousands", ylabel="loss on test text, nats")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(color=GRID, linewidth=0.5)
+    _save(figure, path)
