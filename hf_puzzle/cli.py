@@ -61,6 +61,9 @@ def _say(line: str) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the bars of loading weights; ours are left
     recipe = load_recipe(args.recipe, args.overrides)
     out = args.out or Path("runs") / args.recipe.stem
     if isinstance(recipe, ParentRecipe):

@@ -1,6 +1,7 @@
 """What running a model costs on this machine: generation times measured interleaved, bytes, and honest ratios."""
 
 import contextlib
+import copy
 import math
 import multiprocessing
 import statistics
@@ -91,7 +92,7 @@ def measure_interleaved(
 ) -> dict[str, list[Timing]]:
     """`rounds` timings of each model, in turn, so that a machine's drift meets all of them alike; one warm-up each."""
     timings: dict[str, list[Timing]] = {name: [] for name in models}
-    for round_idx in tqdm(range(rounds + 1), desc=description, leave=False):
+    for round_idx in tqdm(range(rounds + 1), desc=description, leave=False, disable=None):
         for name, model in models.items():
             timing = time_generation(model, workload, clock)
             if round_idx:
@@ -122,18 +123,25 @@ def speed_ratio(
     """How many times faster `fast` is than `slow`, from rounds measured in turn.
 
     The bound is one-sided, on the mean logarithm of the rounds' ratios with the outer tenth on each side trimmed (a
-    preempted round is no property of the model), by Student's t with the trimmed count. `scale` multiplies the ratio
-    (tokens of the two workloads, when they differ).
+    preempted round is no property of the model), by Student's t with the trimmed count and the winsorized deviation
+    (Tukey and McLaughlin: that of the trimmed rounds alone is too small). `scale` multiplies the ratio (tokens of the
+    two workloads, when they differ).
     """
     logs = sorted(math.log(getattr(s, part) / getattr(f, part)) for s, f in zip(slow, fast, strict=True))
-    trim = len(logs) // 10
-    logs = logs[trim : len(logs) - trim]
+    count, trim = len(logs), len(logs) // 10
+    logs = logs[trim : count - trim]
     mean = statistics.fmean(logs)
-    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+    winsorized = [logs[0]] * trim + logs + [logs[-1]] * trim
+    error = statistics.stdev(winsorized) * math.sqrt(count) / len(logs) if count > 1 else 0.0
     # Student's t quantile by Cornish-Fisher from the normal one: within 1 % from 5 degrees of freedom up
     z, df = statistics.NormalDist().inv_cdf(confidence), max(1, len(logs) - 1)
     t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
     return Ratio(scale * math.exp(mean), scale * math.exp(mean - t * error), confidence, len(slow))
+
+
+def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """`model` itself if it has that dtype, else a copy: what is timed must be what is deployed."""
+    return model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -108,7 +108,9 @@ def tokenize(config: DataConfig, tokenizer) -> dict[str, torch.Tensor]:
         raise DataError("the tokenizer has neither an end-of-text nor a begin-of-text token to separate documents")
     wanted = {"train": config.num_tokens, "heldout": config.heldout_tokens}
     streams: dict[str, list[int]] = {"train": [], "heldout": []}
-    progress = tqdm(total=sum(wanted.values()), desc="tokenize", unit="tok", unit_scale=True, leave=False)
+    progress = tqdm(
+        total=sum(wanted.values()), desc="tokenize", unit="tok", unit_scale=True, leave=False, disable=None
+    )
     for texts in _batches(documents(config), config, streams, wanted):
         encoded = tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
         for (side, _), ids in zip(texts, encoded, strict=True):

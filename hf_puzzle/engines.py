@@ -53,3 +53,8 @@ def refuses(engine: str, layer_idx: int, num_layers: int, attention: int | str, 
     if layer_idx == num_layers - 1 and ffn == "none" and not row.ffn_free_last_layer:
         return "needs an FFN in the last layer"
     return None
+
+
+def needs_one_kv_count(names: list[str]) -> bool:
+    """Whether an engine wants the same number of KV heads in all layers that have attention."""
+    return any(not ENGINES[name].mixed_kv_heads for name in names)

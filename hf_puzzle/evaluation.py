@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 
-def kl_divergence(parent_logits: torch.Tensor, child_logits: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
+def kl_divergence(parent_logits: torch.Tensor, child_logits: torch.Tensor, chunk: int = 512) -> torch.Tensor:
     """KL(parent || child) per token in nats, float32; logits `(..., vocab)` -> `(...)`, `chunk` tokens at a time."""
     parent_flat, child_flat = parent_logits.flatten(0, -2), child_logits.flatten(0, -2)
     parts = []
@@ -78,7 +78,7 @@ class ClozeTask:
 
 
 def batched(input_ids: torch.Tensor, batch_size: int, description: str) -> Iterable[torch.Tensor]:
-    return tqdm(input_ids.split(batch_size), desc=description, leave=False)
+    return tqdm(input_ids.split(batch_size), desc=description, leave=False, disable=None)
 
 
 @torch.no_grad()

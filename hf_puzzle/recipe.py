@@ -255,7 +255,7 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> PuzzleRecipe | P
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise RecipeError(f"recipe {path} is not valid YAML: {error}") from None
     return parse_recipe(raw, overrides)
 
@@ -266,7 +266,7 @@ def parse_recipe(raw: object, overrides: list[str] = ()) -> PuzzleRecipe | Paren
     for override in overrides:
         raw = _override(raw, override)
     system = raw.get("system", "puzzle")
-    if system not in SYSTEMS:
+    if not isinstance(system, str) or system not in SYSTEMS:
         raise RecipeError(
             f"system: {system!r} is unknown{_nearest(str(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
         )
@@ -285,7 +285,7 @@ def _override(raw: dict, override: str) -> dict:
         return {**raw, head: _override(inner, f"{rest}={value}")}
     try:
         return {**raw, head: yaml.safe_load(value)}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
 
 
@@ -363,7 +363,10 @@ def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             raise RecipeError(f"{where}: expected a number, got {value!r}") from None
     if hint is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise RecipeError(f"{where}: too large for a number") from None
     if type(value) is not hint:
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
     if hint is float and value != value:

@@ -61,7 +61,9 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.description, leave=False)
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=self.description, leave=False, disable=None
+            )
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if self.bar is not None:

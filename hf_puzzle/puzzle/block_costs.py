@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from ..costs import Timing, Workload, cpu_threads, measure_interleaved, median_timing
+from ..costs import Timing, Workload, cpu_threads, in_dtype, measure_interleaved, median_timing
 from ..recipe import CostConfig
 from .child import empty_child
 from .search_space import LINEAR, NONE, Block, SearchSpace, Variant, variant_id
@@ -176,7 +176,7 @@ def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload
         for variant in variants:
             key = f"{kind}:{variant_id(kind, variant)}"
             if variant == NONE:
-                rows[key] = {phase: 0.0 for phase in PHASES}
+                rows[key] = dict.fromkeys(PHASES, 0.0)
             else:
                 empty = medians["empty"]
                 rows[key] = {
@@ -192,7 +192,7 @@ def _calibration_children(
     """Measured whole models: the parent as the user runs it, and children spread over the search space."""
     layouts = calibration_layouts(space, config.calibration_children, seed)
     dtype = getattr(torch, config.dtype)
-    models: dict[str, PreTrainedModel] = {"parent": parent}
+    models: dict[str, PreTrainedModel] = {"parent": in_dtype(parent, dtype)}
     models |= {str(i): empty_child(parent_config, blocks, dtype, parent.device) for i, blocks in enumerate(layouts)}
     measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: children")
     rows = []

@@ -126,7 +126,9 @@ class ParentStream:
         return hook
 
     def _loss(self, student: Student, kind: str, shell: nn.Module, inputs, kwargs, target) -> torch.Tensor:
-        with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
+        # students hold float32 weights: a half-precision parent's inputs need autocast even when none was asked for
+        dtype = self.autocast or (inputs.dtype if inputs.dtype != torch.float32 else None)
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
             if kind == "block":
                 for name, module in student.modules.items():
                     shell._modules["self_attn" if name == "attention" else "mlp"] = module
@@ -351,7 +353,7 @@ def _run_job(parent, space, wanted, importance, tokens, library, config, sequenc
             trainer.judge()
     finally:
         trainer.close()
-    for student in tqdm(students, desc="write library", leave=False):
+    for student in tqdm(students, desc="write library", leave=False, disable=None):
         if student.dead is not None:
             library.drop(student.name, student.dead)
         else:
@@ -466,7 +468,7 @@ def closed_form_linear(
     batches = input_ids.split(config.batch_size)
     half = max(1, len(batches) // 2)
     try:
-        for number, batch in enumerate(tqdm(batches, desc="linear blocks", leave=False)):
+        for number, batch in enumerate(tqdm(batches, desc="linear blocks", leave=False, disable=None)):
             if number == half:
                 for place in places:
                     ridge = 1e-4 * gram[place].diagonal().mean() * torch.eye(size, device=device, dtype=torch.float64)

@@ -86,7 +86,8 @@ def assemble_child(
     )
     child.tie_weights()
     missing = [name for name in missing if not (name == "lm_head.weight" and parent.config.tie_word_embeddings)]
-    assert not missing and not unexpected, (missing, unexpected)
+    assert not missing, missing
+    assert not unexpected, unexpected
     child.model.rotary_emb = type(child.model.rotary_emb)(child.config)  # its buffers were on meta too
     child.generation_config = parent.generation_config
     return child.to(parent.device).eval()

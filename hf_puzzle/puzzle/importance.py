@@ -31,7 +31,7 @@ def channel_importance(model: PreTrainedModel, input_ids: torch.Tensor, batch_si
 
     handles = [layer.mlp.down_proj.register_forward_pre_hook(record(i)) for i, layer in enumerate(layers)]
     try:
-        for batch in tqdm(input_ids.split(batch_size), desc="importance", leave=False):
+        for batch in tqdm(input_ids.split(batch_size), desc="importance", leave=False, disable=None):
             model.get_decoder()(input_ids=batch.to(model.device), use_cache=False)
     finally:
         for handle in handles:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from .. import artifacts, data, hub
+from .. import artifacts, data, engines, hub
 from ..costs import cpu_threads
 from ..data import sequences
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
@@ -220,7 +220,7 @@ class PuzzleRun:
     def solve(self) -> None:
         search = Search(
             self.parent, self.space, self.library, self.scores, self.costs, self.metric,
-            self.recipe.constraints, self.recipe.solve, self.recipe.score,
+            self.recipe.constraints, self.recipe.solve, self.recipe.score, engines.needs_one_kv_count(self.recipe.deploy),
         )  # fmt: skip
         chosen, measured = search.run()
         artifacts.write_json(
@@ -239,7 +239,8 @@ class PuzzleRun:
         if (self.run_dir / "solutions.json").exists():  # what measuring taught about the predictions
             rounds = artifacts.read_json(self.run_dir / "solutions.json")["rounds"]
             margin = rounds[-1]["margin"] if rounds else 1.0
-        return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin)
+        one_kv_count = engines.needs_one_kv_count(self.recipe.deploy)
+        return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
 
     def make_child(self) -> None:
         blocks = [Block.parse(text) for text in self.chosen["blocks"]]

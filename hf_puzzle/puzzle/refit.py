@@ -36,47 +36,46 @@ def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tens
     batches = [batch.to(parent.device) for batch in input_ids.split(config.batch_size)]
     child_states = [child.get_input_embeddings()(batch) for batch in batches]
     parent_states = [parent.get_input_embeddings()(batch) for batch in batches]
-    for layer_idx in tqdm(range(len(layers_of(child))), desc="refit", leave=False):
+    for layer_idx in tqdm(range(len(layers_of(child))), desc="refit", leave=False, disable=None):
+        targets = [_residuals(parent, layer_idx, state) for state in parent_states]
         for place in OUTPUTS:
             output = _output_of(layers_of(child)[layer_idx], place)
             if output is not None:
-                _refit_matrix(child, parent, layer_idx, place, output, child_states, parent_states, config.ridge)
+                wanted = [target[place] for target in targets]
+                _refit_matrix(child, layer_idx, place, output, child_states, wanted, config.ridge)
         child_states = [run_layer(child, layer_idx, state) for state in child_states]
-        parent_states = [run_layer(parent, layer_idx, state) for state in parent_states]
+        parent_states = [target["mlp"] for target in targets]
 
 
-def _refit_matrix(
-    child, parent, layer_idx, place, output: nn.Linear, child_states, parent_states, ridge: float
-) -> None:
+def _refit_matrix(child, layer_idx: int, place: str, output: nn.Linear, states, targets, ridge: float) -> None:
     size = output.in_features
     gram = torch.zeros(size, size, device=child.device, dtype=torch.float64)
     cross = torch.zeros(output.out_features, size, device=child.device, dtype=torch.float64)
-    for child_state, parent_state in zip(child_states, parent_states, strict=True):
-        inputs, child_residual = _residual_after(child, layer_idx, place, child_state, output)
-        _, parent_residual = _residual_after(parent, layer_idx, place, parent_state, None)
-        missing = (parent_residual - child_residual).flatten(0, -2).float()
-        inputs = inputs.flatten(0, -2).float()
-        gram += (inputs.T @ inputs).double()
-        cross += (missing.T @ inputs).double()
+    for state, target in zip(states, targets, strict=True):
+        inputs: list[torch.Tensor] = []
+        handle = output.register_forward_pre_hook(lambda module, args, keep=inputs: keep.append(args[0]))
+        try:
+            residual = _residuals(child, layer_idx, state)[place]
+        finally:
+            handle.remove()
+        z = inputs[0].flatten(0, -2).float()
+        missing = (target - residual).flatten(0, -2).float()
+        gram += (z.T @ z).double()
+        cross += (missing.T @ z).double()
     penalty = ridge * gram.diagonal().mean() * torch.eye(size, device=gram.device, dtype=gram.dtype)
     update = torch.linalg.solve(gram + penalty, cross.T).T
     if torch.isfinite(update).all():
         output.weight += update.to(output.weight.dtype)
 
 
-def _residual_after(model, layer_idx: int, place: str, state: torch.Tensor, output: nn.Linear | None):
-    """Inputs of the output matrix, and the residual stream right after the sub-block at `place`."""
-    layer = layers_of(model)[layer_idx]
-    seen: dict[str, torch.Tensor] = {}
-    handles = []
-    if output is not None:
-        handles.append(output.register_forward_pre_hook(lambda m, args: seen.__setitem__("inputs", args[0])))
-    if place == "self_attn" and layer.self_attn is not None:
-        handles.append(layer.self_attn.register_forward_hook(lambda m, a, out: seen.__setitem__("update", out[0])))
+def _residuals(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The residual stream right after each sub-block of a layer."""
+    attention = layers_of(model)[layer_idx].self_attn
+    updates: list[torch.Tensor] = []
+    handle = attention and attention.register_forward_hook(lambda module, args, out: updates.append(out[0]))
     try:
         after_layer = run_layer(model, layer_idx, state)
     finally:
-        for handle in handles:
+        if handle:
             handle.remove()
-    residual = after_layer if place == "mlp" else state + seen["update"] if "update" in seen else state
-    return seen.get("inputs"), residual
+    return {"self_attn": state + updates[0] if updates else state, "mlp": after_layer}

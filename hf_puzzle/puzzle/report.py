@@ -247,7 +247,7 @@ def draw_frontier(evaluation: dict, baselines: list[dict], path: Path) -> None:
     axes.set(xlabel="measured speed-up", ylabel="top-1 accuracy kept")
     axes.margins(x=0.15)
     axes.grid(color=GRID, linewidth=0.5)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     _save(figure, path)
 
 

@@ -65,6 +65,7 @@ def score_blocks(
     metric: Metric,
     config: ScoreConfig,
     incumbent: list[Block] | None = None,
+    offered: list[list[Block]] | None = None,
     done: set[int] = frozenset(),
     on_layer: Callable[[list[Score]], None] = lambda scores: None,
 ) -> list[Score]:
@@ -73,6 +74,7 @@ def score_blocks(
     Args:
         incumbent: blocks of a child; scores are then the distance from the *parent* of that child with one block
             exchanged, which repairs the additivity error of scores taken around the parent. Default: the parent.
+        offered: blocks of each layer to score; default: all of the search space.
         done: layers to skip; `on_layer` gets the scores of each finished layer, so that a killed run keeps them.
     """
     num_layers = len(space.layers)
@@ -80,12 +82,13 @@ def score_blocks(
     standing = library.swaps(parent, incumbent, space.parent)
     batches = [b.to(parent.device) for b in metric.rows.split(4 * max(1, config.batch_size // 4))]
     states = [parent.get_input_embeddings()(batch) for batch in batches]
-    todo = sum(len(layer.blocks) for i, layer in enumerate(space.layers) if i not in done)
-    progress = tqdm(total=todo * len(batches), desc="score", leave=False)
+    offered = offered or [list(layer.blocks) for layer in space.layers]
+    todo = sum(len(blocks) for i, blocks in enumerate(offered) if i not in done)
+    progress = tqdm(total=todo * len(batches), desc="score", leave=False, disable=None)
     scores: list[Score] = []
     for layer_idx in range(num_layers):
         if layer_idx not in done:
-            blocks = [b for b in space.layers[layer_idx].blocks if not library.is_dropped(layer_idx, b)]
+            blocks = [b for b in offered[layer_idx] if not library.is_dropped(layer_idx, b)]
             swaps = [{**standing, layer_idx: library.modules(parent, layer_idx, b, space.parent)} for b in blocks]
             values: list[list[torch.Tensor]] = [[] for _ in blocks]
             for batch, state in zip(batches, states, strict=True):

@@ -4,6 +4,7 @@ Target -> solve -> rescore -> measure -> recalibrate, until the *lower confidenc
 the target.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ..costs import Ratio, Timing, cpu_threads, measure_interleaved, median_timing, speed_ratio
+from ..costs import Ratio, Timing, cpu_threads, in_dtype, measure_interleaved, median_timing, speed_ratio
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
 from .block_costs import CostTable
 from .child import empty_child
@@ -124,40 +125,59 @@ def solve_all(
     constraints: ConstraintsConfig,
     config: SolveConfig,
     margin: float = 1.0,
+    one_kv_count: bool = False,
     **kwargs,
 ) -> list[Candidate]:
     """Solutions over all batch sizes, best predicted score first.
+
+    Args:
+        one_kv_count: all live attentions of a child must have the same number of KV heads (SGLang).
 
     Raises:
         InfeasibleError: no batch size satisfies the constraints; the message names the constraint and what is feasible.
     """
     rate = parent_tokens_per_ms(costs, constraints)
     candidates, failures = [], []
-    for batch_size in sorted(costs.times):
-        if batch_size > (constraints.max_batch_size or batch_size):
-            continue
+    batch_sizes = [b for b in sorted(costs.times) if b <= (constraints.max_batch_size or b)]
+    for batch_size in batch_sizes:
         limits = limits_for(constraints, costs, batch_size, rate, margin)
-        try:
-            solutions = solve(
-                choices(scores, costs, batch_size),
-                limits,
-                num_solutions=config.num_solutions,
-                min_distance=config.min_distance,
-                time_limit_s=config.time_limit_s,
-                relative_gap=config.relative_gap,
-                solver=config.solver,
-                **kwargs,
-            )
-        except InfeasibleError as error:
-            failures.append((batch_size, error))
-            continue
-        for solution in solutions:
-            blocks = [Block.parse(text) for text in solution.blocks]
-            candidates.append(Candidate(batch_size, solution, costs.predict(blocks, batch_size)))
+        layers = choices(scores, costs, batch_size)
+        for offered in _same_kv_count(layers) if one_kv_count else [layers]:
+            try:
+                solutions = solve(
+                    offered,
+                    limits,
+                    num_solutions=config.num_solutions,
+                    min_distance=config.min_distance,
+                    time_limit_s=config.time_limit_s,
+                    relative_gap=config.relative_gap,
+                    solver=config.solver,
+                    **kwargs,
+                )
+            except InfeasibleError as error:
+                failures.append((batch_size, error))
+                continue
+            for solution in solutions:
+                blocks = [Block.parse(text) for text in solution.blocks]
+                candidates.append(Candidate(batch_size, solution, costs.predict(blocks, batch_size)))
     if not candidates:
         batch_size, error = failures[-1]
-        raise type(error)(f"batch size {batch_size}: {error}", error.nearest)
+        raise InfeasibleError(f"batch size {batch_size}: {error}", error.nearest)
     return sorted(candidates, key=lambda c: c.solution.score)
+
+
+def _same_kv_count(layers: list[list[Choice]]) -> list[list[list[Choice]]]:
+    """One copy of the tables per KV-head count, without the blocks of other counts; counts that leave a layer bare go."""
+    attention = {choice.block: Block.parse(choice.block).attention for layer in layers for choice in layer}
+    copies = []
+    for count in sorted({a for a in attention.values() if isinstance(a, int)}, reverse=True):
+        kept = [
+            [c for c in layer if attention[c.block] == count or isinstance(attention[c.block], str)]
+            for layer in layers
+        ]
+        if all(kept):
+            copies.append(kept)
+    return copies
 
 
 class Search:
@@ -174,10 +194,11 @@ class Search:
         constraints: ConstraintsConfig,
         config: SolveConfig,
         score_config: ScoreConfig,
+        one_kv_count: bool = False,
     ):
         self.parent, self.space, self.library, self.metric = parent, space, library, metric
         self.scores, self.costs, self.constraints = scores, costs, constraints
-        self.config, self.score_config = config, score_config
+        self.config, self.score_config, self.one_kv_count = config, score_config, one_kv_count
         self.rounds: list[dict] = []
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
 
@@ -222,7 +243,10 @@ class Search:
     def _best_candidate(self, margin: float) -> Candidate:
         """MIP, true distance of its diverse solutions, then rescoring around the best one."""
         candidates = [
-            self._judged(c) for c in solve_all(self.scores, self.costs, self.constraints, self.config, margin)
+            self._judged(c)
+            for c in solve_all(
+                self.scores, self.costs, self.constraints, self.config, margin, one_kv_count=self.one_kv_count
+            )
         ]
         best = min(candidates, key=lambda c: c.distance)
         for _ in range(self.config.rescore_rounds):
@@ -242,8 +266,15 @@ class Search:
         """A better child near `incumbent`, by scores taken around it; None if there is none."""
         key = incumbent.solution.blocks
         if key not in self.rescored:
+            offered = [self._worth_rescoring(i, block) for i, block in enumerate(incumbent.blocks)]
             self.rescored[key] = score_blocks(
-                self.parent, self.space, self.library, self.metric, self.score_config, incumbent.blocks
+                self.parent,
+                self.space,
+                self.library,
+                self.metric,
+                self.score_config,
+                incumbent.blocks,
+                offered,
             )
         scores = self.rescored[key]
         radius = max(1, round(self.config.rescore_distance * len(self.space.layers)))
@@ -254,14 +285,30 @@ class Search:
                 scores,
                 self.costs,
                 self.constraints,
-                self.config,
+                dataclasses.replace(self.config, num_solutions=1),
                 margin,
+                self.one_kv_count,
                 fixed_distance=(incumbent.solution.blocks, radius),
             )
             judged = [self._judged(c) for c in nearby if c.solution.blocks != incumbent.solution.blocks]
             found = min((c for c in judged if c.distance < incumbent.distance), key=lambda c: c.distance, default=None)
             radius //= 2
         return found
+
+    def _worth_rescoring(self, layer_idx: int, own: Block) -> list[Block]:
+        """The layer's own block, and those that no other block beats in both score and time."""
+        rows = sorted(
+            (costs["total_ms"], score.value, score.block)
+            for score in self.scores
+            if score.layer_idx == layer_idx
+            for costs in [self.costs.block_costs(Block.parse(score.block), min(self.costs.times))]
+        )
+        kept, best = [own], float("inf")
+        for _, value, block in rows:
+            if value < best:
+                best = value
+                kept.append(Block.parse(block))
+        return list(dict.fromkeys(kept))
 
     def measure(self, candidate: Candidate) -> dict:
         """Measured speed of a candidate, and how far its lower bound clears the constraints."""
@@ -307,7 +354,7 @@ def measure_speed(
     """
     workload = costs.workload_of(batch_size)
     same_code = empty_child(parent.config, [space.parent] * len(space.layers), child.dtype, parent.device)
-    models = {"parent": parent, "same_code": same_code, "child": child}
+    models = {"parent": in_dtype(parent, child.dtype), "same_code": same_code, "child": child}
     with cpu_threads(costs.workload["threads"]):
         timings = measure_interleaved(models, workload, rounds, costs.workload["clock"], "measure")
     slow, fast = timings["parent"], timings["child"]

@@ -160,10 +160,12 @@ def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> l
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise RecipeError(f"{where}ffn: {value!r} is neither a width, a share of the width, {LINEAR} nor {NONE}")
         width = value * full if isinstance(value, float) and value <= 1 else value
+        if width <= 0:
+            raise RecipeError(f"{where}ffn: {value!r} is not positive; {NONE} stands for no FFN at all")
         rounded = max(multiple, round(width / multiple) * multiple)
         if isinstance(value, int) and rounded != value:
             raise RecipeError(f"{where}ffn: width {value} is not a multiple of search_space.width_multiple {multiple}")
-        if not 0 < rounded <= max(full, multiple):
+        if rounded > max(full, multiple):
             raise RecipeError(f"{where}ffn: {value!r} is wider than the parent's {full}")
         if rounded < full:
             variants.append(rounded)
