@@ -1,0 +1,192 @@
+"""Formulas against assembled children, and the cost model against what it was told."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from hf_puzzle.costs import Timing
+from hf_puzzle.puzzle import block_costs
+from hf_puzzle.puzzle.block_costs import (
+    CostTable,
+    Fit,
+    _affine,
+    _fit,
+    calibration_layouts,
+    kv_bytes_per_token,
+    measure_costs,
+    non_block_parameters,
+    num_parameters,
+)
+from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.search_space import Block
+from hf_puzzle.recipe import CostConfig
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "family, changes",
+    [
+        ("llama", {}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"head_dim": 24}),
+        ("qwen2", {}),
+        ("mistral", {}),
+    ],
+)
+@pytest.mark.parametrize("attention", [4, 2, 1, "linear", "none"])
+def test_parameters_are_those_of_assembled_children(make_parent, family, changes, tied, attention):
+    config = make_parent(family, num_hidden_layers=1, tie_word_embeddings=tied, **changes).config
+    for ffn in (768, 256, "linear", "none"):
+        child = empty_child(config, [Block(attention, ffn)], torch.float32)
+        formula = num_parameters(config, "attention", attention) + num_parameters(config, "ffn", ffn)
+        assert formula + non_block_parameters(config) == child.num_parameters()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_parameters_of_the_parent(make_parent, family):
+    parent = make_parent(family)
+    block = num_parameters(parent.config, "attention", 4) + num_parameters(parent.config, "ffn", 768)
+    assert 4 * block + non_block_parameters(parent.config) == parent.num_parameters()
+
+
+def test_kv_bytes(llama, make_parent):
+    assert kv_bytes_per_token(llama.config, 4, "bfloat16") == 2 * 4 * 16 * 2
+    assert kv_bytes_per_token(llama.config, 1, "float32") == 2 * 1 * 16 * 4
+    assert (
+        kv_bytes_per_token(llama.config, "linear", "float32")
+        == kv_bytes_per_token(llama.config, "none", "float32")
+        == 0
+    )
+    assert kv_bytes_per_token(make_parent(head_dim=24).config, 2, "float16") == 2 * 2 * 24 * 2
+
+
+@pytest.fixture(scope="module")
+def costs(llama, space):
+    config = CostConfig(
+        batch_sizes=[1, 3], prefill_tokens=4, decode_tokens=2, dtype="float32", rounds=2, stack_layers=2,
+        calibration_children=3, threads=1,
+    )  # fmt: skip
+    return measure_costs(llama, space, config)
+
+
+def test_table_survives_json(costs):
+    again = CostTable.from_dict(json.loads(json.dumps(costs.to_dict())))
+    assert again == costs
+    assert isinstance(again.fits[3]["prefill_ms"], Fit)
+
+
+def test_table_is_complete(costs, space, llama):
+    keys = {"attention:kv4", "attention:kv2", "attention:kv1", "attention:linear", "attention:none"}
+    keys |= {"ffn:w768", "ffn:w512", "ffn:w256", "ffn:linear", "ffn:none"}
+    assert set(costs.parameters) == keys
+    assert set(costs.times) == set(costs.fits) == set(costs.children) == {1, 3}
+    for batch_size in (1, 3):
+        assert set(costs.times[batch_size]) == keys
+        assert costs.times[batch_size]["ffn:none"] == {"prefill_ms": 0.0, "decode_ms": 0.0}
+        names = [child["name"] for child in costs.children[batch_size]]
+        assert names == ["parent", "0", "1", "2"]
+        assert costs.children[batch_size][0]["blocks"] == costs.children[batch_size][1]["blocks"] == ["kv4+w768"] * 4
+    assert costs.kv_bytes_per_token["attention:kv2"] == kv_bytes_per_token(llama.config, 2, "float32")
+
+
+def test_costs_of_a_child_are_sums_over_its_blocks(costs, llama):
+    blocks = [Block(4, 768), Block("none", 256), Block(1, "linear"), Block("linear", "none")]
+    child = empty_child(llama.config, blocks, torch.float32)
+    for batch_size in (1, 3):
+        rows = [costs.block_costs(block, batch_size) for block in blocks]
+        fixed = costs.non_block_costs(batch_size)
+        total = {key: fixed[key] + sum(row[key] for row in rows) for key in fixed}
+        assert total["num_parameters"] == child.num_parameters()
+        cache = batch_size * (4 + 2) * sum(kv_bytes_per_token(llama.config, b.attention, "float32") for b in blocks)
+        assert total["memory_bytes"] == 4 * child.num_parameters() + cache
+        predicted = costs.predict(blocks, batch_size)
+        assert total["prefill_ms"] == pytest.approx(predicted.prefill_ms)
+        assert total["total_ms"] == pytest.approx(predicted.total_ms)
+
+
+@pytest.mark.parametrize("points", [[(1.0, 7.0), (2.0, 9.0)], [(1.0, 7.0), (2.0, 9.0), (10.0, 25.0), (4.0, 13.0)]])
+def test_affine_recovers_a_line(points):
+    line = _affine(points)
+    assert (line.slope, line.offset_ms) == (pytest.approx(2), pytest.approx(5))
+    assert line(100.0) == pytest.approx(205)
+
+
+def test_affine_without_spread_goes_through_the_origin():
+    for points in ([(2.0, 6.0)], [(2.0, 6.0)] * 3):
+        line = _affine(points)
+        assert (line.slope, line.offset_ms) == (pytest.approx(3), 0.0)
+
+
+def test_affine_minimises_relative_errors():
+    points = [(1.0, 1.1), (10.0, 9.0), (100.0, 104.0), (50.0, 51.0)]
+    line = _affine(points)
+
+    def error(slope, offset):
+        return sum((slope * x + offset - y) ** 2 / y**2 for x, y in points)
+
+    best = error(line.slope, line.offset_ms)
+    for slope, offset in ((1.01, 1), (0.99, 1), (1, 1.05), (1, 0.95)):
+        assert error(line.slope * slope, line.offset_ms * offset) > best
+
+
+def test_measured_times_come_back_when_the_machine_is_a_line(monkeypatch, llama, space):
+    """A machine on which blocks cost what a table says, whole models 2 ms more, and our code 1.1 times theirs."""
+    cost = {4: 5.0, 2: 3.0, 1: 2.0, "linear": 1.0, "none": 0.0, 768: 9.0, 512: 6.0, 256: 4.0}
+
+    def fake(models, workload, rounds, clock, description):
+        measured = {}
+        for name, model in models.items():
+            total = 2.0
+            for layer, block in zip(model.model.layers, layouts(model), strict=True):
+                assert layer is not None
+                total += 1.1 * (cost[block.attention] + (0.5 if block.ffn == "linear" else cost[block.ffn]))
+            measured[name] = [Timing(total, 10 * total)] * rounds
+        return measured
+
+    def layouts(model):
+        if model is llama:
+            return [space.parent] * 4
+        return [
+            Block(
+                "none"
+                if b.attention.no_op
+                else "linear"
+                if b.attention.replace_with_linear
+                else 4 // b.attention.n_heads_in_group,
+                "none" if b.ffn.no_op else "linear" if b.ffn.replace_with_linear else round(b.ffn.ffn_mult * 64 / 1.5),
+            )
+            for b in model.config.block_configs
+        ]
+
+    monkeypatch.setattr(block_costs, "measure_interleaved", fake)
+    table = measure_costs(llama, space, CostConfig(dtype="float32", rounds=2, stack_layers=3, calibration_children=4))
+    assert table.times[1]["attention:kv2"]["prefill_ms"] == pytest.approx(1.1 * 3.0)
+    assert table.times[1]["ffn:linear"]["decode_ms"] == pytest.approx(11 * 0.5)
+    fit = table.fits[1]["prefill_ms"]
+    assert (fit.offset_ms, fit.slope) == (pytest.approx(2.0), pytest.approx(1.0))
+    assert fit.error_max == pytest.approx(0, abs=1e-9)
+    blocks = [Block(1, 512), Block("none", "none"), Block("linear", 256), Block(4, "linear")]
+    assert table.predict(blocks, 1).total_ms == pytest.approx(11 * (2 + 1.1 * (8 + 0 + 5 + 5.5)))
+
+
+def test_fit_leaves_the_parent_out(costs):
+    children = [{"blocks": ["kv4+w768"] * 4, "prefill_ms": 1e6, "decode_ms": 1e6}, *costs.children[1][1:]]
+    assert _fit(children, costs.times[1]) == costs.fits[1]
+
+
+def test_calibration_layouts(space):
+    layouts = calibration_layouts(space, 5, seed=0)
+    assert layouts[0] == [space.parent] * 4
+    assert len(layouts) == 5
+    assert layouts == calibration_layouts(space, 5, seed=0)
+    assert layouts != calibration_layouts(space, 5, seed=1)
+    state = random.getstate()
+    calibration_layouts(space, 5, seed=0)
+    assert random.getstate() == state
+    for layout in layouts:
+        assert all(block in layer.blocks for block, layer in zip(layout, space.layers, strict=True))
+    sizes = [sum(b.attention * 1000 + b.ffn for b in layout) for layout in layouts]
+    assert sizes[0] == max(sizes)
+    assert sizes[1] > sizes[-1]

@@ -1,0 +1,140 @@
+"""A child is its blocks: logits of the parent with the same blocks swapped in, before and after saving."""
+
+import json
+
+import pytest
+import torch
+
+from hf_puzzle import hub
+from hf_puzzle.puzzle.block_distillation import build_library
+from hf_puzzle.puzzle.child import assemble_child, decilm_config, empty_child
+from hf_puzzle.puzzle.importance import channel_importance
+from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.search_space import Block, build_search_space
+from hf_puzzle.puzzle.surgery import swapped
+from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
+from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
+
+
+OWN = Block(4, 768)
+MIXED = [Block("none", 256), Block(2, "linear"), Block("linear", "none"), Block(1, 768)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": False}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"head_dim": 24}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+        ("mistral", {}),
+        ("qwen2", {}),
+        ("qwen2", {"tie_word_embeddings": False}),
+    ],
+    ids=str,
+)
+def parent(request, make_parent):
+    family, changes = request.param
+    return make_parent(family, **changes)
+
+
+@pytest.fixture(scope="module")
+def untrained(parent, tokens, calibration, sequence_length, tmp_path_factory):
+    """The library of a parent without any training."""
+    space = build_search_space(
+        parent.config, SearchSpaceConfig(attention=[2, 1, "linear", "none"], ffn=[256, "linear", "none"])
+    )
+    config = LibraryConfig(num_tokens=0, ridge_tokens=128, eval_tokens=32)
+    library = BlockLibrary(tmp_path_factory.mktemp("untrained"))
+    return build_library(
+        parent, space, channel_importance(parent, calibration, 8), tokens, library, config, sequence_length
+    )
+
+
+@torch.no_grad()
+def test_a_child_of_the_parents_blocks_is_the_parent(parent, untrained, calibration):
+    child = assemble_child(parent, untrained, [OWN] * 4, OWN)
+    assert isinstance(child, DeciLMForCausalLM)
+    torch.testing.assert_close(child(calibration).logits, parent(calibration).logits, rtol=0, atol=1e-5)
+    assert child.num_parameters() == parent.num_parameters()
+    assert child.dtype == parent.dtype
+    generated = [m.generate(calibration[:2], max_new_tokens=4, do_sample=False) for m in (child, parent)]
+    assert torch.equal(*generated)
+
+
+@torch.no_grad()
+def test_a_mixed_child_is_the_parent_with_swapped_blocks(parent, untrained, calibration):
+    child = assemble_child(parent, untrained, MIXED, OWN)
+    with swapped(parent, untrained.swaps(parent, MIXED, OWN)):
+        expected = parent(calibration, use_cache=False).logits
+    torch.testing.assert_close(child(calibration).logits, expected, rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_saved_child_is_the_same_child(parent, untrained, calibration, tmp_path):
+    child = assemble_child(parent, untrained, MIXED, OWN)
+    folder = hub.write_model_folder(tmp_path / "child", child, provenance={"made": "by a test"})
+    again = DeciLMForCausalLM.from_pretrained(folder).eval()
+    assert torch.equal(again(calibration).logits, child(calibration).logits)
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.json", "model.safetensors", "configuration_decilm.py", "modeling_decilm.py", "puzzle.json"
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == [folder]  # nothing half-written stays behind
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_decilm.DeciLMForCausalLM"
+    assert "made" not in config
+
+
+def test_config_values_are_the_parents(parent):
+    config = decilm_config(parent.config, MIXED)
+    for name in (
+        "vocab_size", "hidden_size", "num_attention_heads", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+        "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "num_hidden_layers",
+    ):  # fmt: skip
+        assert getattr(config, name) == getattr(parent.config, name), name
+    assert config.rope_theta == parent.config.rope_parameters["rope_theta"]
+    assert dict(config.rope_parameters) == dict(parent.config.rope_parameters)
+    assert getattr(config, "qkv_bias", False) == (parent.config.model_type == "qwen2")
+
+
+def test_a_child_does_not_share_the_parents_memory(parent, untrained):
+    child = assemble_child(parent, untrained, MIXED, OWN)
+    theirs = {p.data_ptr() for p in parent.parameters()}
+    assert not theirs & {p.data_ptr() for p in child.parameters()}
+    tied = child.get_input_embeddings().weight.data_ptr() == child.get_output_embeddings().weight.data_ptr()
+    assert tied == parent.config.tie_word_embeddings
+
+
+@torch.no_grad()
+def test_a_half_precision_parent_gives_a_half_precision_child(make_parent, library, calibration):
+    parent = make_parent()
+    for parameter in parent.parameters():  # as from_pretrained does: the rotary frequencies stay float32
+        parameter.data = parameter.data.to(torch.bfloat16)
+    child = assemble_child(parent, library, [OWN, Block(2, 512), OWN, OWN], OWN)
+    assert {p.dtype for p in child.parameters()} == {torch.bfloat16}
+    same = assemble_child(parent, library, [OWN] * 4, OWN)
+    assert torch.equal(same(calibration).logits, parent(calibration).logits)
+
+
+def test_pairs_of_the_library_are_used(llama, library, tmp_path):
+    paired = BlockLibrary(tmp_path)
+    weights = {f"attention.{k}": v for k, v in library.weights("layer_01/attention.kv2").items()}
+    weights |= {f"ffn.{k}": 2 * v for k, v in library.weights("layer_01/ffn.w256").items()}
+    paired.put("layer_01/block.kv2+w256", weights)
+    child = assemble_child(llama, paired, [OWN, Block(2, 256), OWN, OWN], OWN)
+    assert torch.equal(child.model.layers[1].mlp.up_proj.weight, weights["ffn.up_proj.weight"])
+
+
+def test_what_the_format_cannot_express_is_named(make_parent):
+    config = make_parent().config
+    with pytest.raises(ValueError, match=r"layer 2, block kv4\+w300: .*width 300"):
+        decilm_config(config, [OWN, OWN, Block(4, 300), OWN])
+
+
+def test_empty_child_has_the_shapes(llama):
+    child = empty_child(llama.config, MIXED, torch.bfloat16)
+    assert {p.dtype for p in child.parameters()} == {torch.bfloat16}
+    assert [layer.self_attn is None for layer in child.model.layers] == [True, False, False, False]
+    assert [layer.mlp is None for layer in child.model.layers] == [False, False, True, False]
+    assert not child.training

@@ -1,0 +1,240 @@
+"""GKD: the loss in chunks, in micro-batches, after a crash, and on two processes is the loss."""
+
+import copy
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import TrainerCallback
+
+from hf_puzzle.evaluation import compare, kl_divergence
+from hf_puzzle.puzzle.child import assemble_child
+from hf_puzzle.puzzle.distillation import GKDTrainer, chunked_kl, cosine_distance, distill
+from hf_puzzle.puzzle.search_space import Block
+from hf_puzzle.recipe import DistillConfig, RecipeError
+from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
+
+
+OWN = Block(4, 768)
+MIXED = [Block(2, 256), Block("none", 512), OWN, Block("linear", "linear")]
+CONFIG = DistillConfig(num_tokens=512, batch_size=4, learning_rate=1e-3, optimizer="adamw", chunk_tokens=24)
+
+
+@pytest.fixture
+def child(llama, library):
+    return assemble_child(llama, library, MIXED, OWN)
+
+
+@pytest.fixture
+def run(llama, tokens, sequence_length, tmp_path):
+    def distilled(child, folder="gkd", **changes):
+        config = dataclasses.replace(CONFIG, **changes)
+        return distill(child, llama, tokens["train"], config, sequence_length, tmp_path / folder, seed=0)
+
+    return distilled
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 20, 21, 1000])
+def test_chunked_kl_and_its_gradients_are_the_whole(chunk):
+    generator = torch.Generator().manual_seed(0)
+    heads = [nn.Linear(8, 50, bias=False) for _ in range(2)]
+    student, teacher = (torch.randn(3, 7, 8, generator=generator, requires_grad=True) for _ in range(2))
+    whole = kl_divergence(heads[1](teacher).detach(), heads[0](student)).mean()
+    expected = torch.autograd.grad(whole, [student, heads[0].weight])
+    got = chunked_kl(student, teacher.detach(), heads[0], heads[1].requires_grad_(False), chunk)
+    torch.testing.assert_close(got, whole)
+    for mine, theirs in zip(torch.autograd.grad(got, [student, heads[0].weight]), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_cosine_distance_ignores_length_and_the_embeddings():
+    generator = torch.Generator().manual_seed(0)
+    states = tuple(torch.randn(2, 3, 8, generator=generator) for _ in range(4))
+    torch.testing.assert_close(
+        cosine_distance(tuple(3 * s for s in states), states), torch.tensor(0.0), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(cosine_distance((states[0], *(-s for s in states[1:])), states), torch.tensor(2.0))
+    other = (torch.zeros_like(states[0]), -states[1], *states[2:])
+    torch.testing.assert_close(cosine_distance(other, states), torch.tensor(2 / 3))
+
+
+def loss_of(trainer, rows):
+    return trainer.compute_loss(trainer.model, {"input_ids": rows})
+
+
+def trainer_for(child, parent, tmp_path, **changes):
+    from hf_puzzle.training import training_arguments
+
+    args = training_arguments(tmp_path / "t", "distill", {}, use_cpu=True)
+    return GKDTrainer(parent, dataclasses.replace(CONFIG, **changes), model=child, args=args)
+
+
+def test_loss_of_the_parent_itself_is_zero(llama, library, calibration, tmp_path):
+    same = assemble_child(llama, library, [OWN] * 4, OWN)
+    assert loss_of(trainer_for(same, llama, tmp_path), calibration).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_loss_is_its_parts_by_hand(llama, child, calibration, tmp_path):
+    rows = calibration[:5]
+    with torch.no_grad():
+        p, c = (m(rows, output_hidden_states=True) for m in (llama, child))
+        kl = kl_divergence(p.logits, c.logits).mean()
+        cosine = (
+            1
+            - torch.stack(
+                [
+                    F.cosine_similarity(a, b, dim=-1).mean()
+                    for a, b in zip(p.hidden_states[1:], c.hidden_states[1:], strict=True)
+                ]
+            ).mean()
+        )
+        lm = child(rows, labels=rows).loss
+    for weights in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1.0, 0.5, 0.25)):
+        names = dict(zip(("kl_weight", "cosine_weight", "lm_weight"), weights, strict=True))
+        got = loss_of(trainer_for(child, llama, tmp_path, **names), rows)
+        expected = weights[0] * kl + weights[1] * cosine + weights[2] * lm
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+class _Losses(TrainerCallback):
+    def __init__(self):
+        self.losses = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+
+
+def with_callback(monkeypatch, callback):
+    original = GKDTrainer.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.add_callback(callback)
+
+    monkeypatch.setattr(GKDTrainer, "__init__", init)
+
+
+def assert_close_states(first, second, tolerance):
+    states = [m.state_dict() if isinstance(m, nn.Module) else m for m in (first, second)]
+    assert set(states[0]) == set(states[1])
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_micro_batches_add_up_to_the_batch(run, child, monkeypatch, optimizer):
+    children, losses = [], []
+    for folder, batch_size, accumulation in (("one", 4, 1), ("four", 1, 4)):
+        log = _Losses()
+        with monkeypatch.context() as patch:
+            with_callback(patch, log)
+            args = {"gradient_accumulation_steps": accumulation, "logging_steps": 1}
+            # `num_tokens` counts micro-batches: the same number of optimizer steps
+            tokens = 512 if accumulation == 1 else 128
+            children.append(
+                run(
+                    copy.deepcopy(child),
+                    folder,
+                    batch_size=batch_size,
+                    num_tokens=tokens,
+                    args=args,
+                    optimizer=optimizer,
+                )
+            )
+        losses.append(log.losses)
+    assert len(losses[0]) == 8
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert_close_states(*children, 1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_distillation_brings_the_child_nearer(run, child, llama, tokens, sequence_length, optimizer):
+    from hf_puzzle.data import sequences
+
+    heldout = sequences(tokens["test"], sequence_length, 1600, seed=0)
+    before = compare(llama, child, heldout, 16)
+    after = compare(llama, run(child, num_tokens=4096, optimizer=optimizer, learning_rate=2e-3), heldout, 16)
+    assert after["kl"] < before["kl"]
+
+
+def test_child_comes_back_in_its_dtype_and_the_parent_untouched(
+    run, child, llama, calibration, state_of, assert_bit_equal, tmp_path
+):
+    before = state_of(llama)
+    for parameter in child.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    result = run(child, num_tokens=128)
+    assert_bit_equal(before, state_of(llama))
+    assert {p.dtype for p in result.parameters()} == {torch.bfloat16}
+    assert not result.training
+    result.save_pretrained(tmp_path / "saved")
+    again = DeciLMForCausalLM.from_pretrained(tmp_path / "saved", dtype="auto").eval()
+    with torch.no_grad():  # what is measured in memory is what is published
+        assert torch.equal(again(calibration).logits, result(calibration).logits)
+    tied = result.get_input_embeddings().weight.data_ptr() == result.get_output_embeddings().weight.data_ptr()
+    assert tied == result.config.tie_word_embeddings
+
+
+def test_lora_gives_a_plain_model_with_merged_weights(run, child, calibration, state_of):
+    before = state_of(child)
+    result = run(child, num_tokens=512, lora={"r": 4, "lora_alpha": 8}, learning_rate=1e-2)
+    assert type(result) is DeciLMForCausalLM
+    after = result.state_dict()
+    assert set(after) == set(before)
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed
+    for name in changed:
+        update = after[name] - before[name]
+        assert torch.linalg.matrix_rank(update, rtol=1e-3) <= 4, name
+    assert not any("norm" in name or "embed" in name for name in changed)
+
+
+def test_wrong_lora_options_are_named(run, child):
+    with pytest.raises(RecipeError, match=r"distill\.lora: .*rank"):
+        run(child, lora={"rank": 4})
+
+
+class _KillAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"optimizer": "muon"}, {"lora": {"r": 2}}], ids=str)
+def test_killed_and_continued_is_uninterrupted(run, child, monkeypatch, tmp_path, changes):
+    straight = run(copy.deepcopy(child), "straight", **changes)
+    with monkeypatch.context() as patch:
+        with_callback(patch, _KillAfter(5))
+        with pytest.raises(KeyboardInterrupt):
+            run(copy.deepcopy(child), "killed", **changes)
+    assert [p.name for p in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-4"]
+    continued = run(copy.deepcopy(child), "killed", **changes)
+    assert_close_states(straight, continued, 0)
+
+
+def test_divergence_is_an_error(run, child):
+    child.model.layers[0].mlp.up_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match=r"diverged .*distill\.learning_rate"):
+        run(child, num_tokens=128)
+
+
+def test_two_processes_are_one(tmp_path):
+    script = Path(__file__).with_name("ddp_distill.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, batch_size, prefix in (("one", 4, []), ("two", 2, launch)):
+        command = [sys.executable, *prefix, script, tmp_path / f"{name}.safetensors", str(batch_size)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert_close_states(load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors"), 1e-4)

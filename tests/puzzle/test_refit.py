@@ -1,0 +1,106 @@
+"""Refitting: nothing to correct changes nothing, damage shrinks, and each step is a ridge regression."""
+
+import copy
+
+import pytest
+import torch
+
+from hf_puzzle.evaluation import compare
+from hf_puzzle.puzzle.child import assemble_child, empty_child
+from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.refit import refit
+from hf_puzzle.puzzle.search_space import Block
+from hf_puzzle.recipe import ChildConfig
+
+
+OWN = Block(4, 768)
+MIXED = [Block(4, 256), Block("none", 768), Block(1, "linear"), Block("linear", 512)]
+CONFIG = ChildConfig(batch_size=8)
+
+
+def test_a_child_of_the_parents_blocks_stays(llama, library, calibration, state_of):
+    child = assemble_child(llama, library, [OWN] * 4, OWN)
+    before = state_of(child)
+    refit(child, llama, calibration, CONFIG)
+    for name, tensor in child.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_damaged_child_comes_nearer_to_the_parent(llama, library, tokens, calibration):
+    from hf_puzzle.data import sequences
+
+    rows = sequences(tokens["train"], 16, 6000, seed=3)
+    heldout = sequences(tokens["test"], 16, 1600, seed=0)
+    child = assemble_child(llama, library, MIXED, OWN)
+    before = compare(llama, child, heldout, 16)["kl"]
+    refit(child, llama, rows, CONFIG)
+    assert compare(llama, child, heldout, 16)["kl"] < 0.9 * before
+
+
+def test_scaled_output_matrices_are_put_right(llama, library, calibration):
+    """A child that differs from its parent in one matrix only is the parent again, but for the ridge."""
+    child = assemble_child(llama, library, [OWN] * 4, OWN)
+    child.model.layers[2].self_attn.o_proj.weight.data.mul_(0.5)
+    refit(child, llama, calibration, ChildConfig(batch_size=8, ridge=1e-6))
+    with torch.no_grad():
+        torch.testing.assert_close(child(calibration).logits, llama(calibration).logits, rtol=0, atol=5e-3)
+
+
+@torch.no_grad()
+def test_first_update_is_the_ridge_solution(llama, library, calibration):
+    child = assemble_child(llama, library, [Block(4, 256), OWN, OWN, OWN], OWN)
+    before = copy.deepcopy(child)
+    refit(child, llama, calibration, CONFIG)
+    down = child.model.layers[0].mlp.down_proj.weight
+    # attention of layer 0 is the parent's, so the FFN is the first to be corrected
+    seen, target = {}, {}
+    layer = before.model.layers[0]
+    handles = [
+        layer.mlp.down_proj.register_forward_hook(lambda m, a, o: seen.update(z=a[0], o=o)),
+        llama.model.layers[0].mlp.register_forward_hook(lambda m, a, o: target.update(o=o)),
+    ]
+    before(calibration)
+    llama(calibration)
+    for handle in handles:
+        handle.remove()
+    z, missing = (t.flatten(0, 1).double() for t in (seen["z"], target["o"] - seen["o"]))
+    gram = z.T @ z
+    penalty = CONFIG.ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    expected = layer.mlp.down_proj.weight.double() + torch.linalg.solve(gram + penalty, z.T @ missing).T
+    torch.testing.assert_close(down.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_only_output_matrices_change(llama, library, calibration, state_of):
+    child = assemble_child(llama, library, MIXED, OWN)
+    before = state_of(child)
+    refit(child, llama, calibration, CONFIG)
+    changed = {name for name, tensor in child.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.rsplit(".", 2)[-2] for name in changed} == {"o_proj", "down_proj", "linear_attn", "linear_mlp"}
+    # the first sub-block has nothing to correct beyond rounding, all later ones have
+    matrices = {n for n in before if n.rsplit(".", 2)[-2] in ("o_proj", "down_proj", "linear_attn", "linear_mlp")}
+    assert matrices - changed <= {"model.layers.0.self_attn.o_proj.weight"}
+
+
+@pytest.mark.parametrize("block", [Block("none", "none"), Block("none", 768), Block(4, "none")])
+def test_missing_sub_blocks_are_skipped(llama, calibration, tmp_path, block):
+    child = assemble_child(llama, BlockLibrary(tmp_path), [OWN, block, OWN, block], OWN)
+    refit(child, llama, calibration, CONFIG)
+    assert all(torch.isfinite(p).all() for p in child.parameters())
+
+
+def test_batches_do_not_matter(llama, library, calibration):
+    children = [assemble_child(llama, library, MIXED, OWN) for _ in range(2)]
+    for child, batch_size in zip(children, (3, 64), strict=True):
+        refit(child, llama, calibration, ChildConfig(batch_size=batch_size))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            children[0](calibration).logits, children[1](calibration).logits, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_child_that_is_not_finite_is_left_alone(llama, calibration):
+    child = empty_child(llama.config, [OWN] * 4, torch.float32)
+    child.model.layers[3].mlp.up_proj.weight.data.fill_(float("nan"))
+    before = child.model.layers[3].mlp.down_proj.weight.clone()
+    refit(child, llama, calibration, CONFIG)
+    assert torch.equal(child.model.layers[3].mlp.down_proj.weight, before)

@@ -1,0 +1,147 @@
+"""Scores against whole forward passes: reusing prefixes must not be visible."""
+
+import pytest
+import torch
+
+from hf_puzzle.evaluation import ClozeTask, kl_divergence
+from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.scoring import distance, make_metric, score_blocks
+from hf_puzzle.puzzle.search_space import Block
+from hf_puzzle.puzzle.surgery import swapped
+from hf_puzzle.recipe import ScoreConfig
+
+
+CONFIG = ScoreConfig(num_tokens=96, batch_size=4)
+INCUMBENT = [Block(2, 768), Block(4, 512), Block("none", 768), Block(4, "linear")]
+
+
+@pytest.fixture(scope="module")
+def metric(tokens, sequence_length):
+    return make_metric(CONFIG, tokens["validation"], sequence_length, seed=0)
+
+
+@pytest.fixture(scope="module")
+def scores(llama, space, library, metric):
+    return score_blocks(llama, space, library, metric, CONFIG)
+
+
+@torch.no_grad()
+def test_score_is_the_kl_of_a_full_forward(llama, space, library, metric, scores):
+    target = llama(metric.rows).logits
+    for score in scores[::7]:
+        swaps = {score.layer_idx: library.modules(llama, score.layer_idx, Block.parse(score.block), space.parent)}
+        with swapped(llama, swaps):
+            values = kl_divergence(target, llama(metric.rows).logits).mean(1)
+        assert score.value == pytest.approx(values.mean().item(), rel=1e-5, abs=1e-6)
+        assert score.standard_error == pytest.approx(values.std().item() / len(values) ** 0.5, rel=1e-3, abs=1e-7)
+        assert score.tokens == 96
+        assert score.metric == "kl"
+
+
+def test_every_block_of_every_layer_once_and_the_parents_is_zero(space, scores):
+    assert [(s.layer_idx, s.block) for s in scores] == [
+        (i, b.id) for i, layer in enumerate(space.layers) for b in layer.blocks
+    ]
+    for score in scores:
+        if score.block == space.parent.id:
+            assert (score.value, score.standard_error) == (0.0, 0.0)
+        else:
+            assert score.value > 0
+
+
+def test_score_of_one_block_is_the_distance_of_that_child(llama, space, library, metric, scores):
+    for score in scores[3::11]:
+        blocks = [space.parent] * 4
+        blocks[score.layer_idx] = Block.parse(score.block)
+        value, error = distance(llama, space, library, metric, 4, blocks)
+        assert score.value == pytest.approx(value, rel=1e-5, abs=1e-6)
+        assert score.standard_error == pytest.approx(error, rel=1e-3, abs=1e-7)
+    assert distance(llama, space, library, metric, 4, [space.parent] * 4) == (0.0, 0.0)
+
+
+def test_scores_around_an_incumbent_are_its_distances(llama, space, library, metric):
+    scores = score_blocks(llama, space, library, metric, CONFIG, INCUMBENT)
+    assert len(scores) == 4 * 25
+    for score in [s for s in scores if Block.parse(s.block) == INCUMBENT[s.layer_idx]] + scores[::13]:
+        blocks = list(INCUMBENT)
+        blocks[score.layer_idx] = Block.parse(score.block)
+        value, _ = distance(llama, space, library, metric, 4, blocks)
+        assert score.value == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_incumbent_one_block_away_has_the_parent_at_zero(llama, space, library, metric):
+    incumbent = [space.parent, Block(1, 768), space.parent, space.parent]
+    scores = score_blocks(llama, space, library, metric, CONFIG, incumbent, done={0, 2, 3})
+    assert {s.layer_idx for s in scores} == {1}
+    assert [s.value for s in scores if s.block == space.parent.id] == [0.0]
+    others = score_blocks(llama, space, library, metric, CONFIG, incumbent, done={1, 2, 3})
+    assert all(s.value > 0 for s in others)  # the parent's block in layer 0 leaves layer 1 exchanged
+
+
+def test_resuming_by_layer_gives_the_same_lines(llama, space, library, metric, scores):
+    class Killed(Exception):
+        pass
+
+    lines = []
+
+    def save(rows):
+        lines.extend(rows)
+        if rows[0].layer_idx == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        score_blocks(llama, space, library, metric, CONFIG, on_layer=save)
+    done = {s.layer_idx for s in lines}
+    assert done == {0, 1}
+    score_blocks(llama, space, library, metric, CONFIG, done=done, on_layer=lines.extend)
+    assert lines == scores
+
+
+def test_parent_is_left_as_it_was(llama, space, library, metric, state_of, assert_bit_equal):
+    before, modules = state_of(llama), [(layer.self_attn, layer.mlp) for layer in llama.model.layers]
+    score_blocks(llama, space, library, metric, CONFIG, INCUMBENT, done={1, 2, 3})
+    assert_bit_equal(before, state_of(llama))
+    assert [(layer.self_attn, layer.mlp) for layer in llama.model.layers] == modules
+
+
+@torch.no_grad()
+def test_lm_loss_is_the_rise_of_the_models_own_loss(llama, space, library, tokens, sequence_length):
+    config = ScoreConfig(metric="lm_loss", num_tokens=96, batch_size=4)
+    metric = make_metric(config, tokens["validation"], sequence_length, 0)
+    rows = score_blocks(llama, space, library, metric, config, done={0, 1, 2})
+    before = llama(metric.rows, labels=metric.rows).loss.item()
+    for score in rows[::6]:
+        with swapped(llama, {3: library.modules(llama, 3, Block.parse(score.block), space.parent)}):
+            after = llama(metric.rows, labels=metric.rows).loss.item()
+        assert score.value == pytest.approx(after - before, rel=1e-4, abs=2e-6)
+    assert rows[0].value == 0.0
+
+
+@torch.no_grad()
+def test_accuracy_is_the_share_of_cloze_items_lost(llama, space, library, tokens, sequence_length):
+    config = ScoreConfig(metric="accuracy", num_tokens=160 * 12, batch_size=8)
+    metric = make_metric(config, tokens["validation"], sequence_length, 0)
+    assert metric.rows.shape == (4 * 12, 40)
+    task = ClozeTask.from_tokens(tokens["validation"], 12, 32, 8, 0)
+    assert torch.equal(task.rows, metric.rows)
+    rows = score_blocks(llama, space, library, metric, config, done={0, 1, 2})
+    before = task.correct(llama(metric.rows).logits, metric.rows)
+    for score in rows[::6]:
+        with swapped(llama, {3: library.modules(llama, 3, Block.parse(score.block), space.parent)}):
+            after = task.correct(llama(metric.rows).logits, metric.rows)
+        assert score.value == pytest.approx((before - after).mean().item(), abs=1e-6)
+
+
+def test_batch_size_does_not_matter(llama, space, library, metric, scores):
+    whole = score_blocks(llama, space, library, metric, ScoreConfig(num_tokens=96, batch_size=64), done={0, 1, 3})
+    for one, two in zip(whole, [s for s in scores if s.layer_idx == 2], strict=True):
+        assert one.value == pytest.approx(two.value, rel=1e-5, abs=1e-6)
+        assert one.standard_error == pytest.approx(two.standard_error, rel=1e-3, abs=1e-7)
+
+
+def test_dropped_blocks_are_not_scored(llama, space, library, metric, tmp_path):
+    dropping = BlockLibrary(library.folder)
+    dropping.index = dict(library.index)
+    dropping.index["layer_03/attention.kv1"] = {"name": "layer_03/attention.kv1", "dropped": "nan"}
+    scored = {s.block for s in score_blocks(llama, space, dropping, metric, CONFIG, done={0, 1, 2})}
+    assert scored == {b.id for b in space.layers[3].blocks if b.attention != 1}

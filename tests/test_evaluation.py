@@ -1,0 +1,132 @@
+"""Distances and the cloze task against other ways to compute them."""
+
+import types
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_puzzle.evaluation import (
+    ClozeTask,
+    compare,
+    kl_divergence,
+    mean_and_error,
+    ratio_and_error,
+    task_accuracy,
+    token_losses,
+)
+
+
+def random_logits(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def test_kl_is_torchs_in_float64():
+    p, c = random_logits(3, 7, 50), random_logits(3, 7, 50, seed=1)
+    log_p, log_c = F.log_softmax(p.double(), -1), F.log_softmax(c.double(), -1)
+    expected = F.kl_div(log_c, log_p, reduction="none", log_target=True).sum(-1)
+    ours = kl_divergence(p, c)
+    assert ours.shape == (3, 7)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
+    assert (kl_divergence(c, p) - ours).abs().min() > 1e-3  # the direction matters
+
+
+def test_kl_of_equal_logits_is_zero_and_ignores_a_constant():
+    p = random_logits(4, 9, 30)
+    assert torch.equal(kl_divergence(p, p), torch.zeros(4, 9))
+    torch.testing.assert_close(kl_divergence(p, p + 5), torch.zeros(4, 9), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 27, 28, 1000])
+def test_chunks_do_not_change_the_kl(chunk):
+    p, c = random_logits(4, 7, 30), random_logits(4, 7, 30, seed=1)
+    torch.testing.assert_close(kl_divergence(p, c, chunk), kl_divergence(p, c), rtol=0, atol=1e-6)
+
+
+def test_token_losses_are_the_models_own(llama, calibration):
+    with torch.no_grad():
+        outputs = llama(input_ids=calibration, labels=calibration)
+    losses = token_losses(outputs.logits, calibration)
+    assert losses.shape == (calibration.shape[0], calibration.shape[1] - 1)
+    torch.testing.assert_close(losses.mean(), outputs.loss)
+
+
+def test_parent_against_itself(llama, calibration):
+    result = compare(llama, llama, calibration, batch_size=5)
+    assert result["top1_kept"] == result["agreement"] == 1.0
+    assert result["kl"] == result["kl_stderr"] == result["top1_kept_stderr"] == 0.0
+    assert result["loss"] == pytest.approx(result["parent_loss"])
+    assert result["top1"] == result["parent_top1"]
+    assert result["tokens"] == calibration.numel()
+
+
+def test_comparison_is_the_one_by_hand(llama, qwen2, calibration):
+    result = compare(llama, qwen2, calibration, batch_size=7)
+    with torch.no_grad():
+        p, c = llama(calibration).logits[:, :-1], qwen2(calibration).logits[:, :-1]
+    target = calibration[:, 1:]
+    assert result["parent_top1"] == pytest.approx((p.argmax(-1) == target).float().mean().item())
+    assert result["agreement"] == pytest.approx((p.argmax(-1) == c.argmax(-1)).float().mean().item())
+    assert result["kl"] == pytest.approx(kl_divergence(p, c).mean().item(), rel=1e-5)
+    assert result["loss"] == pytest.approx(F.cross_entropy(c.flatten(0, 1), target.flatten()).item(), rel=1e-5)
+    per_sequence = kl_divergence(p, c).mean(1)
+    assert result["kl_stderr"] == pytest.approx(per_sequence.std().item() / len(per_sequence) ** 0.5, rel=1e-4)
+
+
+def successor_stream(length=4000, vocab=97):
+    """A stream in which every token is the one before plus 1: an oracle exists."""
+    return torch.arange(length, dtype=torch.int32) % vocab
+
+
+def test_cloze_items_are_text_of_the_stream():
+    stream = successor_stream()
+    task = ClozeTask.from_tokens(stream, num_items=50, context=10, continuation=4, seed=0)
+    rows = task.rows.view(50, 4, 14)
+    assert torch.equal(rows[:, 0].diff() % 97, torch.ones(50, 13, dtype=torch.int64))
+    assert torch.equal(rows[:, :, :10], rows[:, :1, :10].expand(-1, 4, -1))
+    assert torch.equal(rows[:, 1:, 10:].diff() % 97, torch.ones(50, 3, 3, dtype=torch.int64))
+    again = ClozeTask.from_tokens(stream, num_items=50, context=10, continuation=4, seed=0)
+    assert torch.equal(task.rows, again.rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 33])
+def test_an_oracle_answers_every_item_and_chance_a_quarter(batch_size):
+    task = ClozeTask.from_tokens(successor_stream(), num_items=800, context=10, continuation=4, seed=0)
+
+    def oracle(input_ids, use_cache):
+        return types.SimpleNamespace(logits=10 * F.one_hot((input_ids + 1) % 97, 97).float())
+
+    generator = torch.Generator().manual_seed(0)
+
+    def guesser(input_ids, use_cache):
+        return types.SimpleNamespace(logits=torch.randn(*input_ids.shape, 97, generator=generator))
+
+    assert task_accuracy(oracle, task, batch_size, "cpu").tolist() == [1.0] * 800
+    guesses = task_accuracy(guesser, task, batch_size, "cpu")
+    assert set(guesses.tolist()) == {0.0, 1.0}
+    assert abs(guesses.mean().item() - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
+
+
+def test_cloze_needs_two_items_of_text():
+    with pytest.raises(ValueError, match="27 held-out tokens are too few for cloze items of 14 tokens"):
+        ClozeTask.from_tokens(successor_stream(27), 1, 10, 4, 0)
+
+
+def test_ratio_and_error_agree_with_a_bootstrap():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(300, generator=generator, dtype=torch.float64) + 0.5
+    c = 0.9 * p + 0.1 * torch.randn(300, generator=generator, dtype=torch.float64)
+    ratio, error = ratio_and_error(c, p)
+    draws = torch.randint(0, 300, (4000, 300), generator=generator)
+    ratios = c[draws].mean(1) / p[draws].mean(1)
+    assert ratio == pytest.approx((c.mean() / p.mean()).item())
+    assert error == pytest.approx(ratios.std().item(), rel=0.1)
+    # paired: far tighter than if child and parent were measured on different text
+    assert error < 0.5 * ratio_and_error(c[torch.randperm(300, generator=generator)], p)[1]
+
+
+def test_mean_and_error():
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    mean, error = mean_and_error(values)
+    assert (mean, error) == (3.0, pytest.approx(values.double().std().item() / 2))
+    assert mean_and_error(values[:1]) == (1.0, 0.0)
