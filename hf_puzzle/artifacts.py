@@ -174,6 +174,13 @@ class Manifest:
         write_json(self.path, self.stages)
         return continues
 
+    def forget(self, stage: str, outputs: list[Path]) -> None:
+        """Delete a stage's files and its entry."""
+        if self.stages.pop(stage, None) is not None:
+            write_json(self.path, self.stages)
+        for path in outputs:
+            remove(path)
+
     def finish(self, stage: str, seconds: float) -> None:
         self.stages[stage] |= {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

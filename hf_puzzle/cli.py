@@ -71,10 +71,9 @@ def _run(args: argparse.Namespace) -> int:
 
         print(f"parent: {train_parent(recipe, out)}")
         return 0
-    from .puzzle.pipeline import PuzzleRun, save_recipe
+    from .puzzle.pipeline import PuzzleRun
 
-    save_recipe(out, args.recipe, args.overrides)
-    run = PuzzleRun(recipe, out, args.recipe.parent)
+    run = PuzzleRun(recipe, out, args.recipe.parent, text=(args.recipe.read_text(encoding="utf-8"), args.overrides))
     run.run(args.only, args.start, _say)
     if args.only is None:
         _print_summary(out)

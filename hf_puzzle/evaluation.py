@@ -1,5 +1,6 @@
 """How good a model is against its parent: distances on tokens, and a task with right and wrong answers."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -112,8 +113,8 @@ def compare(
     loss, loss_error = mean_and_error(values["c_loss"])
     return {
         "tokens": input_ids.numel(),
-        "top1_kept": kept,
-        "top1_kept_stderr": kept_error,
+        "top1_kept": kept if math.isfinite(kept) else None,  # a parent that is never right
+        "top1_kept_stderr": kept_error if math.isfinite(kept) else None,
         "top1": values["c_hit"].mean().item(),
         "parent_top1": values["p_hit"].mean().item(),
         "agreement": values["same"].mean().item(),

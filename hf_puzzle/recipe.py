@@ -90,6 +90,7 @@ class LibraryConfig:
     ridge_tokens: int = key("calibration tokens of the closed-form linear blocks", 32_768)
     eval_tokens: int = key("held-out tokens that choose the best step of each block", 8_192)
     evals: int = key("evaluations during BLD", 4)
+    skip_below: float = key("blocks whose loss before training is below this are not trained", 1e-3)
     max_grad_norm: float = key("gradient clipping, per block", 1.0)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
 
@@ -172,6 +173,9 @@ class DistillConfig:
     kl_weight: float = key("weight of KL(parent || child) on the logits", 1.0)
     cosine_weight: float = key("weight of 1 - cosine of the hidden states, mean over layers", 1.0)
     lm_weight: float = key("weight of the LM loss; the paper finds it harmful", 0.0)
+    attn_implementation: str | None = key(
+        "attention while training; on a CPU in bf16, `eager` is faster on short text", None
+    )
     chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 1024)
     lora: dict | None = key("train adapters only: `peft.LoraConfig` by its own names", None)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})

@@ -26,6 +26,7 @@ class Stage:
         settings: everything of the recipe that its result depends on, JSON-like.
         needs: stages whose outputs it reads.
         outputs: files and folders it writes, relative to the run folder.
+        scratch: what it leaves there only when it is killed; deleted with the outputs when the inputs change.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     settings: object
     needs: tuple[str, ...]
     outputs: tuple[str, ...]
+    scratch: tuple[str, ...] = ()
 
 
 def run_stages(
@@ -53,10 +55,11 @@ def run_stages(
             raise StageError(f"unknown stage {name!r}; stages: {', '.join(names)}")
     manifest = artifacts.Manifest(run_dir)
     inputs: dict[str, str] = {}
-    forced = False
+    if start is not None:  # forgotten before anything runs, so that a killed rerun does not take old files for new
+        for stage in stages[names.index(start) :]:
+            manifest.forget(stage.name, _paths(run_dir, stage))
     for stage in stages:
         inputs[stage.name] = artifacts.fingerprint(stage.settings, [inputs[need] for need in stage.needs])
-        forced = forced or stage.name == start
         if only is not None and stage.name != only:
             continue
         if only is not None:
@@ -64,17 +67,19 @@ def run_stages(
             if stale:
                 raise StageError(f"stage {only!r} needs {', '.join(stale)}: run without --only first")
         present = all((run_dir / name).exists() for name in stage.outputs)
-        if manifest.is_finished(stage.name, inputs[stage.name]) and present and not (forced or only == stage.name):
+        if manifest.is_finished(stage.name, inputs[stage.name]) and present and only is None:
             say(f"{stage.name}: reused ({manifest.stages[stage.name]['seconds']:.0f} s saved)")
             continue
-        outputs = [run_dir / name for name in stage.outputs]
-        if forced or (only == stage.name and manifest.is_finished(stage.name, inputs[stage.name])):
-            for path in outputs:
-                artifacts.remove(path)
+        if manifest.is_finished(stage.name, inputs[stage.name]):  # asked for again by name, or files are missing
+            manifest.forget(stage.name, _paths(run_dir, stage))
         began = time.perf_counter()
-        spent = manifest.begin(stage.name, inputs[stage.name], outputs)
+        spent = manifest.begin(stage.name, inputs[stage.name], _paths(run_dir, stage))
         say(f"{stage.name}: " + ("continues" if spent else "starts"))
         stage.run()
         seconds = time.perf_counter() - began
         manifest.finish(stage.name, seconds)
         say(f"{stage.name}: done in {seconds:.0f} s")
+
+
+def _paths(run_dir: Path, stage: Stage) -> list[Path]:
+    return [run_dir / name for name in (*stage.outputs, *stage.scratch)]

@@ -39,12 +39,14 @@ def assess(run) -> dict:
         run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
     )
     hits = {
-        name: task_accuracy(m, task, config.batch_size, run.device) for name, m in {"parent": parent, **models}.items()
+        name: task_accuracy(m, task, config.batch_size, run.device)
+        for name, m in {"parent": parent, "distilled": models["distilled"]}.items()
     }
     tasks = {}
     for name, values in hits.items():
         accuracy, error = mean_and_error(values)
-        kept, kept_error = ratio_and_error(values, hits["parent"])
+        # a parent without one right answer keeps nothing to compare with
+        kept, kept_error = ratio_and_error(values, hits["parent"]) if hits["parent"].any() else (None, None)
         tasks[name] = {
             "accuracy": accuracy,
             "stderr": error,
@@ -54,7 +56,7 @@ def assess(run) -> dict:
         }
     costs, batch_size = run.costs, run.chosen["batch_size"]
     child = models["distilled"].to(getattr(torch, costs.dtype))
-    speed = measure_speed(parent, child, batch_size, run.space, costs, run.recipe.solve, config.measure_rounds)
+    speed = measure_speed(parent, child, batch_size, costs, run.recipe.solve.confidence, config.measure_rounds)
     blocks = [Block.parse(text) for text in run.chosen["blocks"]]
     return {
         "quality": quality,
@@ -157,15 +159,9 @@ def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_si
         artifacts.remove(folder)
     quality = compare(parent, child, test_sequences(run), recipe.evaluate.batch_size, f"evaluate {name}")
     costs = run.costs
-    speed = measure_speed(
-        parent,
-        child.to(getattr(torch, costs.dtype)),
-        batch_size,
-        run.space,
-        costs,
-        recipe.solve,
-        recipe.evaluate.measure_rounds,
-    )
+    child = child.to(getattr(torch, costs.dtype))
+    rounds = max(6, recipe.evaluate.measure_rounds // 3)
+    speed = measure_speed(parent, child, batch_size, costs, recipe.solve.confidence, rounds)
     return {
         "name": name,
         "blocks": [block.id for block in blocks],

@@ -261,5 +261,10 @@ def _affine(points: list[tuple[float, float]]) -> Fit:
     variance = sum(w * (x - mean_x) ** 2 for w, (x, _) in zip(weights, points, strict=True))
     if len(points) < 2 or variance <= 1e-12 * total * max(mean_x, 1e-9) ** 2:
         return Fit(0.0, mean_y / max(mean_x, 1e-9), 0.0, 0.0)
-    slope = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True)) / variance
-    return Fit(mean_y - slope * mean_x, slope, 0.0, 0.0)
+    slope = max(
+        0.0, sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True)) / variance
+    )
+    offset = mean_y - slope * mean_x
+    if offset < 0:  # noise: no model takes less than nothing
+        return Fit(0.0, mean_y / max(mean_x, 1e-9), 0.0, 0.0)
+    return Fit(offset, slope, 0.0, 0.0)

@@ -6,6 +6,7 @@ students of a job; activations are used inside the hook that sees them and never
 
 import copy
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -203,9 +204,8 @@ class BLDTrainer(Trainer):
     def _drop(self, student: Student, reason: str) -> None:
         logger.warning("%s is dropped: %s", student.name, reason)
         student.dead = reason
-        for parameter in student.parameters:
+        for parameter in student.parameters:  # they stay in the optimizer: a checkpoint must fit a rerun's groups
             parameter.grad = None
-            parameter.requires_grad_(False)
 
     @torch.no_grad()
     def judge(self) -> None:
@@ -221,8 +221,8 @@ class BLDTrainer(Trainer):
             self.stream.run(batch.to(self.parent.device))
         for student in self.students:
             loss = totals[student.name] / len(batches)
-            if student.dead is None and loss != loss:
-                self._drop(student, "held-out loss is not a number")
+            if student.dead is None and not math.isfinite(loss):
+                self._drop(student, f"held-out loss became {loss}")
             if student.dead is None:
                 student.keep_best(loss)
 
@@ -235,7 +235,7 @@ class BLDTrainer(Trainer):
         artifacts.write_tensors(folder / "best.safetensors", best)
         artifacts.write_json(
             folder / "students.json",
-            {s.name: {"losses": s.losses, "best_loss": s.best_loss, "dead": s.dead} for s in self.students},
+            {s.name: {"losses": s.losses, "dead": s.dead} for s in self.students},
         )
 
     def restore_students(self, folder: Path) -> None:
@@ -243,7 +243,8 @@ class BLDTrainer(Trainer):
         saved = artifacts.read_json(folder / "students.json")
         for student in self.students:
             state, prefix = saved[student.name], f"{student.name}:"
-            student.losses, student.best_loss, student.dead = state["losses"], state["best_loss"], state["dead"]
+            student.losses, student.dead = state["losses"], state["dead"]
+            student.best_loss = min(student.losses, default=float("inf"))
             student.best_weights = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
             if student.dead is not None:
                 self._drop(student, student.dead)
@@ -342,15 +343,15 @@ def _run_job(parent, space, wanted, importance, tokens, library, config, sequenc
     )
     show_progress(trainer, f"library: {len(students)} blocks")
     try:
-        if config.num_tokens and any(s.trained for s in students):
-            checkpoint = _last_checkpoint(folder)
-            if checkpoint is None:
-                trainer.judge()
-            else:
-                trainer.restore_students(checkpoint)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        else:
+        checkpoint = _last_checkpoint(folder)
+        if checkpoint is None:
             trainer.judge()
+        else:
+            trainer.restore_students(checkpoint)
+        for student in students:  # what is right already only gets worse in the first steps
+            student.trained = student.trained and not (student.losses and student.losses[0] < config.skip_below)
+        if any(student.trained for student in students):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         trainer.close()
     for student in tqdm(students, desc="write library", leave=False, disable=None):

@@ -48,8 +48,15 @@ def empty_child(
     config, blocks: list[Block], dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> DeciLMForCausalLM:
     """A child with random weights: enough to measure speed and memory."""
-    child = DeciLMForCausalLM(decilm_config(config, blocks))
-    return child.to(device=device, dtype=dtype).eval()
+    child = DeciLMForCausalLM(decilm_config(config, blocks)).to(device)
+    return cast_parameters(child, dtype).eval()
+
+
+def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Change the dtype of the parameters, not of the buffers: rotary frequencies stay float32, as in a loaded model."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 # our linear blocks carry one tensor `weight`; DeciLM names it by what it replaces

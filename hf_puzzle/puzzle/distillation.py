@@ -5,6 +5,8 @@ section 5 and its ablation).
 """
 
 import logging
+import math
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from ..data import TokenBlocks
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..training import num_steps, show_progress, training_arguments
+from .child import cast_parameters
 
 
 logger = logging.getLogger(__name__)
@@ -119,8 +122,11 @@ def distill(
     Continues from the last checkpoint below `output_dir` if there is one. Returns the trained child in its own dtype.
     """
     dtype, output_dir = child.dtype, Path(output_dir)
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # torch.distributed may not be initialised yet
     child = child.float().train()  # float32 master weights; `args: {bf16: true}` computes in bf16
+    implementation = child.config._attn_implementation
+    if config.attn_implementation is not None:
+        child.set_attn_implementation(config.attn_implementation)
     if config.lora is not None:
         child = _with_lora(child, config.lora)
     steps = num_steps(config.num_tokens, config.batch_size * processes, sequence_length)
@@ -137,6 +143,7 @@ def distill(
         save_strategy="steps",
         save_steps=max(1, steps // 4),
         save_total_limit=1,
+        logging_nan_inf_filter=False,  # or a diverged run would report a finite loss
         use_cpu=parent.device.type == "cpu",
         seed=seed,
     )
@@ -145,15 +152,14 @@ def distill(
     )
     show_progress(trainer, "distill")
     resume = any((path / "trainer_state.json").exists() for path in output_dir.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=resume or None)
+    training_loss = trainer.train(resume_from_checkpoint=resume or None).training_loss
+    if not math.isfinite(training_loss):
+        raise RuntimeError(f"distillation diverged (loss {training_loss}): lower distill.learning_rate")
     child = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is not None:
         child = child.merge_and_unload()
-    loss = next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None)
-    if loss is not None and loss != loss:
-        raise RuntimeError("distillation diverged (loss is not a number): lower distill.learning_rate")
-    child.requires_grad_(True).to(dtype).eval()
-    return child
+    child.set_attn_implementation(implementation)
+    return cast_parameters(child.requires_grad_(True), dtype).eval()
 
 
 def _with_lora(child: PreTrainedModel, options: dict):

@@ -86,7 +86,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         {
             "tokens": steps * recipe.batch_size * recipe.data.sequence_length,
             "text_fingerprint": artifacts.fingerprint(tokens["train"].sum().item(), len(tokens["train"])),
-            "final_loss": next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row),
+            "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
             "environment": artifacts.environment(),
         },
     )

@@ -2,9 +2,11 @@
 
 import functools
 import logging
+import os
 from pathlib import Path
 
 import torch
+import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .. import artifacts, data, engines, hub
@@ -24,7 +26,7 @@ from .parent import train_parent
 from .refit import refit
 from .report import write_report
 from .scoring import Score, make_metric, score_blocks
-from .search import Candidate, Search, check_constraints, jsonable, solve_all
+from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
 from .search_space import Block, SearchSpace, build_search_space
 from .surgery import check_parent
 
@@ -40,6 +42,7 @@ class PuzzleRun:
         run_dir: where everything goes.
         recipe_dir: folder that relative parent paths start from.
         parent, tokenizer: a model the caller already has in memory, instead of loading `recipe.parent.name`.
+        text: the recipe's YAML, kept verbatim with the run, and what `--set` changed; default: the recipe as parsed.
     """
 
     def __init__(
@@ -49,9 +52,11 @@ class PuzzleRun:
         recipe_dir: str | Path = ".",
         parent: PreTrainedModel | None = None,
         tokenizer=None,
+        text: tuple[str, list[str]] | None = None,
     ):
         self.recipe, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
         self._given = (parent, tokenizer)
+        self._text = text
         self.device = resolve_device(recipe.device)
 
     # -- what stages read
@@ -153,8 +158,13 @@ class PuzzleRun:
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
-        if self.recipe.parent.recipe is None or (Path(self.parent_path) / "config.json").exists():
+        if (
+            self.parent_in_memory
+            or self.recipe.parent.recipe is None
+            or (Path(self.parent_path) / "config.json").exists()
+        ):
             check_parent(self.config)
+            check_sizes(self.config, self.space, recipe.constraints, recipe.cost)
             for layer_idx, layer in enumerate(self.space.layers):
                 for block in layer.blocks:  # every block must be expressible in the child's format
                     layout = [self.space.parent] * len(self.space.layers)
@@ -256,14 +266,17 @@ class PuzzleRun:
         self._write("child", child)
 
     def distill(self) -> None:
+        self._write("distilled", self._distilled())
+        artifacts.remove(self.run_dir / "distill_checkpoints")
+
+    def _distilled(self) -> PreTrainedModel:
         child = self.load_child("child")
         if self.recipe.distill.num_tokens:
             child = distill(
                 child, self.parent, self.tokens["train"], self.recipe.distill, self.sequence_length,
                 self.run_dir / "distill_checkpoints", self.recipe.seed,
             )  # fmt: skip
-        self._write("distilled", child)
-        artifacts.remove(self.run_dir / "distill_checkpoints")
+        return child
 
     def _write(self, name: str, child: PreTrainedModel) -> None:
         provenance = {"recipe": to_dict(self.recipe), "chosen": self.chosen, "environment": artifacts.environment()}
@@ -285,7 +298,7 @@ class PuzzleRun:
         made_here = not self.parent_in_memory and not (self.recipe_dir / r.parent.name / "config.json").exists()
         if made_here and r.parent.recipe is not None:
             made = to_dict(load_recipe(self.recipe_dir / r.parent.recipe))
-            stages.append(Stage("parent", self.make_parent, made, (), ("parent",)))
+            stages.append(Stage("parent", self.make_parent, made, (), ("parent",), ("parent-checkpoints",)))
         parent = "parent" if stages else None
         source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
         stages += [
@@ -296,9 +309,9 @@ class PuzzleRun:
             Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, source], ("data",), ("costs.json",)),
             Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",)),
             Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",)),
-            Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",)),
+            Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",)),
             Stage("evaluate", self.evaluate, to_dict(r.evaluate), ("distill",), ("eval.json",)),
-            Stage("baselines", self.baselines, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines.jsonl",)),
+            Stage("baselines", self.baselines, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines.jsonl",), ("baseline_checkpoints",)),
             Stage("report", self.report, None, ("evaluate", "baselines"), ("report.md", "figures")),
         ]  # fmt: skip
         return stages
@@ -310,16 +323,29 @@ class PuzzleRun:
         return artifacts.folder_fingerprint(path) if path.is_dir() else f"{path}@{self.recipe.parent.revision}"
 
     def run(self, only: str | None = None, start: str | None = None, say=logger.info) -> None:
-        """Run the stages that are missing or stale; a folder in use by another process is refused."""
+        """Run the stages that are missing or stale; a folder in use by another process is refused.
+
+        Under `torchrun` only `distill` runs on all processes: the first one holds the lock and writes, the others train
+        along.
+
+        Raises:
+            RecipeError: several processes, and not `only="distill"`.
+        """
+        processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        if processes > 1 and only != "distill":
+            raise RecipeError("under torchrun, run one stage at a time: --only distill (all others are one process)")
         self.check()
+        if rank > 0:
+            self._distilled()
+            return
         with artifacts.locked(self.run_dir), cpu_threads(self.recipe.threads):
+            self._save_recipe()
             run_stages(self.run_dir, self.stages(), only, start, say)
 
-
-def save_recipe(run_dir: Path, recipe_path: Path, overrides: list[str]) -> None:
-    """Keep the recipe's text, verbatim, and what `--set` changed, with the run."""
-    artifacts.write_text(run_dir / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
-    artifacts.write_json(run_dir / "overrides.json", overrides)
+    def _save_recipe(self) -> None:
+        text, overrides = self._text or (yaml.safe_dump(to_dict(self.recipe), sort_keys=False), [])
+        artifacts.write_text(self.run_dir / "recipe.yaml", text)
+        artifacts.write_json(self.run_dir / "overrides.json", overrides)
 
 
 def load_run(run_dir: Path, overrides: list[str] = ()) -> PuzzleRun:

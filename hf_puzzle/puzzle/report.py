@@ -50,6 +50,9 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
             return name, "-", "-", "-"
         return name, f"{parent / 1e6:.1f} MB", f"{child / 1e6:.1f} MB", f"{child / parent:.1%}"
 
+    answers = task["distilled"]
+    kept = "-" if answers["kept"] is None else f"{answers['kept']:.1%} +- {answers['kept_stderr']:.1%}"
+
     def ratio(key: str) -> str:
         return f"{speed[key]['value']:.2f}x (>= {speed[key]['lower_bound']:.2f}x)"
 
@@ -57,11 +60,11 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         ("throughput, tokens/s", f"{speed['parent_tokens_per_s']:.0f}", f"{speed['tokens_per_s']:.0f}", ratio("total")),
         ("prefill speed-up", "", "", ratio("prefill")),
         ("decode speed-up", "", "", ratio("decode")),
-        ("speed-up, same code", "", "", ratio("same_code")),
+        ("speed-up of the architecture alone", "", "", f"{speed['same_code']:.2f}x"),
         ("top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          f"{quality['top1_kept']:.2%} +- {quality['top1_kept_stderr']:.2%}"),
         (f"cloze accuracy ({task['parent']['items']} items)", f"{task['parent']['accuracy']:.1%}",
-         f"{task['distilled']['accuracy']:.1%}", f"{task['distilled']['kept']:.1%} +- {task['distilled']['kept_stderr']:.1%}"),
+         f"{task['distilled']['accuracy']:.1%}", kept),
         ("loss, nats", f"{quality['parent_loss']:.4f}", f"{quality['loss']:.4f}", f"+{quality['loss'] - quality['parent_loss']:.4f}"),
         ("KL(parent || child), nats", "0", f"{quality['kl']:.4f}", f"+- {quality['kl_stderr']:.4f}"),
         ("parameters", f"{memory['parent']['num_parameters'] / 1e6:.2f} M", f"{memory['child']['num_parameters'] / 1e6:.2f} M",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..costs import Ratio, Timing, cpu_threads, in_dtype, measure_interleaved, median_timing, speed_ratio
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
-from .block_costs import CostTable
+from .block_costs import BYTES, CostTable, kv_bytes_per_token, non_block_parameters, num_parameters
 from .child import empty_child
 from .library import BlockLibrary
 from .scoring import Metric, Score, distance, score_blocks
@@ -96,6 +96,38 @@ def check_constraints(constraints: ConstraintsConfig, cost: CostConfig) -> None:
         raise RecipeError(
             f"constraints.max_batch_size {constraints.max_batch_size} is below every cost.batch_sizes {cost.batch_sizes}"
         )
+
+
+def check_sizes(config, space: SearchSpace, constraints: ConstraintsConfig, cost: CostConfig) -> None:
+    """Refuse size constraints that no child of the space meets, from shapes alone.
+
+    Raises:
+        InfeasibleError: with the smallest feasible value.
+    """
+    tokens = min(cost.batch_sizes) * (cost.prefill_tokens + cost.decode_tokens)
+    sizes = [
+        [
+            (
+                num_parameters(config, "attention", block.attention) + num_parameters(config, "ffn", block.ffn),
+                tokens * kv_bytes_per_token(config, block.attention, cost.dtype),
+            )
+            for block in layer.blocks
+        ]
+        for layer in space.layers
+    ]
+    fixed, width = non_block_parameters(config), BYTES[cost.dtype]
+    smallest = {
+        "num_parameters": fixed + sum(min(p for p, _ in layer) for layer in sizes),
+        "memory_gb": (fixed * width + sum(min(p * width + kv for p, kv in layer) for layer in sizes)) / 1e9,
+    }
+    for name, least in smallest.items():
+        asked = getattr(constraints, name)
+        if asked is not None and asked < least:
+            raise InfeasibleError(
+                f"constraints.{name} {asked} is impossible: the smallest child of this search space has {least:.6g}; "
+                "raise it, or offer smaller blocks in search_space",
+                {name: least},
+            )
 
 
 def parent_tokens_per_ms(costs: CostTable, constraints: ConstraintsConfig) -> float:
@@ -212,26 +244,27 @@ class Search:
         timed = ("speedup", "throughput_tokens_per_s", "latency_ms", "prefill_ms")
         wants_time = any(getattr(self.constraints, name) is not None for name in timed)
         for round_idx in range(self.config.max_rounds):
-            candidate = self._best_candidate(margin)
+            # the first round of a timed search only corrects the predictions: rescoring would be wasted on it
+            corrects = wants_time and round_idx == 0 and self.config.max_rounds > 1
+            candidate = self._best_candidate(margin, 0 if corrects else self.config.rescore_rounds)
             if not wants_time:
                 return candidate, None
-            measured = self.measure(candidate)
+            measured = self.measure(candidate, self.config.measure_rounds // (2 if corrects else 1))
             reached = measured["bound_over_target"]
             self.rounds.append({"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(measured)})
             logger.info(
-                "round %d: %.3fx measured (at least %.3fx), target reached by %.3f, %s %.4f",
+                "round %d: %.3fx measured (at least %.3fx), bound / target %.3f, %s %.4f",
                 round_idx, measured["total"].value, measured["total"].lower_bound, reached,
                 self.score_config.metric, candidate.distance,
             )  # fmt: skip
-            if reached >= 1 and (best is None or candidate.distance < best[0].distance):
+            if reached >= 1 and not corrects and (best is None or candidate.distance < best[0].distance):
                 best = (candidate, measured)
             # a little slack is cheaper than another round; much slack is quality thrown away
-            if 1 <= reached <= 1.03:
+            on_target = 1 <= reached <= 1.02
+            if not corrects and (on_target or (best is not None and reached < 1)):
                 break
-            new_margin = margin / reached * 1.003
-            if best is not None and reached < 1:
-                break
-            margin = new_margin
+            if not on_target:
+                margin = margin / reached * 1.004
         if best is None:
             raise InfeasibleError(
                 f"no child measured fast enough in {self.config.max_rounds} rounds (see solutions.json for each); "
@@ -240,16 +273,12 @@ class Search:
             )
         return best
 
-    def _best_candidate(self, margin: float) -> Candidate:
+    def _best_candidate(self, margin: float, rescore_rounds: int) -> Candidate:
         """MIP, true distance of its diverse solutions, then rescoring around the best one."""
-        candidates = [
-            self._judged(c)
-            for c in solve_all(
-                self.scores, self.costs, self.constraints, self.config, margin, one_kv_count=self.one_kv_count
-            )
-        ]
-        best = min(candidates, key=lambda c: c.distance)
-        for _ in range(self.config.rescore_rounds):
+        one_kv_count = self.one_kv_count
+        found = solve_all(self.scores, self.costs, self.constraints, self.config, margin, one_kv_count)
+        best = min((self._judged(c) for c in found), key=lambda c: c.distance)
+        for _ in range(rescore_rounds):
             better = self._rescored(best, margin)
             if better is None:
                 break
@@ -260,40 +289,45 @@ class Search:
         value, error = distance(
             self.parent, self.space, self.library, self.metric, self.score_config.batch_size, candidate.blocks
         )
-        return Candidate(candidate.batch_size, candidate.solution, candidate.predicted, value, error)
+        return dataclasses.replace(candidate, distance=value, distance_stderr=error)
 
     def _rescored(self, incumbent: Candidate, margin: float) -> Candidate | None:
-        """A better child near `incumbent`, by scores taken around it; None if there is none."""
-        key = incumbent.solution.blocks
-        if key not in self.rescored:
-            offered = [self._worth_rescoring(i, block) for i, block in enumerate(incumbent.blocks)]
-            self.rescored[key] = score_blocks(
-                self.parent,
-                self.space,
-                self.library,
-                self.metric,
-                self.score_config,
-                incumbent.blocks,
-                offered,
-            )
-        scores = self.rescored[key]
+        """A better child near `incumbent`, by scores taken around it or around a close earlier one; None if none is."""
         radius = max(1, round(self.config.rescore_distance * len(self.space.layers)))
-        found = None
-        # the linear model holds near the incumbent only: try the wide step first, then smaller ones
-        while radius >= 1 and found is None:
-            nearby = solve_all(
-                scores,
-                self.costs,
-                self.constraints,
-                dataclasses.replace(self.config, num_solutions=1),
-                margin,
-                self.one_kv_count,
-                fixed_distance=(incumbent.solution.blocks, radius),
-            )
+        anchor, scores = self._anchor(incumbent, radius // 2)
+        config = dataclasses.replace(self.config, num_solutions=1)
+        # the linear model holds near the anchor only: try the wide step first, then smaller ones
+        while radius >= 1:
+            try:
+                nearby = solve_all(
+                    scores,
+                    self.costs,
+                    self.constraints,
+                    config,
+                    margin,
+                    self.one_kv_count,
+                    fixed_distance=(anchor, radius),
+                )
+            except InfeasibleError:  # nothing so close to an anchor of another margin
+                return None
             judged = [self._judged(c) for c in nearby if c.solution.blocks != incumbent.solution.blocks]
-            found = min((c for c in judged if c.distance < incumbent.distance), key=lambda c: c.distance, default=None)
+            better = [c for c in judged if c.distance < incumbent.distance]
+            if better:
+                return min(better, key=lambda c: c.distance)
             radius //= 2
-        return found
+        return None
+
+    def _anchor(self, incumbent: Candidate, close: int) -> tuple[tuple[str, ...], list[Score]]:
+        """A child that blocks were scored around, at most `close` layers from `incumbent`; scored now if there is none."""
+        blocks = incumbent.solution.blocks
+        for anchor, scores in self.rescored.items():
+            if sum(a != b for a, b in zip(anchor, blocks, strict=True)) <= close:
+                return anchor, scores
+        offered = [self._worth_rescoring(i, block) for i, block in enumerate(incumbent.blocks)]
+        self.rescored[blocks] = score_blocks(
+            self.parent, self.space, self.library, self.metric, self.score_config, incumbent.blocks, offered
+        )
+        return blocks, self.rescored[blocks]
 
     def _worth_rescoring(self, layer_idx: int, own: Block) -> list[Block]:
         """The layer's own block, and those that no other block beats in both score and time."""
@@ -310,12 +344,12 @@ class Search:
                 kept.append(Block.parse(block))
         return list(dict.fromkeys(kept))
 
-    def measure(self, candidate: Candidate) -> dict:
+    def measure(self, candidate: Candidate, rounds: int) -> dict:
         """Measured speed of a candidate, and how far its lower bound clears the constraints."""
         dtype = getattr(torch, self.costs.dtype)
         child = empty_child(self.parent.config, candidate.blocks, dtype, self.parent.device)
         measured = measure_speed(
-            self.parent, child, candidate.batch_size, self.space, self.costs, self.config, self.config.measure_rounds
+            self.parent, child, candidate.batch_size, self.costs, self.config.confidence, max(4, rounds)
         )
         measured["bound_over_target"] = self._reached(measured, candidate.batch_size)
         return measured
@@ -339,30 +373,25 @@ class Search:
 
 
 def measure_speed(
-    parent: PreTrainedModel,
-    child: PreTrainedModel,
-    batch_size: int,
-    space: SearchSpace,
-    costs: CostTable,
-    config: SolveConfig,
-    rounds: int,
+    parent: PreTrainedModel, child: PreTrainedModel, batch_size: int, costs: CostTable, confidence: float, rounds: int
 ) -> dict:
-    """Speed of a child against its parent, generated in turn: `total`, `prefill`, `decode` and `same_code` ratios.
+    """Speed of a child against its parent as the parent's user runs it, generated in turn.
 
-    `total` compares with the parent as its user runs it; `same_code` with the parent's architecture run by the child's
-    modelling code, which is the architecture's own gain.
+    Returns:
+        `total`, `prefill` and `decode` ratios with bounds; `same_code`, the ratio against the parent's architecture run by
+        the child's modelling code, which is the architecture's own gain (by the two times of the cost table).
     """
     workload = costs.workload_of(batch_size)
-    same_code = empty_child(parent.config, [space.parent] * len(space.layers), child.dtype, parent.device)
-    models = {"parent": in_dtype(parent, child.dtype), "same_code": same_code, "child": child}
+    models = {"parent": in_dtype(parent, child.dtype), "child": child}
     with cpu_threads(costs.workload["threads"]):
         timings = measure_interleaved(models, workload, rounds, costs.workload["clock"], "measure")
     slow, fast = timings["parent"], timings["child"]
     parts = {"total": "total_ms", "prefill": "prefill_ms", "decode": "decode_ms"}
-    result = {name: speed_ratio(slow, fast, config.confidence, part) for name, part in parts.items()}
-    result["same_code"] = speed_ratio(timings["same_code"], fast, config.confidence)
+    result = {name: speed_ratio(slow, fast, confidence, part) for name, part in parts.items()}
+    stock, own = (row["prefill_ms"] + row["decode_ms"] for row in costs.children[batch_size][:2])
     child_timing, parent_timing = median_timing(fast), median_timing(slow)
     return result | {
+        "same_code": result["total"].value * own / stock,
         "child_ms": child_timing.total_ms,
         "child_prefill_ms": child_timing.prefill_ms,
         "parent_ms": parent_timing.total_ms,
