@@ -46,8 +46,8 @@ def parent_training_s(tokens: torch.Tensor, num_tokens: int) -> float:
     return time.process_time() - began
 
 
-def library_s(recipe, tokens: dict, num_tokens: int) -> float:
-    """Processor seconds of BLD alone: all variants over one streamed parent forward."""
+def library_s(recipe, tokens: dict, num_tokens: int) -> tuple[float, int]:
+    """Processor seconds of BLD alone, all variants over one streamed parent forward; and how many were trained."""
     parent = AutoModelForCausalLM.from_pretrained(RECIPE.parent / "tiny_parent", dtype=torch.float32)
     parent.eval().requires_grad_(False)
     space = build_search_space(parent.config, recipe.search_space, recipe.deploy)
@@ -59,9 +59,11 @@ def library_s(recipe, tokens: dict, num_tokens: int) -> float:
     raw["library"]["num_tokens"] = num_tokens
     config = parse_recipe(raw).library
     with tempfile.TemporaryDirectory() as folder:
+        library = BlockLibrary(folder)
         began = time.process_time()
-        build_library(parent, space, importance, tokens, BlockLibrary(folder), config, 128, 0)
-        return time.process_time() - began
+        build_library(parent, space, importance, tokens, library, config, 128, 0)
+        seconds = time.process_time() - began
+        return seconds, sum(row["trained_tokens"] > 0 for row in library.index.values())
 
 
 def main() -> None:
@@ -78,11 +80,13 @@ def main() -> None:
     rows = []
     with cpu_threads(1):
         for _ in range(args.repeats):  # in turn, so that both meet the same machine
-            rows.append((library_s(recipe, tokens, args.tokens), parent_training_s(tokens["train"], args.tokens)))
+            seconds, blocks = library_s(recipe, tokens, args.tokens)
+            rows.append((seconds, parent_training_s(tokens["train"], args.tokens)))
     ratios = [bld / training for bld, training in rows]
     result = {
         "environment": artifacts.environment(),
         "tokens": args.tokens,
+        "blocks": blocks,
         "overrides": args.overrides,
         "library_cpu_s": [bld for bld, _ in rows],
         "parent_training_cpu_s": [training for _, training in rows],
@@ -90,7 +94,9 @@ def main() -> None:
         "ratio_spread": [min(ratios), max(ratios)],
     }
     artifacts.write_json(args.out, result)
-    print(f"BLD of the library / training the parent on the same tokens: {result['ratio']:.2f}x {result['ratio_spread']}")
+    print(
+        f"BLD of the library / training the parent on the same tokens: {result['ratio']:.2f}x {result['ratio_spread']}"
+    )
 
 
 if __name__ == "__main__":

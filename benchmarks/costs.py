@@ -85,7 +85,11 @@ def held_bytes() -> list[dict]:
                     size = 4 if dtype == "float32" else 2
                     weights = size * (
                         non_block_parameters(config)
-                        + sum(num_parameters(config, k, v) for b in blocks for k, v in zip(("attention", "ffn"), b, strict=True))
+                        + sum(
+                            num_parameters(config, k, v)
+                            for b in blocks
+                            for k, v in zip(("attention", "ffn"), b, strict=True)
+                        )
                     )
                     kv = tokens.numel() * sum(kv_bytes_per_token(config, b.attention, dtype) for b in blocks)
                     rows.append(
@@ -108,7 +112,9 @@ def main() -> None:
     times = [held_out_times(args.children, seed) for seed in args.seeds]
     for row in times:
         print(f"seed {row['seed']}: error on unseen children mean {row['error_mean']:.1%}, max {row['error_max']:.1%}")
-    print(f"bytes: largest error {max(abs(r['weight_error']) + abs(r['kv_error']) for r in bytes_rows):.2%} on {len(bytes_rows)} configs")
+    print(
+        f"bytes: largest error {max(abs(r['weight_error']) + abs(r['kv_error']) for r in bytes_rows):.2%} on {len(bytes_rows)} configs"
+    )
     artifacts.write_json(args.out, {"environment": artifacts.environment(), "times": times, "bytes": bytes_rows})
 
 

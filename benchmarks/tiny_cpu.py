@@ -28,19 +28,27 @@ RECIPE = ROOT / "recipes/puzzle/tiny_cpu.yaml"
 
 
 def child_of(target: float, seed: int, runs: Path) -> PuzzleRun:
-    """Run the recipe up to the child, for one target and seed; library, scores and costs are shared between targets."""
+    """Run the recipe up to the child, for one target and seed.
+
+    Library and scores are made once per seed, and the times, which do not depend on it, once.
+    """
     recipe = load_recipe(RECIPE, [f"constraints.speedup={target}", f"seed={seed}"])
     run = PuzzleRun(recipe, runs / f"seed_{seed}_{target}", RECIPE.parent)
-    first = runs / f"seed_{seed}"
-    shared = PuzzleRun(recipe, first, RECIPE.parent)
+    shared, timed = (PuzzleRun(recipe, runs / name, RECIPE.parent) for name in (f"seed_{seed}", "costs"))
     shared.check()
-    for stage in ("data", "importance", "library", "score", "cost"):
+    for stage in ("data", "importance", "library", "score"):
         shared_run(shared, stage)
+    for stage in ("data", "cost"):
+        shared_run(timed, stage)
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("tokens.safetensors", "importance.safetensors", "library", "scores.jsonl", "costs.json"):
-        link = run.run_dir / name
-        if not link.exists():
-            link.symlink_to(Path("..") / first.name / name)
+    for folder, names in (
+        (shared.run_dir, ("tokens.safetensors", "importance.safetensors", "library", "scores.jsonl")),
+        (timed.run_dir, ("costs.json",)),
+    ):
+        for name in names:
+            link = run.run_dir / name
+            if not link.exists():
+                link.symlink_to(Path("..") / folder.name / name)
     if not (run.run_dir / "child" / "config.json").exists():
         with cpu_threads(recipe.threads):
             run.solve()
@@ -97,7 +105,9 @@ def main() -> None:
                 rows.append(row)
                 rows.sort(key=lambda r: (-r["target"], r["seed"], r["gkd_tokens"]))
                 artifacts.write_json(args.out, {"environment": artifacts.environment(), "rows": rows})
-                print(f"{target}x seed {seed} {tokens:>9} tokens: kept {row['quality']['top1_kept']:.4f} KL {row['quality']['kl']:.4f}")
+                print(
+                    f"{target}x seed {seed} {tokens:>9} tokens: kept {row['quality']['top1_kept']:.4f} KL {row['quality']['kl']:.4f}"
+                )
 
 
 if __name__ == "__main__":

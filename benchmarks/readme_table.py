@@ -1,0 +1,117 @@
+"""Write the results of the committed JSON files into the README, between its two markers.
+
+python benchmarks/readme_table.py          # rewrite
+python benchmarks/readme_table.py --check  # exit 1 if the README is stale (a test calls it)
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parent.parent
+START, END = "<!-- results:start -->", "<!-- results:end -->"
+
+
+def load(name: str) -> dict | None:
+    path = ROOT / "benchmarks" / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def spread(values: list[float], pattern: str) -> str:
+    """Mean, and the range where there is more than one value."""
+    text = pattern.format(statistics.fmean(values))
+    return text if len(values) == 1 else f"{text} ({pattern.format(min(values))} to {pattern.format(max(values))})"
+
+
+def quality_table(data: dict) -> list[str]:
+    lines = [
+        "| speed-up, measured (lower bound) | GKD tokens | top-1 kept | KL, nats | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    groups: dict[tuple, list[dict]] = {}
+    for row in data["rows"]:
+        groups.setdefault((row["target"], row["gkd_tokens"]), []).append(row)
+    for (_, tokens), rows in sorted(groups.items(), key=lambda item: (-item[0][0], item[0][1])):
+        speed = statistics.fmean(r["measured"]["total"]["value"] for r in rows)
+        bound = min(r["measured"]["total"]["lower_bound"] for r in rows)
+        kept = spread([r["quality"]["top1_kept"] for r in rows], "{:.2%}")
+        kl = statistics.fmean(r["quality"]["kl"] for r in rows)
+        lines.append(f"| {speed:.2f}x (>= {bound:.2f}x) | {tokens:,} | {kept} | {kl:.4f} | {len(rows)} |")
+    return lines
+
+
+def baseline_table(data: dict) -> list[str]:
+    lines = ["| network | GKD tokens | measured speed-up | top-1 kept | loss, nats |", "|---|---|---|---|---|"]
+    for row in data["rows"]:
+        q = row["quality"]
+        lines.append(
+            f"| {row['name']} | {row['gkd_tokens']:,} | {row['speed']['total']['value']:.2f}x "
+            f"| {q['top1_kept']:.2%} +- {q['top1_kept_stderr']:.2%} | {q['loss']:.4f} |"
+        )
+    return lines
+
+
+def results() -> str:
+    """Everything between the markers."""
+    parts = []
+    if data := load("tiny_cpu.json"):
+        machine = data["environment"]
+        parts += [
+            f"The demo's parent on {machine['cpu']}, {machine['cpu_count']} cores, 64 tokens in and 64 out, batch 64, float32 "
+            "(`benchmarks/tiny_cpu.json`). Speed against the parent as transformers runs it; bounds are one-sided, 95 %, "
+            "over 20 interleaved rounds. Top-1 accuracy on test text, relative to the parent's "
+            f"{data['rows'][0]['quality']['parent_top1']:.1%}.",
+            "\n".join(quality_table(data)),
+        ]
+    if data := load("baselines.json"):
+        parts += [
+            "Simpler choices from the same library, each at least as fast by the cost model, same refit and same GKD tokens "
+            "(`benchmarks/baselines.json`):",
+            "\n".join(baseline_table(data)),
+        ]
+    facts = []
+    if data := load("demo.json"):
+        facts.append(
+            f"`make demo` after installation: {data['minutes']:.1f} minutes, {data['peak_memory_gb']:.1f} GB peak; a second run "
+            f"{data['second_run_s']:.0f} s"
+        )
+    if data := load("costs.json"):
+        errors = [row["error_mean"] for row in data["times"]]
+        worst = max(row["error_max"] for row in data["times"])
+        facts.append(
+            f"cost model on children no fit has seen: {spread(errors, '{:.1%}')} mean error, {worst:.1%} at most"
+        )
+    if data := load("bld.json"):
+        facts.append(
+            f"BLD of all {data['blocks']} trained blocks: {data['ratio']:.1f}x one parent-training pass over the same tokens"
+        )
+    if data := load("solver.json"):
+        rows = [row for row in data["instances"] if row["solver"] == "HIGHS"]
+        facts.append(
+            f"MIP, 80 layers x 54 blocks: {max(r['seconds'] for r in rows):.1f} s at most to a proven gap of "
+            f"{max(r['gap'] for r in rows):.0e} (HiGHS)"
+        )
+    if facts:
+        parts.append("\n".join(f"- {fact}" for fact in facts))
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, after = text.split(START)[0], text.split(END)[1]
+    fresh = f"{before}{START}\n{results()}\n{END}{after}"
+    if args.check:
+        return int(fresh != text)
+    readme.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
