@@ -6,7 +6,7 @@ counts each break some of them, a few silently.
 
 from dataclasses import dataclass
 
-from .recipe import RecipeError, _nearest
+from .recipe import RecipeError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def check_engines(names: list[str]) -> None:
     """Raises RecipeError for an engine without a row in the table."""
     for name in names:
         if name not in ENGINES:
-            raise RecipeError(f"deploy: unknown engine {name!r}{_nearest(name, ENGINES)}; known: {', '.join(ENGINES)}")
+            raise RecipeError(
+                f"deploy: unknown engine {name!r}{did_you_mean(name, ENGINES)}; known: {', '.join(ENGINES)}"
+            )
 
 
 def refuses(engine: str, layer_idx: int, num_layers: int, attention: int | str, ffn: int | str) -> str | None:

@@ -272,7 +272,7 @@ def parse_recipe(raw: object, overrides: list[str] = ()) -> PuzzleRecipe | Paren
     system = raw.get("system", "puzzle")
     if not isinstance(system, str) or system not in SYSTEMS:
         raise RecipeError(
-            f"system: {system!r} is unknown{_nearest(str(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
+            f"system: {system!r} is unknown{did_you_mean(str(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
         )
     return _parse(SYSTEMS[system], raw, "")
 
@@ -293,7 +293,7 @@ def _override(raw: dict, override: str) -> dict:
         raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
 
 
-def _nearest(name: str, names: typing.Iterable[str]) -> str:
+def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
     match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
@@ -305,7 +305,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value not in arguments:
             raise RecipeError(
-                f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}{_nearest(str(value), map(str, arguments))}"
+                f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}{did_you_mean(str(value), map(str, arguments))}"
             )
         return value
     if origin in (typing.Union, types.UnionType):
@@ -330,7 +330,9 @@ def _parse_section(section: type, value: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(section)}
     for name in value:
         if name not in fields:
-            raise RecipeError(f"unknown key '{prefix}{name}'{_nearest(str(name), fields)} (keys: {', '.join(fields)})")
+            raise RecipeError(
+                f"unknown key '{prefix}{name}'{did_you_mean(str(name), fields)} (keys: {', '.join(fields)})"
+            )
     hints = typing.get_type_hints(section)
     parsed = {name: _parse(hints[name], item, prefix + name) for name, item in value.items()}
     missing = [

@@ -1,14 +1,13 @@
 """What all trainings share: strict `TrainingArguments`, devices, one quiet progress bar."""
 
 import dataclasses
-import difflib
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .recipe import RecipeError
+from .recipe import RecipeError, did_you_mean
 
 
 def resolve_device(device: str) -> torch.device:
@@ -33,10 +32,7 @@ def training_arguments(output_dir: str | Path, where: str, args: dict, **default
     known = [f.name for f in dataclasses.fields(TrainingArguments)]
     for name in args:
         if name not in known:
-            match = difflib.get_close_matches(name, known, n=1)
-            raise RecipeError(
-                f"unknown key '{where}.args.{name}'" + (f"; did you mean {match[0]!r}?" if match else "")
-            )
+            raise RecipeError(f"unknown key '{where}.args.{name}'{did_you_mean(name, known)}")
     base = {
         "output_dir": str(output_dir),
         "report_to": "none",

@@ -9,13 +9,13 @@ from .. import artifacts
 from ..costs import Workload, peak_memory_bytes, weight_bytes
 from ..data import sequences
 from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
-from .baselines import NAMES, Baselines, describe
+from .baselines import Baselines, describe
 from .block_costs import BYTES
 from .child import assemble_child, empty_child
 from .distillation import distill
 from .refit import refit
 from .scoring import distance
-from .search import jsonable, measure_speed
+from .search import jsonable, measure_speeds
 from .search_space import Block
 
 
@@ -56,7 +56,8 @@ def assess(run) -> dict:
         }
     costs, batch_size = run.costs, run.chosen["batch_size"]
     child = models["distilled"].to(getattr(torch, costs.dtype))
-    speed = measure_speed(parent, child, batch_size, costs, run.recipe.solve.confidence, config.measure_rounds)
+    confidence, rounds = run.recipe.solve.confidence, config.measure_rounds
+    (speed,) = measure_speeds(parent, [child], batch_size, costs, confidence, rounds)
     blocks = [Block.parse(text) for text in run.chosen["blocks"]]
     return {
         "quality": quality,
@@ -132,14 +133,6 @@ def run_baselines(run) -> None:
     path.touch()
 
 
-def check_names(names: list[str]) -> None:
-    from ..recipe import RecipeError, _nearest
-
-    for name in names:
-        if name not in NAMES:
-            raise RecipeError(f"baselines.names: unknown {name!r}{_nearest(name, NAMES)}; known: {', '.join(NAMES)}")
-
-
 def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_size: int) -> dict:
     parent, recipe = run.parent, run.recipe
     if name == "scratch":
@@ -161,7 +154,7 @@ def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_si
     costs = run.costs
     child = child.to(getattr(torch, costs.dtype))
     rounds = max(6, recipe.evaluate.measure_rounds // 3)
-    speed = measure_speed(parent, child, batch_size, costs, recipe.solve.confidence, rounds)
+    (speed,) = measure_speeds(parent, [child], batch_size, costs, recipe.solve.confidence, rounds)
     return {
         "name": name,
         "blocks": [block.id for block in blocks],

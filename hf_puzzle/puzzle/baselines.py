@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import Callable
 
+from ..recipe import RecipeError, did_you_mean
 from .block_costs import CostTable
 from .scoring import Score
 from .search_space import NONE, Block, SearchSpace
@@ -16,6 +17,15 @@ from .search_space import NONE, Block, SearchSpace
 logger = logging.getLogger(__name__)
 
 NAMES = ("drop_layers", "uniform", "greedy", "random", "scratch")
+
+
+def check_names(names: list[str]) -> None:
+    """Raises RecipeError for a baseline that does not exist."""
+    for name in names:
+        if name not in NAMES:
+            raise RecipeError(
+                f"baselines.names: unknown {name!r}{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}"
+            )
 
 
 class Baselines:

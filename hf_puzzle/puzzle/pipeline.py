@@ -15,7 +15,8 @@ from ..data import sequences
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
 from ..stages import Stage, run_stages
 from ..training import resolve_device, training_arguments
-from .assess import assess, check_names, run_baselines
+from .assess import assess, run_baselines
+from .baselines import check_names
 from .block_costs import CostTable, measure_costs
 from .block_distillation import build_library
 from .child import assemble_child, decilm_config

@@ -7,6 +7,7 @@ the target.
 import dataclasses
 import logging
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from .solver import Choice, InfeasibleError, Limit, Solution, solve
 
 
 logger = logging.getLogger(__name__)
+
+# candidates timed together in a round: asking for a little less and a little more brackets what predictions miss
+MARGINS = (0.985, 1.0, 1.02)
 
 
 @dataclass(frozen=True)
@@ -240,38 +244,50 @@ class Search:
         Raises:
             InfeasibleError: the constraints cannot be met, or were not met within `solve.max_rounds` rounds.
         """
-        margin, best = 1.0, None
         timed = ("speedup", "throughput_tokens_per_s", "latency_ms", "prefill_ms")
-        wants_time = any(getattr(self.constraints, name) is not None for name in timed)
+        if all(getattr(self.constraints, name) is None for name in timed):
+            return self._best_candidate(1.0, self.config.rescore_rounds), None
+        margin, reached = 1.0, []
         for round_idx in range(self.config.max_rounds):
-            # the first round of a timed search only corrects the predictions: rescoring would be wasted on it
-            corrects = wants_time and round_idx == 0 and self.config.max_rounds > 1
-            candidate = self._best_candidate(margin, 0 if corrects else self.config.rescore_rounds)
-            if not wants_time:
-                return candidate, None
-            measured = self.measure(candidate, self.config.measure_rounds // (2 if corrects else 1))
-            reached = measured["bound_over_target"]
-            self.rounds.append({"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(measured)})
-            logger.info(
-                "round %d: %.3fx measured (at least %.3fx), bound / target %.3f, %s %.4f",
-                round_idx, measured["total"].value, measured["total"].lower_bound, reached,
-                self.score_config.metric, candidate.distance,
-            )  # fmt: skip
-            if reached >= 1 and not corrects and (best is None or candidate.distance < best[0].distance):
-                best = (candidate, measured)
-            # a little slack is cheaper than another round; much slack is quality thrown away
-            on_target = 1 <= reached <= 1.02
-            if not corrects and (on_target or (best is not None and reached < 1)):
-                break
-            if not on_target:
-                margin = margin / reached * 1.004
-        if best is None:
+            # the first round only corrects the predictions; rescoring and full measurements would be wasted on it
+            corrects = round_idx == 0 and self.config.max_rounds > 1
+            candidates = [self._best_candidate(margin, 0)] if corrects else self._candidates_around(margin)
+            measured = self.measure(candidates, self.config.measure_rounds // (2 if corrects else 1))
+            for candidate, result in zip(candidates, measured, strict=True):
+                self.rounds.append({"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(result)})
+                logger.info(
+                    "round %d: %.3fx measured (at least %.3fx), bound / target %.3f, %s %.4f",
+                    round_idx, result["total"].value, result["total"].lower_bound, result["bound_over_target"],
+                    self.score_config.metric, candidate.distance,
+                )  # fmt: skip
+            bounds = [result["bound_over_target"] for result in measured]
+            if not corrects:
+                reached += [
+                    pair for pair, b in zip(zip(candidates, measured, strict=True), bounds, strict=True) if b >= 1
+                ]
+                if reached and min(bounds) <= 1.02:  # much slack everywhere is quality thrown away: another round
+                    break
+            margin = margin / statistics.median(bounds) * 1.004
+        if not reached:
             raise InfeasibleError(
-                f"no child measured fast enough in {self.config.max_rounds} rounds (see solutions.json for each); "
-                "raise solve.max_rounds, offer cheaper blocks in search_space, or lower the target",
+                f"no child measured fast enough in {self.config.max_rounds} rounds (see the log for each); raise "
+                "solve.max_rounds, offer cheaper blocks in search_space, or lower the target",
                 {},
             )
-        return best
+        return min(reached, key=lambda pair: pair[0].distance)
+
+    def _candidates_around(self, margin: float) -> list[Candidate]:
+        """Distinct best children for a few margins; margins that nothing satisfies are left out, unless none is."""
+        found: dict[tuple[str, ...], Candidate] = {}
+        for factor in MARGINS:
+            try:
+                candidate = self._best_candidate(margin * factor, self.config.rescore_rounds)
+            except InfeasibleError:
+                if not found:
+                    raise
+                break
+            found.setdefault(candidate.solution.blocks, candidate)
+        return list(found.values())
 
     def _best_candidate(self, margin: float, rescore_rounds: int) -> Candidate:
         """MIP, true distance of its diverse solutions, then rescoring around the best one."""
@@ -344,15 +360,19 @@ class Search:
                 kept.append(Block.parse(block))
         return list(dict.fromkeys(kept))
 
-    def measure(self, candidate: Candidate, rounds: int) -> dict:
-        """Measured speed of a candidate, and how far its lower bound clears the constraints."""
-        dtype = getattr(torch, self.costs.dtype)
-        child = empty_child(self.parent.config, candidate.blocks, dtype, self.parent.device)
-        measured = measure_speed(
-            self.parent, child, candidate.batch_size, self.costs, self.config.confidence, max(4, rounds)
-        )
-        measured["bound_over_target"] = self._reached(measured, candidate.batch_size)
-        return measured
+    def measure(self, candidates: list[Candidate], rounds: int) -> list[dict]:
+        """Measured speed of candidates, all in turn, and how far the lower bounds clear the constraints."""
+        results = []
+        by_batch = {c.batch_size: [x for x in candidates if x.batch_size == c.batch_size] for c in candidates}
+        for batch_size, group in by_batch.items():
+            dtype = getattr(torch, self.costs.dtype)
+            children = [empty_child(self.parent.config, c.blocks, dtype, self.parent.device) for c in group]
+            confidence = self.config.confidence
+            measured = measure_speeds(self.parent, children, batch_size, self.costs, confidence, max(4, rounds))
+            for candidate, result in zip(group, measured, strict=True):
+                result["bound_over_target"] = self._reached(result, batch_size)
+                results.append((candidates.index(candidate), result))
+        return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
     def _reached(self, measured: dict, batch_size: int) -> float:
         """Lower bound of the measured speed / the constraint; 1 just meets it."""
@@ -372,32 +392,45 @@ class Search:
         return min(reached)
 
 
-def measure_speed(
-    parent: PreTrainedModel, child: PreTrainedModel, batch_size: int, costs: CostTable, confidence: float, rounds: int
-) -> dict:
-    """Speed of a child against its parent as the parent's user runs it, generated in turn.
+def measure_speeds(
+    parent: PreTrainedModel,
+    children: list[PreTrainedModel],
+    batch_size: int,
+    costs: CostTable,
+    confidence: float,
+    rounds: int,
+) -> list[dict]:
+    """Speed of children against their parent as the parent's user runs it, all generated in turn.
 
     Returns:
-        `total`, `prefill` and `decode` ratios with bounds; `same_code`, the ratio against the parent's architecture run by
-        the child's modelling code, which is the architecture's own gain (by the two times of the cost table).
+        For each child: `total`, `prefill` and `decode` ratios with bounds; `same_code`, the ratio against the parent's
+        architecture run by the child's modelling code, which is the architecture's own gain (by the two times of the
+        cost table); medians.
     """
     workload = costs.workload_of(batch_size)
-    models = {"parent": in_dtype(parent, child.dtype), "child": child}
+    models = {"parent": in_dtype(parent, children[0].dtype)}
+    models |= {str(i): child for i, child in enumerate(children)}
     with cpu_threads(costs.workload["threads"]):
         timings = measure_interleaved(models, workload, rounds, costs.workload["clock"], "measure")
-    slow, fast = timings["parent"], timings["child"]
-    parts = {"total": "total_ms", "prefill": "prefill_ms", "decode": "decode_ms"}
-    result = {name: speed_ratio(slow, fast, confidence, part) for name, part in parts.items()}
+    slow = timings["parent"]
     stock, own = (row["prefill_ms"] + row["decode_ms"] for row in costs.children[batch_size][:2])
-    child_timing, parent_timing = median_timing(fast), median_timing(slow)
-    return result | {
-        "same_code": result["total"].value * own / stock,
-        "child_ms": child_timing.total_ms,
-        "child_prefill_ms": child_timing.prefill_ms,
-        "parent_ms": parent_timing.total_ms,
-        "tokens_per_s": workload.tokens / child_timing.total_ms * 1e3,
-        "parent_tokens_per_s": workload.tokens / parent_timing.total_ms * 1e3,
-    }
+    parent_ms = median_timing(slow).total_ms
+    results = []
+    for i in range(len(children)):
+        fast = timings[str(i)]
+        parts = {"total": "total_ms", "prefill": "prefill_ms", "decode": "decode_ms"}
+        result: dict = {name: speed_ratio(slow, fast, confidence, part) for name, part in parts.items()}
+        median = median_timing(fast)
+        result |= {
+            "same_code": result["total"].value * own / stock,
+            "child_ms": median.total_ms,
+            "child_prefill_ms": median.prefill_ms,
+            "parent_ms": parent_ms,
+            "tokens_per_s": workload.tokens / median.total_ms * 1e3,
+            "parent_tokens_per_s": workload.tokens / parent_ms * 1e3,
+        }
+        results.append(result)
+    return results
 
 
 def jsonable(measured: dict) -> dict:

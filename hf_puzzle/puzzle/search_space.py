@@ -12,7 +12,7 @@ from typing import NamedTuple
 from transformers import PretrainedConfig
 
 from .. import engines
-from ..recipe import RecipeError, SearchSpaceConfig, _nearest
+from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
 
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _layer_overrides(space: SearchSpaceConfig, num_layers: int) -> dict[int, dic
             raise RecipeError(f"search_space.layers: layer {layer} does not exist; the parent has {num_layers} layers")
         for name, values in choice.items():
             if name not in KINDS:
-                raise RecipeError(f"unknown key 'search_space.layers.{layer}.{name}'{_nearest(str(name), KINDS)}")
+                raise RecipeError(f"unknown key 'search_space.layers.{layer}.{name}'{did_you_mean(str(name), KINDS)}")
             if not isinstance(values, list):
                 raise RecipeError(f"search_space.layers.{layer}.{name}: expected a list, got {values!r}")
         overrides[layer % num_layers] = choice

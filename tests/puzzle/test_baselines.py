@@ -5,8 +5,7 @@ import itertools
 import pytest
 
 from hf_puzzle.costs import Timing
-from hf_puzzle.puzzle.assess import check_names
-from hf_puzzle.puzzle.baselines import NAMES, Baselines, describe
+from hf_puzzle.puzzle.baselines import NAMES, Baselines, check_names, describe
 from hf_puzzle.puzzle.scoring import Score
 from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import RecipeError

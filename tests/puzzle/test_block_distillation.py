@@ -1,6 +1,5 @@
 """BLD: jobs may be cut, grouped and killed as one likes, and the library is the same."""
 
-import copy
 import dataclasses
 import logging
 
@@ -9,7 +8,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_puzzle.puzzle import block_distillation
-from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library, closed_form_linear, normalized_mse
+from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library, normalized_mse
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import make_metric, score_blocks
 from hf_puzzle.puzzle.search_space import Block, build_search_space
@@ -317,44 +316,3 @@ def test_ffn_under_no_attention_is_trained_for_the_whole_layer(build, llama, tok
             got = llama(batch, output_hidden_states=True).hidden_states[2]
         errors.append((got - target[2]).square().mean().item())
     assert errors[0] < errors[1]
-
-
-@torch.no_grad()
-def test_closed_form_is_the_ridge_solution(make_parent, calibration):
-    parent = make_parent()
-    layer = layers_of(parent)[0]
-    seen = []
-    handle = layer.mlp.register_forward_hook(lambda m, a, o: seen.append((a[0].flatten(0, 1), o.flatten(0, 1))))
-    half = calibration[: len(calibration) // 2]
-    for batch in half.split(4):
-        parent(batch)
-    handle.remove()
-    x, y = (torch.cat(parts).double() for parts in zip(*seen, strict=True))
-    penalty = 1e-4 * (x.T @ x).diagonal().mean() * torch.eye(64, dtype=torch.float64)
-    expected = torch.linalg.solve(x.T @ x + penalty, x.T @ y).T
-    wanted = [("layer_00/ffn.linear", 0, "ffn", "linear"), ("layer_00/ffn.w256", 0, "ffn", 256)]
-    config = dataclasses.replace(SMALL, batch_size=4)
-    solved = closed_form_linear(parent, wanted, calibration, config)
-    if (0, "ffn") in solved:  # it beat the product on the other half
-        torch.testing.assert_close(solved[0, "ffn"].double(), expected, rtol=1e-3, atol=1e-4)
-    assert closed_form_linear(parent, wanted[1:], calibration, config) == {}
-
-
-@torch.no_grad()
-def test_closed_form_recovers_a_linear_sub_block(make_parent, tokens, sequence_length):
-    from hf_puzzle.data import sequences
-    from hf_puzzle.puzzle.surgery import LinearBlock
-
-    parent = make_parent()
-    linear = LinearBlock(64, "ffn").requires_grad_(False)
-    layer = layers_of(parent)[0]
-    own = copy.deepcopy(layer.mlp)
-
-    class Wrapped(type(own)):  # a parent whose FFN happens to be linear
-        def forward(self, x):
-            return linear(x)
-
-    layer.mlp.__class__ = Wrapped
-    wanted = [("layer_00/ffn.linear", 0, "ffn", "linear")]
-    solved = closed_form_linear(parent, wanted, sequences(tokens["train"], sequence_length, 4096, 0), SMALL)
-    torch.testing.assert_close(solved[0, "ffn"], linear.weight, rtol=0, atol=2e-3)

@@ -1,0 +1,68 @@
+"""Linear sub-blocks in closed form: ridge regression, where it beats the paper's products of weights."""
+
+import torch
+from tqdm.auto import tqdm
+
+from ..recipe import LibraryConfig
+from .search_space import LINEAR
+from .surgery import initial_weights, layers_of
+
+
+@torch.no_grad()
+def closed_form_linear(
+    parent, wanted, input_ids: torch.Tensor, config: LibraryConfig
+) -> dict[tuple[int, str], torch.Tensor]:
+    """Ridge regression of each sub-block's output on its input, where that beats the paper's weight products.
+
+    W = Y^T X (X^T X + lambda I)^-1 with lambda 1e-4 of the mean input power; only Gram matrices are kept. The winner is
+    chosen on the second half of the tokens, which the regression has not seen.
+
+    Returns:
+        `(layer_idx, kind)` -> weight of shape `(hidden_size, hidden_size)`, float32.
+    """
+    places = sorted({(layer, kind) for _, layer, kind, variant in wanted if variant == LINEAR})
+    if not places:
+        return {}
+    size, device = parent.config.hidden_size, parent.device
+    layers = layers_of(parent)
+    products = {
+        (i, kind): initial_weights(
+            layers[i].self_attn if kind == "attention" else layers[i].mlp, kind, LINEAR, parent.config
+        )["weight"].float()
+        for i, kind in places
+    }
+    gram = {place: torch.zeros(size, size, device=device, dtype=torch.float64) for place in places}
+    cross = {place: torch.zeros(size, size, device=device, dtype=torch.float64) for place in places}
+    errors = {place: torch.zeros(2, device=device, dtype=torch.float64) for place in places}
+    solved: dict[tuple[int, str], torch.Tensor] = {}
+
+    def hook_of(place):
+        def hook(module, args, kwargs, output):
+            x = (args[0] if args else kwargs["hidden_states"]).flatten(0, -2).float()
+            y = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
+            if solved:
+                for j, weight in enumerate((solved[place], products[place])):
+                    errors[place][j] += (x @ weight.T - y).square().sum().double()
+            else:
+                gram[place] += (x.T @ x).double()
+                cross[place] += (y.T @ x).double()
+
+        return hook
+
+    handles = []
+    for i, kind in places:
+        module = layers[i].self_attn if kind == "attention" else layers[i].mlp
+        handles.append(module.register_forward_hook(hook_of((i, kind)), with_kwargs=True))
+    batches = input_ids.split(config.batch_size)
+    half = max(1, len(batches) // 2)
+    try:
+        for number, batch in enumerate(tqdm(batches, desc="linear blocks", leave=False, disable=None)):
+            if number == half:
+                for place in places:
+                    ridge = 1e-4 * gram[place].diagonal().mean() * torch.eye(size, device=device, dtype=torch.float64)
+                    solved[place] = torch.linalg.solve(gram[place] + ridge, cross[place].T).T.float()
+            parent.get_decoder()(input_ids=batch.to(device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {place: weight for place, weight in solved.items() if errors[place][0] < errors[place][1]}
