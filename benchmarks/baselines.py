@@ -1,38 +1,112 @@
-"""The searched child against simpler choices, at equal predicted speed and equal GKD tokens.
+"""The searched child against simpler choices from the same library: same speed, same refit, same GKD tokens.
 
-    python benchmarks/baselines.py --out-dir runs/tiny_cpu_baselines
+    python benchmarks/baselines.py --run runs/bench/seed_0_2.0 --measure    # layouts, and all of them timed in turn
+    python benchmarks/baselines.py --run runs/bench/seed_0_2.0 --tokens 0 500000
 
-Runs recipes/puzzle/tiny_cpu_baselines.yaml (what is there is reused) and collects its baselines.jsonl.
+`--run` is a folder of benchmarks/tiny_cpu.py. Layouts may take the time that the searched child is
+predicted to take, and 2 % more; the table shows what was measured, parent and all networks in one interleaved session.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
+import torch
+
 from hf_puzzle import artifacts
+from hf_puzzle.data import sequences
+from hf_puzzle.evaluation import compare
+from hf_puzzle.puzzle.assess import test_sequences
+from hf_puzzle.puzzle.baselines import Baselines
+from hf_puzzle.puzzle.child import assemble_child, empty_child
+from hf_puzzle.puzzle.distillation import distill
 from hf_puzzle.puzzle.pipeline import PuzzleRun
+from hf_puzzle.puzzle.refit import refit
+from hf_puzzle.puzzle.scoring import distance
+from hf_puzzle.puzzle.search import jsonable, measure_speeds
+from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import load_recipe
 
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "recipes/puzzle/tiny_cpu_baselines.yaml"
+RECIPE = ROOT / "recipes/puzzle/tiny_cpu.yaml"
+
+
+def measure(run: PuzzleRun) -> dict:
+    """Layouts of all baselines, timed with the searched child and the parent."""
+    batch_size = run.chosen["batch_size"]
+    searched = [Block.parse(text) for text in run.chosen["blocks"]]
+    budget_ms = run.costs.predict(searched, batch_size).total_ms
+
+    def kl_of(blocks: list[Block]) -> float:
+        return distance(run.parent, run.space, run.library, run.metric, run.recipe.score.batch_size, blocks)[0]
+
+    pick = Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
+    layouts = {
+        "searched": searched,
+        "uniform": pick.uniform(),
+        "greedy": pick.greedy(),
+        "random": pick.random(run.recipe.baselines.num_random),
+        "drop_layers": pick.drop_layers(),
+    }
+    layouts = {name: blocks for name, blocks in layouts.items() if blocks is not None}
+    children = [empty_child(run.config, blocks, torch.float32) for blocks in layouts.values()]
+    confidence, rounds = run.recipe.solve.confidence, run.recipe.solve.measure_rounds
+    speeds = measure_speeds(run.parent, children, batch_size, run.costs, confidence, rounds)
+    return {
+        name: {"blocks": [b.id for b in blocks], "kl_before_refit": kl_of(blocks), "speed": jsonable(speed)}
+        for (name, blocks), speed in zip(layouts.items(), speeds, strict=True)
+    }
+
+
+def quality(run: PuzzleRun, name: str, blocks: list[Block], tokens: int) -> dict:
+    """Quality on the test text after refit and `tokens` of GKD; `scratch` starts from random weights instead."""
+    parent, recipe = run.parent, run.recipe
+    if name == "scratch":
+        torch.manual_seed(recipe.seed)
+        child = empty_child(parent.config, blocks, parent.dtype)
+    else:
+        child = assemble_child(parent, run.library, blocks, run.space.parent)
+        calibration = sequences(run.tokens["train"], run.sequence_length, recipe.child.refit_tokens, recipe.seed + 3)
+        refit(child, parent, calibration, recipe.child)
+    if tokens:
+        config = dataclasses.replace(recipe.distill, num_tokens=tokens)
+        folder = run.run_dir / f"baseline_{name}_{tokens}"
+        child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
+        artifacts.remove(folder)
+    return compare(parent, child, test_sequences(run), recipe.evaluate.batch_size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out-dir", type=Path, required=True)
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[0, 500_000])
+    parser.add_argument("--names", nargs="+")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/baselines.json")
     args = parser.parse_args()
-    recipe = load_recipe(RECIPE, args.overrides)
-    run = PuzzleRun(recipe, args.out_dir, RECIPE.parent)
-    run.run(say=print)
-    rows = artifacts.read_jsonl(args.out_dir / "baselines.jsonl")
-    order = list(dict.fromkeys(row["name"] for row in rows))
-    rows.sort(key=lambda row: (row["gkd_tokens"], order.index(row["name"])))
-    artifacts.write_json(
-        args.out,
-        {"environment": artifacts.environment(), "seed": recipe.seed, "overrides": args.overrides, "rows": rows},
-    )
+    run = PuzzleRun(load_recipe(RECIPE), args.run, RECIPE.parent)
+    if args.measure:
+        result = {"environment": artifacts.environment(), "networks": measure(run), "rows": []}
+        artifacts.write_json(args.out, result)
+        for name, row in result["networks"].items():
+            print(name, f"{row['speed']['total']['value']:.3f}x", f"KL {row['kl_before_refit']:.4f}", row["blocks"])
+        return
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    result = artifacts.read_json(args.out)
+    for name in args.names or [*result["networks"], "scratch"]:
+        network = result["networks"].get(name, result["networks"]["searched"])
+        for tokens in args.tokens:
+            if (name, tokens) in {(row["name"], row["gkd_tokens"]) for row in result["rows"]}:
+                continue
+            measured = quality(run, name, [Block.parse(text) for text in network["blocks"]], tokens)
+            result = artifacts.read_json(args.out)  # another process may have added rows
+            result["rows"].append({"name": name, "gkd_tokens": tokens, "speed": network["speed"], "quality": measured})
+            result["rows"].sort(key=lambda row: (row["gkd_tokens"], -row["quality"]["top1_kept"]))
+            artifacts.write_json(args.out, result)
+            print(name, tokens, f"kept {measured['top1_kept']:.4f} loss {measured['loss']:.4f}")
 
 
 if __name__ == "__main__":

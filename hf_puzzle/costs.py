@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+import json
 import math
-import multiprocessing
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -168,15 +170,15 @@ def _resident_bytes(key: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {key}")
 
 
-def _peak_in_process(folder: str, workload: Workload, dtype: str, device: str, trust: bool, queue) -> None:
+def _peak_here(folder: str, workload: list[int], dtype: str, device: str, trust: bool) -> int:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     on_gpu = device.startswith("cuda")
     before = 0 if on_gpu else _resident_bytes("VmRSS")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust).to(device).eval()
-    time_generation(model, workload)
-    queue.put(torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - before)
+    time_generation(model, Workload(*workload))
+    return torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - before
 
 
 def peak_memory_bytes(
@@ -189,13 +191,11 @@ def peak_memory_bytes(
     """
     if not device.startswith("cuda") and not Path("/proc/self/status").exists():
         return None
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(
-        target=_peak_in_process, args=(folder, workload, dtype, device, trust_remote_code, queue)
-    )
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"measuring the peak memory of {folder} failed with exit code {process.exitcode}")
-    return queue.get()
+    # not multiprocessing: its children import the caller's main module, which may be a script without a guard
+    program = "import json, sys; from hf_puzzle.costs import _peak_here; print(_peak_here(*json.loads(sys.argv[1])))"
+    shape = [workload.batch_size, workload.prefill_tokens, workload.decode_tokens]
+    arguments = json.dumps([str(folder), shape, dtype, device, trust_remote_code])
+    done = subprocess.run([sys.executable, "-c", program, arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring the peak memory of {folder} failed:\n{done.stderr[-2000:]}")
+    return int(done.stdout.strip().splitlines()[-1])

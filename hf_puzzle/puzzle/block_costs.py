@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..costs import Timing, Workload, cpu_threads, in_dtype, measure_interleaved, median_timing
 from ..recipe import CostConfig
-from .child import empty_child
+from .child import decilm_width, empty_child
 from .search_space import LINEAR, NONE, Block, SearchSpace, Variant, variant_id
 
 
@@ -28,6 +28,7 @@ def num_parameters(config, kind: str, variant: Variant) -> int:
     if variant == LINEAR:
         return hidden * hidden + hidden
     if kind == "ffn":
+        variant = decilm_width(variant)
         bias = getattr(config, "mlp_bias", False)
         return 3 * hidden * variant + hidden + (2 * variant + hidden if bias else 0)
     head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads

@@ -1,24 +1,31 @@
 """From chosen blocks to an ordinary model: DeciLM config and weights, in memory."""
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..remote.configuration_decilm import DeciLMConfig, block_config
+from ..remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config
 from ..remote.modeling_decilm import DeciLMForCausalLM
 from .library import BlockLibrary
 from .search_space import LINEAR, Block
+
+
+def decilm_width(width: int) -> int:
+    """The width an FFN has in a DeciLM child: the next multiple of 256; the channels added are zero, which is exact."""
+    return -(-width // FFN_WIDTH_STEP) * FFN_WIDTH_STEP
 
 
 def decilm_config(config, blocks: list[Block]) -> DeciLMConfig:
     """The DeciLM config of a child of a Llama-shaped parent.
 
     Raises:
-        ValueError: a block the format cannot express (a width that is no multiple of 256, say), with its layer.
+        ValueError: a block the format cannot express (KV heads that do not divide, say), with its layer.
     """
     block_configs = []
     for layer_idx, block in enumerate(blocks):
         try:
-            block_configs.append(block_config(config.num_attention_heads, config.hidden_size, *block))
+            ffn = decilm_width(block.ffn) if isinstance(block.ffn, int) else block.ffn
+            block_configs.append(block_config(config.num_attention_heads, config.hidden_size, block.attention, ffn))
         except ValueError as error:
             raise ValueError(f"layer {layer_idx}, block {block.id}: {error}") from None
     attention_bias = getattr(config, "attention_bias", False)
@@ -63,6 +70,13 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
 _LINEAR_NAMES = {"attention": "linear_attn.weight", "ffn": "linear_mlp.weight"}
 
 
+def _padded(name: str, tensor: torch.Tensor, channels: int) -> torch.Tensor:
+    """An FFN tensor with `channels` more channels of zeros."""
+    if channels == 0 or name == "down_proj.bias":
+        return tensor
+    return F.pad(tensor, (0, channels) if name == "down_proj.weight" or tensor.ndim == 1 else (0, 0, 0, channels))
+
+
 def assemble_child(
     parent: PreTrainedModel, library: BlockLibrary, blocks: list[Block], own: Block
 ) -> DeciLMForCausalLM:
@@ -85,6 +99,8 @@ def assemble_child(
                 continue
             weights[f"{prefix}.{norm}.weight"] = state[f"{prefix}.{norm}.weight"]
             for name, tensor in tensors.items():
+                if kind == "ffn" and isinstance(variant, int):
+                    tensor = _padded(name, tensor, decilm_width(variant) - variant)
                 weights[f"{prefix}.{place}.{_LINEAR_NAMES[kind] if variant == LINEAR else name}"] = tensor
     with torch.device("meta"):
         child = DeciLMForCausalLM(decilm_config(parent.config, blocks))

@@ -137,8 +137,10 @@ def _layer_overrides(space: SearchSpaceConfig, num_layers: int) -> dict[int, dic
     return overrides
 
 
-def _attention(values: list, config: PretrainedConfig, where: str) -> list[Variant]:
+def _attention(values: list | None, config: PretrainedConfig, where: str) -> list[Variant]:
     heads = config.num_key_value_heads
+    if values is None:
+        values = [*(d for d in range(heads - 1, 0, -1) if heads % d == 0), LINEAR, NONE]
     variants: list[Variant] = [heads]
     for value in values:
         if isinstance(value, bool) or not (isinstance(value, int) or value in (LINEAR, NONE)):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_puzzle import hub
+from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child, decilm_config, empty_child
 from hf_puzzle.puzzle.importance import channel_importance
@@ -138,3 +139,27 @@ def test_empty_child_has_the_shapes(llama):
     assert [layer.self_attn is None for layer in child.model.layers] == [True, False, False, False]
     assert [layer.mlp is None for layer in child.model.layers] == [False, False, True, False]
     assert not child.training
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"mlp_bias": True}], ids=str)
+def test_widths_that_decilm_lacks_are_padded_exactly(
+    make_parent, tokens, calibration, sequence_length, tmp_path, changes
+):
+    parent = make_parent("llama", intermediate_size=300, **changes)
+    own = Block(4, 300)
+    space = build_search_space(parent.config, SearchSpaceConfig(attention=[], ffn=[100], width_multiple=4))
+    config = LibraryConfig(num_tokens=0, ridge_tokens=128, eval_tokens=32)
+    library = BlockLibrary(tmp_path)
+    build_library(parent, space, channel_importance(parent, calibration, 8), tokens, library, config, sequence_length)
+    blocks = [own, Block(4, 100), own, own]
+    child = assemble_child(parent, library, blocks, own)
+    with swapped(parent, library.swaps(parent, blocks, own)):
+        expected = parent(calibration, use_cache=False).logits
+    torch.testing.assert_close(child(calibration).logits, expected, rtol=1e-4, atol=2e-5)
+    assert child.model.layers[0].mlp.gate_proj.out_features == 512
+    counted = non_block_parameters(parent.config)
+    counted += sum(
+        num_parameters(parent.config, "attention", 4) + num_parameters(parent.config, "ffn", b.ffn) for b in blocks
+    )
+    assert child.num_parameters() == counted

@@ -1,6 +1,7 @@
 """Blocks per layer, their names, and what leaves the space for an engine's sake."""
 
 import pytest
+from transformers import LlamaConfig
 
 from hf_puzzle.engines import ENGINES, refuses
 from hf_puzzle.puzzle.search_space import Block, build_search_space, parse_variant, variant_id
@@ -103,3 +104,16 @@ def test_what_does_not_fit_is_named(llama, config, message):
 def test_unknown_engine(llama, space_config):
     with pytest.raises(RecipeError, match="did you mean 'vllm'"):
         build_search_space(llama.config, space_config, ["vlm"])
+
+
+def test_the_default_is_the_papers_space_for_eight_kv_heads():
+    config = LlamaConfig(hidden_size=512, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8)
+    space = build_search_space(config, SearchSpaceConfig())
+    assert space.layers[0].attention == (8, 4, 2, 1, "linear", "none")
+    assert len(space.layers[0].ffn) == 9
+    assert len(space.layers[0].blocks) == 54
+
+
+def test_default_attention_is_every_divisor():
+    config = LlamaConfig(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
+    assert build_search_space(config, SearchSpaceConfig()).layers[0].attention == (3, 1, "linear", "none")
