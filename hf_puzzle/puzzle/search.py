@@ -265,7 +265,7 @@ class Search:
                 reached += [
                     pair for pair, b in zip(zip(candidates, measured, strict=True), bounds, strict=True) if b >= 1
                 ]
-                if reached and min(bounds) <= 1.02:  # much slack everywhere is quality thrown away: another round
+                if reached and min(bounds) <= 1.03:  # much slack everywhere is quality thrown away: another round
                     break
             margin = margin / statistics.median(bounds) * 1.004
         if not reached:

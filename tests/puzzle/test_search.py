@@ -291,7 +291,7 @@ def test_the_search_recalibrates_until_the_bound_clears_the_target(searching, sl
     assert chosen.distance == min(r["distance"] for r in reached)
     assert search.rounds[0]["margin"] == 1.0
     last = max(r["round"] for r in search.rounds)
-    assert min(r["bound_over_target"] for r in search.rounds if r["round"] == last) <= 1.02 or last == 5
+    assert min(r["bound_over_target"] for r in search.rounds if r["round"] == last) <= 1.03 or last == 5
     assert measured["same_code"] == pytest.approx(measured["total"].value * 108 / 114)
 
 
