@@ -1,3 +1,4 @@
+import ast
 import re
 import subprocess
 import sys
@@ -23,8 +24,9 @@ def test_recipes_of_the_readme_parse_strictly():
 
 def test_recipe_of_the_python_example_parses_strictly():
     (call,) = [text for text in blocks("python") if "parse_recipe(" in text]
-    source = call[call.index("parse_recipe(") + len("parse_recipe(") : call.index("})") + 1]
-    parse_recipe(eval(source, {"__builtins__": {}}))
+    calls = [node for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Call)]
+    (recipe,) = [c.args[0] for c in calls if getattr(c.func, "id", "") == "parse_recipe"]
+    parse_recipe(ast.literal_eval(recipe))
 
 
 def test_python_examples_compile():

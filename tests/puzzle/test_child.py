@@ -129,8 +129,8 @@ def test_pairs_of_the_library_are_used(llama, library, tmp_path):
 
 def test_what_the_format_cannot_express_is_named(make_parent):
     config = make_parent().config
-    with pytest.raises(ValueError, match=r"layer 2, block kv4\+w300: .*width 300"):
-        decilm_config(config, [OWN, OWN, Block(4, 300), OWN])
+    with pytest.raises(ValueError, match=r"layer 2, block kv3\+w768: .*must divide"):
+        decilm_config(config, [OWN, OWN, Block(3, 768), OWN])
 
 
 def test_empty_child_has_the_shapes(llama):
