@@ -8,21 +8,15 @@ predicted to take, and 2 % more; the table shows what was measured, parent and a
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import torch
 
 from hf_puzzle import artifacts
-from hf_puzzle.data import sequences
 from hf_puzzle.evaluation import compare
-from hf_puzzle.puzzle.assess import test_sequences
-from hf_puzzle.puzzle.baselines import Baselines
-from hf_puzzle.puzzle.child import assemble_child, empty_child
-from hf_puzzle.puzzle.distillation import distill
+from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_sequences
+from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.pipeline import PuzzleRun
-from hf_puzzle.puzzle.refit import refit
-from hf_puzzle.puzzle.scoring import distance
 from hf_puzzle.puzzle.search import jsonable, measure_speeds
 from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import load_recipe
@@ -34,14 +28,8 @@ RECIPE = ROOT / "recipes/puzzle/tiny_cpu.yaml"
 
 def measure(run: PuzzleRun) -> dict:
     """Layouts of all baselines, timed with the searched child and the parent."""
-    batch_size = run.chosen["batch_size"]
-    searched = [Block.parse(text) for text in run.chosen["blocks"]]
-    budget_ms = run.costs.predict(searched, batch_size).total_ms
-
-    def kl_of(blocks: list[Block]) -> float:
-        return distance(run.parent, run.space, run.library, run.metric, run.recipe.score.batch_size, blocks)[0]
-
-    pick = Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
+    batch_size, searched = run.chosen["batch_size"], chosen_blocks(run)
+    pick = baseline_layouts(run)
     layouts = {
         "searched": searched,
         "uniform": pick.uniform(),
@@ -54,27 +42,15 @@ def measure(run: PuzzleRun) -> dict:
     confidence, rounds = run.recipe.solve.confidence, run.recipe.solve.measure_rounds
     speeds = measure_speeds(run.parent, children, batch_size, run.costs, confidence, rounds)
     return {
-        name: {"blocks": [b.id for b in blocks], "kl_before_refit": kl_of(blocks), "speed": jsonable(speed)}
+        name: {"blocks": [b.id for b in blocks], "kl_before_refit": pick.distance(blocks), "speed": jsonable(speed)}
         for (name, blocks), speed in zip(layouts.items(), speeds, strict=True)
     }
 
 
 def quality(run: PuzzleRun, name: str, blocks: list[Block], tokens: int) -> dict:
     """Quality on the test text after refit and `tokens` of GKD; `scratch` starts from random weights instead."""
-    parent, recipe = run.parent, run.recipe
-    if name == "scratch":
-        torch.manual_seed(recipe.seed)
-        child = empty_child(parent.config, blocks, parent.dtype)
-    else:
-        child = assemble_child(parent, run.library, blocks, run.space.parent)
-        calibration = sequences(run.tokens["train"], run.sequence_length, recipe.child.refit_tokens, recipe.seed + 3)
-        refit(child, parent, calibration, recipe.child)
-    if tokens:
-        config = dataclasses.replace(recipe.distill, num_tokens=tokens)
-        folder = run.run_dir / f"baseline_{name}_{tokens}"
-        child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
-        artifacts.remove(folder)
-    return compare(parent, child, test_sequences(run), recipe.evaluate.batch_size)
+    child = baseline_child(run, name, blocks, tokens)
+    return compare(run.parent, child, test_sequences(run), run.recipe.evaluate.batch_size)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from ..data import sequences
 from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
 from .baselines import Baselines, describe
 from .block_costs import BYTES
-from .child import assemble_child, empty_child
+from .child import assemble_child, cast_parameters, empty_child
 from .distillation import distill
 from .refit import refit
 from .scoring import distance
@@ -55,10 +55,10 @@ def assess(run) -> dict:
             "items": len(values),
         }
     costs, batch_size = run.costs, run.chosen["batch_size"]
-    child = models["distilled"].to(getattr(torch, costs.dtype))
+    child = cast_parameters(models["distilled"], getattr(torch, costs.dtype))
     confidence, rounds = run.recipe.solve.confidence, config.measure_rounds
     (speed,) = measure_speeds(parent, [child], batch_size, costs, confidence, rounds)
-    blocks = [Block.parse(text) for text in run.chosen["blocks"]]
+    blocks = chosen_blocks(run)
     return {
         "quality": quality,
         "task": tasks,
@@ -95,6 +95,22 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
     return rows
 
 
+def chosen_blocks(run) -> list[Block]:
+    """The blocks of the searched child."""
+    return [Block.parse(text) for text in run.chosen["blocks"]]
+
+
+def baseline_layouts(run) -> Baselines:
+    """Pickers of layouts that are predicted to be as fast as the searched child."""
+    batch_size = run.chosen["batch_size"]
+    budget_ms = run.costs.predict(chosen_blocks(run), batch_size).total_ms
+
+    def kl_of(blocks: list[Block]) -> float:
+        return distance(run.parent, run.space, run.library, run.metric, run.recipe.score.batch_size, blocks)[0]
+
+    return Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
+
+
 def run_baselines(run) -> None:
     """Write `baselines.jsonl`: one line per layout and GKD budget, the searched child among them at every budget.
 
@@ -105,14 +121,8 @@ def run_baselines(run) -> None:
     if not config.names:
         path.touch()
         return
-    batch_size = run.chosen["batch_size"]
-    searched = [Block.parse(text) for text in run.chosen["blocks"]]
-    budget_ms = run.costs.predict(searched, batch_size).total_ms
-
-    def kl_of(blocks: list[Block]) -> float:
-        return distance(run.parent, run.space, run.library, run.metric, run.recipe.score.batch_size, blocks)[0]
-
-    pickers = Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
+    batch_size, searched = run.chosen["batch_size"], chosen_blocks(run)
+    pickers = baseline_layouts(run)
     layouts = {
         "searched": lambda: searched,
         "scratch": lambda: searched,
@@ -133,7 +143,8 @@ def run_baselines(run) -> None:
     path.touch()
 
 
-def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_size: int) -> dict:
+def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
+    """A network of `blocks`: assembled and refitted like the child (`scratch`: random weights), then `gkd_tokens` of GKD."""
     parent, recipe = run.parent, run.recipe
     if name == "scratch":
         torch.manual_seed(recipe.seed)
@@ -150,9 +161,15 @@ def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_si
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"
         child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
         artifacts.remove(folder)
+    return child
+
+
+def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_size: int) -> dict:
+    parent, recipe = run.parent, run.recipe
+    child = baseline_child(run, name, blocks, gkd_tokens)
     quality = compare(parent, child, test_sequences(run), recipe.evaluate.batch_size, f"evaluate {name}")
     costs = run.costs
-    child = child.to(getattr(torch, costs.dtype))
+    child = cast_parameters(child, getattr(torch, costs.dtype))
     rounds = max(6, recipe.evaluate.measure_rounds // 3)
     (speed,) = measure_speeds(parent, [child], batch_size, costs, recipe.solve.confidence, rounds)
     return {
