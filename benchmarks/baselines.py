@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from hf_puzzle import artifacts
+from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import compare
 from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_sequences
 from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.puzzle.search import jsonable, measure_speeds
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import load_recipe
 
 

@@ -14,10 +14,11 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from hf_puzzle import artifacts
+from hf_puzzle.blocks import Block
 from hf_puzzle.costs import cache_bytes, cpu_threads, measure_interleaved, median_timing, weight_bytes
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token, measure_costs, non_block_parameters, num_parameters
 from hf_puzzle.puzzle.child import empty_child
-from hf_puzzle.puzzle.search_space import Block, build_search_space
+from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.recipe import load_recipe
 
 

@@ -90,9 +90,9 @@ def _print_summary(run_dir: Path) -> None:
     from rich.table import Table
 
     from . import artifacts
+    from .blocks import Block
     from .puzzle.baselines import describe
     from .puzzle.report import summary_rows
-    from .puzzle.search_space import Block
 
     console = Console()
     chosen = artifacts.read_json(run_dir / "solutions.json")["chosen"]

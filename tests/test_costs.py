@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from hf_puzzle import costs
+from hf_puzzle.blocks import Block
 from hf_puzzle.costs import (
     Timing,
     Workload,
@@ -21,7 +22,6 @@ from hf_puzzle.costs import (
 )
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token
 from hf_puzzle.puzzle.child import empty_child
-from hf_puzzle.puzzle.search_space import Block
 
 
 def timings(totals):

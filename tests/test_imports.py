@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "hf_puzzle"
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py")}
-SHARED = {"artifacts", "costs", "data", "engines", "evaluation", "hub", "optim", "training"}
+SHARED = {"artifacts", "blocks", "costs", "data", "engines", "evaluation", "hub", "optim", "training"}
 SYSTEMS = {"puzzle"}
 
 
@@ -30,7 +30,7 @@ def ours(module, source):
                 base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
             for alias in node.names:
                 inner = "/".join([*base, alias.name])
-                yield inner if inner in MODULES else "/".join(base)
+                yield inner if inner in MODULES or f"{inner}/__init__" in MODULES else "/".join(base)
 
 
 def test_every_module_has_a_place():

@@ -6,6 +6,7 @@ import logging
 import torch
 
 from .. import artifacts
+from ..blocks import Block
 from ..costs import Workload, peak_memory_bytes, weight_bytes
 from ..data import sequences
 from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
@@ -16,7 +17,6 @@ from .distillation import distill
 from .refit import refit
 from .scoring import distance
 from .search import jsonable, measure_speeds
-from .search_space import Block
 
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,11 @@ import logging
 import random
 from collections.abc import Callable
 
+from ..blocks import NONE, Block
 from ..recipe import RecipeError, did_you_mean
 from .block_costs import CostTable
 from .scoring import Score
-from .search_space import NONE, Block, SearchSpace
+from .search_space import SearchSpace
 
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 import torch
 from transformers import PreTrainedModel
 
+from ..blocks import LINEAR, NONE, Block, Variant, variant_id
 from ..costs import Timing, Workload, cpu_threads, in_dtype, measure_interleaved, median_timing
 from ..recipe import CostConfig
 from .child import decilm_width, empty_child
-from .search_space import LINEAR, NONE, Block, SearchSpace, Variant, variant_id
+from .search_space import SearchSpace
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

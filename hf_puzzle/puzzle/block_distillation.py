@@ -19,13 +19,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .. import artifacts
+from ..blocks import LINEAR, NONE, Block, Variant
 from ..data import TokenBlocks, sequences
 from ..recipe import LibraryConfig
 from ..training import num_steps, show_progress, training_arguments
 from .importance import channel_ranking
 from .library import BlockLibrary
 from .linear_blocks import closed_form_linear
-from .search_space import LINEAR, NONE, Block, SearchSpace, Variant
+from .search_space import SearchSpace
 from .surgery import NoBlock, empty_block, initial_weights, layers_of
 
 

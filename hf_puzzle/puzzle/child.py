@@ -4,10 +4,10 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ..blocks import LINEAR, Block
 from ..remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config
 from ..remote.modeling_decilm import DeciLMForCausalLM
 from .library import BlockLibrary
-from .search_space import LINEAR, Block
 
 
 def decilm_width(width: int) -> int:

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .. import artifacts
-from .search_space import NONE, Block, Variant, variant_id
+from ..blocks import NONE, Block, Variant, variant_id
 from .surgery import NoBlock, empty_block, layers_of, load_block
 
 

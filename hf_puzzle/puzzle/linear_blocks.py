@@ -3,8 +3,8 @@
 import torch
 from tqdm.auto import tqdm
 
+from ..blocks import LINEAR
 from ..recipe import LibraryConfig
-from .search_space import LINEAR
 from .surgery import initial_weights, layers_of
 
 

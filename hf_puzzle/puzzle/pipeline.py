@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .. import artifacts, data, engines, hub
+from ..blocks import Block
 from ..costs import cpu_threads
 from ..data import sequences
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
@@ -28,7 +29,7 @@ from .refit import refit
 from .report import write_report
 from .scoring import Score, make_metric, score_blocks
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
-from .search_space import Block, SearchSpace, build_search_space
+from .search_space import SearchSpace, build_search_space
 from .surgery import check_parent
 
 

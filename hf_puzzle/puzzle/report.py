@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from .. import artifacts
+from ..blocks import NONE, Block
 from ..recipe import PuzzleRecipe
 from .block_costs import CostTable
-from .search_space import NONE, Block
 
 
 # one colour per role in every picture

@@ -12,11 +12,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..blocks import Block
 from ..data import sequences
 from ..evaluation import ClozeTask, kl_divergence, mean_and_error, token_losses
 from ..recipe import ScoreConfig
 from .library import BlockLibrary
-from .search_space import Block, SearchSpace
+from .search_space import SearchSpace
 from .surgery import only_layers, run_layer, swapped
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from ..blocks import Block
 from ..costs import Ratio, Timing, cpu_threads, in_dtype, measure_interleaved, median_timing, speed_ratio
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, non_block_parameters, num_parameters
 from .child import empty_child
 from .library import BlockLibrary
 from .scoring import Metric, Score, distance, score_blocks
-from .search_space import Block, SearchSpace
+from .search_space import SearchSpace
 from .solver import Choice, InfeasibleError, Limit, Solution, solve
 
 

@@ -1,58 +1,17 @@
-"""The blocks offered to every layer, and how they are named.
-
-An attention variant is a number of KV heads, `linear` (one linear map) or `none`; an FFN variant is a width, `linear`
-or `none` (Puzzle, arXiv 2411.19146, section 2). Ids: `kv4`, `w512`, `linear`, `none`; a block is `kv4+w512`.
-"""
+"""The blocks offered to every layer (Puzzle, arXiv 2411.19146, section 2)."""
 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
 from .. import engines
+from ..blocks import KINDS, LINEAR, NONE, Block, Variant
 from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
 
 
 logger = logging.getLogger(__name__)
-
-Variant = int | str
-LINEAR, NONE = "linear", "none"
-KINDS = {"attention": "kv", "ffn": "w"}
-
-
-def variant_id(kind: str, variant: Variant) -> str:
-    """`kv4` / `w512` for a number, else the word itself."""
-    return f"{KINDS[kind]}{variant}" if isinstance(variant, int) else variant
-
-
-def parse_variant(kind: str, text: str) -> Variant:
-    if text in (LINEAR, NONE):
-        return text
-    prefix = KINDS[kind]
-    if not text.startswith(prefix) or not text[len(prefix) :].isdigit():
-        raise ValueError(f"{text!r} is not an {kind} variant: expected {prefix}<number>, {LINEAR} or {NONE}")
-    return int(text[len(prefix) :])
-
-
-class Block(NamedTuple):
-    """One layer of a child: KV heads or word, width or word."""
-
-    attention: Variant
-    ffn: Variant
-
-    @property
-    def id(self) -> str:
-        return f"{variant_id('attention', self.attention)}+{variant_id('ffn', self.ffn)}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Block":
-        """Raises ValueError for anything that `Block.id` does not write."""
-        attention, plus, ffn = text.partition("+")
-        if not plus:
-            raise ValueError(f"{text!r} is not a block: expected attention+ffn, e.g. kv4+w512")
-        return cls(parse_variant("attention", attention), parse_variant("ffn", ffn))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .search_space import LINEAR, NONE, Variant
+from ..blocks import LINEAR, NONE, Variant
 
 
 # model_type -> what the DeciLM format needs to know: these families are pre-norm, gated and rotary like Llama

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.distillation import distill
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import DistillConfig
 
 

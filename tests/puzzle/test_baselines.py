@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing
 from hf_puzzle.puzzle.baselines import NAMES, TOLERANCE, Baselines, check_names, describe
 from hf_puzzle.puzzle.scoring import Score
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import RecipeError
 
 

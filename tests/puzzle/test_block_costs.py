@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing
 from hf_puzzle.puzzle import block_costs
 from hf_puzzle.puzzle.block_costs import (
@@ -20,7 +21,6 @@ from hf_puzzle.puzzle.block_costs import (
     num_parameters,
 )
 from hf_puzzle.puzzle.child import empty_child
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import CostConfig
 
 

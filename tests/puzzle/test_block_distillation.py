@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle import block_distillation
 from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library, normalized_mse
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import make_metric, score_blocks
-from hf_puzzle.puzzle.search_space import Block, build_search_space
+from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.puzzle.surgery import layers_of, swapped
 from hf_puzzle.recipe import LibraryConfig, ScoreConfig, SearchSpaceConfig
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from hf_puzzle import hub
+from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child, decilm_config, empty_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.search_space import Block, build_search_space
+from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.puzzle.surgery import swapped
 from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM

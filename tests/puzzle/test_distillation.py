@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import compare, kl_divergence
 from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, chunked_kl, cosine_distance, distill
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import DistillConfig, RecipeError
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 

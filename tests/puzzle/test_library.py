@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_puzzle.artifacts import ArtifactError
+from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.puzzle.surgery import LinearBlock, NoBlock, initial_weights, layers_of, swapped
 
 

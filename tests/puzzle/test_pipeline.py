@@ -13,13 +13,13 @@ import yaml
 
 import hf_puzzle
 from hf_puzzle import artifacts, costs
+from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
 from hf_puzzle.costs import Timing
 from hf_puzzle.data import train_tokenizer
 from hf_puzzle.puzzle import pipeline
 from hf_puzzle.puzzle.parent import train_parent
 from hf_puzzle.puzzle.pipeline import PuzzleRun, load_run
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.puzzle.surgery import UnsupportedParentError
 from hf_puzzle.recipe import load_recipe
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import compare
 from hf_puzzle.puzzle.child import assemble_child, empty_child
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.refit import refit
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.recipe import ChildConfig
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import ClozeTask, kl_divergence
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import distance, make_metric, score_blocks
-from hf_puzzle.puzzle.search_space import Block
 from hf_puzzle.puzzle.surgery import swapped
 from hf_puzzle.recipe import ScoreConfig
 

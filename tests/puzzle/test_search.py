@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from hf_puzzle.blocks import Block, variant_id
 from hf_puzzle.costs import Timing
 from hf_puzzle.puzzle import search as search_module
 from hf_puzzle.puzzle.block_costs import CostTable, Fit, kv_bytes_per_token, non_block_parameters, num_parameters
@@ -17,7 +18,6 @@ from hf_puzzle.puzzle.search import (
     parent_tokens_per_ms,
     solve_all,
 )
-from hf_puzzle.puzzle.search_space import Block, variant_id
 from hf_puzzle.puzzle.solver import InfeasibleError, Solution
 from hf_puzzle.recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
 

@@ -3,8 +3,9 @@
 import pytest
 from transformers import LlamaConfig
 
+from hf_puzzle.blocks import Block, parse_variant, variant_id
 from hf_puzzle.engines import ENGINES, refuses
-from hf_puzzle.puzzle.search_space import Block, build_search_space, parse_variant, variant_id
+from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.recipe import RecipeError, SearchSpaceConfig
 
 

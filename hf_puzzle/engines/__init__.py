@@ -6,7 +6,7 @@ counts each break some of them, a few silently.
 
 from dataclasses import dataclass
 
-from .recipe import RecipeError, did_you_mean
+from ..recipe import RecipeError, did_you_mean
 
 
 @dataclass(frozen=True)
