@@ -154,6 +154,9 @@ class SolveConfig:
 class ChildConfig:
     """Assembling the child."""
 
+    format: Literal["auto", "decilm", "per_layer"] = key(
+        "`decilm` opens in most engines and fits Llama-shaped parents; `per_layer` fits every family", "auto"
+    )
     refit: bool = key("closed-form refit of the assembled child, no gradients", True)
     refit_tokens: int = key("calibration tokens of the refit", 24_576)
     batch_size: int = key("sequences per forward pass", 8)

@@ -148,9 +148,9 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
     parent, recipe = run.parent, run.recipe
     if name == "scratch":
         torch.manual_seed(recipe.seed)
-        child = empty_child(parent.config, blocks, parent.dtype, parent.device)
+        child = empty_child(parent.config, blocks, parent.dtype, parent.device, run.fmt)
     else:
-        child = assemble_child(parent, run.library, blocks, run.space.parent)
+        child = assemble_child(parent, run.library, blocks, run.space.parent, run.fmt)
         if recipe.child.refit:
             calibration = sequences(
                 run.tokens["train"], run.sequence_length, recipe.child.refit_tokens, recipe.seed + 3

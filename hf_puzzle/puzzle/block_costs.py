@@ -10,49 +10,47 @@ from dataclasses import asdict, dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from ..blocks import LINEAR, NONE, Block, Variant, variant_id
+from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
 from ..costs import Timing, Workload, cpu_threads, in_dtype, measure_interleaved, median_timing
+from ..formats import DECILM, decilm_width
 from ..recipe import CostConfig
-from .child import decilm_width, empty_child
+from .child import empty_child
 from .search_space import SearchSpace
+from .surgery import count_parameters, layers_of, meta_parent
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PHASES = ("prefill_ms", "decode_ms")
 
 
-def num_parameters(config, kind: str, variant: Variant) -> int:
-    """Parameters of a sub-block with its norm, biases included."""
-    hidden = config.hidden_size
-    if variant == NONE:
-        return 0
-    if variant == LINEAR:
-        return hidden * hidden + hidden
-    if kind == "ffn":
+def num_parameters(config, kind: str, variant: Variant, fmt: str = DECILM) -> int:
+    """Parameters of a sub-block with its norms, biases included, as it is stored in format `fmt`."""
+    if fmt == DECILM and kind == "ffn" and isinstance(variant, int):
         variant = decilm_width(variant)
-        bias = getattr(config, "mlp_bias", False)
-        return 3 * hidden * variant + hidden + (2 * variant + hidden if bias else 0)
-    head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
-    queries, keys = config.num_attention_heads * head_dim, variant * head_dim
-    attention_bias = getattr(config, "attention_bias", False)
-    bias = (queries + 2 * keys if attention_bias or config.model_type == "qwen2" else 0) + (
-        hidden if attention_bias else 0
-    )
-    return 2 * hidden * queries + 2 * hidden * keys + bias + hidden
+    return count_parameters(config, kind, variant)
 
 
 def non_block_parameters(config) -> int:
     """Embeddings, final norm and head; tied matrices count once."""
-    matrices = 1 if config.tie_word_embeddings else 2
-    return matrices * config.vocab_size * config.hidden_size + config.hidden_size
+    parent = meta_parent(config)
+    return sum(p.numel() for p in parent.parameters()) - sum(p.numel() for p in layers_of(parent).parameters())
 
 
 def kv_bytes_per_token(config, variant: Variant, dtype: str) -> int:
-    """Keys and values of one token in one layer: 2 * KV heads * head_dim * bytes; nothing without attention."""
-    if not isinstance(variant, int):
+    """Keys and values of one token in one layer: 2 * KV heads * head_dim * bytes; nothing without attention.
+
+    A window bounds how many tokens are kept (`kv_tokens`), not what each takes.
+    """
+    heads = kv_heads(variant)
+    if heads is None:
         return 0
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * variant * head_dim * BYTES[dtype]
+    return 2 * heads * head_dim * BYTES[dtype]
+
+
+def kv_tokens(variant: Variant, tokens_per_sequence: int) -> int:
+    """Tokens whose keys and values a layer keeps of each sequence."""
+    return min(tokens_per_sequence, window(variant) - 1) if window(variant) else tokens_per_sequence
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ class CostTable:
         attention, ffn = variant_keys(block)
         parameters = self.parameters[attention] + self.parameters[ffn]
         weight_bytes = parameters * BYTES[self.dtype]
-        tokens = batch_size * (self.workload["prefill_tokens"] + self.workload["decode_tokens"])
+        length = self.workload["prefill_tokens"] + self.workload["decode_tokens"]
+        tokens = batch_size * kv_tokens(block.attention, length)
         times = {p: self.fits[batch_size][p].slope * self.block_ms(block, batch_size, p) for p in PHASES}
         return {
             "num_parameters": parameters,
@@ -139,21 +138,23 @@ def variant_keys(block: Block) -> tuple[str, str]:
     return f"attention:{variant_id('attention', block.attention)}", f"ffn:{variant_id('ffn', block.ffn)}"
 
 
-def measure_costs(parent: PreTrainedModel, space: SearchSpace, config: CostConfig, seed: int = 0) -> CostTable:
+def measure_costs(
+    parent: PreTrainedModel, space: SearchSpace, config: CostConfig, seed: int = 0, fmt: str = DECILM
+) -> CostTable:
     """Measure every variant of `space` and calibrate; only shapes matter, so the measured models have random weights."""
     parent_config = parent.config
     sizes, kv = {}, {}
     for kind, variants in space.variants.items():
         for variant in variants:
-            sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant)
+            sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant, fmt)
             if kind == "attention":
                 kv[f"{kind}:{variant_id(kind, variant)}"] = kv_bytes_per_token(parent_config, variant, config.dtype)
     times, fits, children = {}, {}, {}
     with cpu_threads(config.threads):
         for batch_size in config.batch_sizes:
             workload = Workload(batch_size, config.prefill_tokens, config.decode_tokens)
-            times[batch_size] = _stack_times(parent_config, space, config, workload, parent.device)
-            children[batch_size] = _calibration_children(parent_config, space, config, workload, parent, seed)
+            times[batch_size] = _stack_times(parent_config, space, config, workload, parent.device, fmt)
+            children[batch_size] = _calibration_children(parent_config, space, config, workload, parent, seed, fmt)
             fits[batch_size] = _fit(children[batch_size], times[batch_size])
     workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
                 "threads": config.threads, "rounds": config.rounds}  # fmt: skip
@@ -161,7 +162,7 @@ def measure_costs(parent: PreTrainedModel, space: SearchSpace, config: CostConfi
     return table
 
 
-def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload: Workload, device) -> dict:
+def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload: Workload, device, fmt: str) -> dict:
     """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies, medians over rounds."""
     stacks = {"empty": [Block(NONE, NONE)]}
     for kind, variants in space.variants.items():
@@ -170,7 +171,7 @@ def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload
                 block = Block(variant, NONE) if kind == "attention" else Block(NONE, variant)
                 stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * config.stack_layers
     dtype = getattr(torch, config.dtype)
-    models = {name: empty_child(parent_config, blocks, dtype, device) for name, blocks in stacks.items()}
+    models = {name: empty_child(parent_config, blocks, dtype, device, fmt) for name, blocks in stacks.items()}
     measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: stacks")
     medians = {name: median_timing(timings) for name, timings in measured.items()}
     rows = {}
@@ -189,13 +190,15 @@ def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload
 
 
 def _calibration_children(
-    parent_config, space: SearchSpace, config: CostConfig, workload: Workload, parent, seed: int
+    parent_config, space: SearchSpace, config: CostConfig, workload: Workload, parent, seed: int, fmt: str
 ):
     """Measured whole models: the parent as the user runs it, and children spread over the search space."""
     layouts = calibration_layouts(space, config.calibration_children, seed)
     dtype = getattr(torch, config.dtype)
     models: dict[str, PreTrainedModel] = {"parent": in_dtype(parent, dtype)}
-    models |= {str(i): empty_child(parent_config, blocks, dtype, parent.device) for i, blocks in enumerate(layouts)}
+    models |= {
+        str(i): empty_child(parent_config, blocks, dtype, parent.device, fmt) for i, blocks in enumerate(layouts)
+    }
     measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: children")
     rows = []
     for (name, timings), blocks in zip(measured.items(), [[space.parent] * len(space.layers), *layouts], strict=True):
@@ -213,7 +216,7 @@ def calibration_layouts(space: SearchSpace, count: int, seed: int) -> list[list[
         place = (i + 0.5) / max(1, count - 1)
         blocks = []
         for layer in space.layers:
-            live = [b for b in layer.blocks if isinstance(b.attention, int) and isinstance(b.ffn, int)] or list(
+            live = [b for b in layer.blocks if kv_heads(b.attention) and b.ffn not in (LINEAR, NONE)] or list(
                 layer.blocks
             )
             ordered = sorted(live, key=lambda b: (_size(b.attention), _size(b.ffn)), reverse=True)
@@ -226,7 +229,7 @@ def calibration_layouts(space: SearchSpace, count: int, seed: int) -> list[list[
 
 
 def _size(variant: Variant) -> int:
-    return variant if isinstance(variant, int) else 0
+    return variant if isinstance(variant, int) else kv_heads(variant) or num_experts(variant) or 0
 
 
 def _fit(children: list[dict], times: dict) -> dict[str, Fit]:

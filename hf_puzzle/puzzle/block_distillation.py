@@ -27,7 +27,7 @@ from .importance import channel_ranking
 from .library import BlockLibrary
 from .linear_blocks import closed_form_linear
 from .search_space import SearchSpace
-from .surgery import NoBlock, empty_block, initial_weights, layers_of
+from .surgery import KINDS, empty_block, hidden_states_of, initial_weights, layers_of, place_of, sub_block
 
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class ParentStream:
             by_place.setdefault((student.layer_idx, student.kind), []).append(student)
         for (layer_idx, kind), students in by_place.items():
             layer = layers_of(self.parent)[layer_idx]
-            place = {"attention": layer.self_attn, "ffn": layer.mlp, "block": layer}[kind]
+            place = layer if kind == "block" else sub_block(layer, kind)
             self.handles.append(place.register_forward_hook(self._hook(layer, kind, students), with_kwargs=True))
         return self
 
@@ -119,7 +119,7 @@ class ParentStream:
         def hook(module, args, kwargs, output):
             inputs = (args[0] if args else kwargs["hidden_states"]).detach()
             kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-            target = (output[0] if isinstance(output, tuple) else output).detach()
+            target = hidden_states_of(output).detach()
             if kind == "block":
                 target = target - inputs
             for student in students:
@@ -134,12 +134,11 @@ class ParentStream:
         with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
             if kind == "block":
                 for name, module in student.modules.items():
-                    shell._modules["self_attn" if name == "attention" else "mlp"] = module
+                    shell._modules[place_of(shell, name)] = module
                 output = shell.forward(inputs, **kwargs)
-                output = (output[0] if isinstance(output, tuple) else output) - inputs
+                output = hidden_states_of(output) - inputs
             else:
-                output = student.modules[kind](inputs, **kwargs)
-                output = output[0] if isinstance(output, tuple) else output
+                output = hidden_states_of(student.modules[kind](inputs, **kwargs))
         return normalized_mse(output, target)
 
     def run(self, input_ids: torch.Tensor) -> None:
@@ -384,20 +383,19 @@ def _student(
 ) -> Student:
     name, layer_idx, kind, variant = plan
     layer = layers_of(parent)[layer_idx]
-    parts = {"attention": layer.self_attn, "ffn": layer.mlp}
-    wanted = dict(zip(("attention", "ffn"), variant, strict=True)) if kind == "block" else {kind: variant}
+    wanted = dict(zip(KINDS, variant, strict=True)) if kind == "block" else {kind: variant}
     modules, init = {}, "parent"
     for part, part_variant in wanted.items():
         if part_variant == NONE:
-            modules[part] = NoBlock(part)
+            modules[part] = empty_block(layer, part, NONE, parent.config, layer_idx)
         elif part_variant == getattr(space.parent, part):
             # a frozen copy under `coupled`; under attention `none` the full-width FFN learns to stand alone
-            modules[part] = copy.deepcopy(parts[part]).requires_grad_(NONE in wanted.values())
+            modules[part] = copy.deepcopy(sub_block(layer, part)).requires_grad_(NONE in wanted.values())
         else:
             weights, init = _initial(
                 parent, layer_idx, part, part_variant, importance, ridge, library, kind == "block"
             )
-            modules[part] = _trainable(parts[part], part, part_variant, parent, layer_idx, weights)
+            modules[part] = _trainable(layer, part, part_variant, parent, layer_idx, weights)
     # ridge regression is within a few percent of what gradients reach for linear sub-blocks: no training
     trained = config.num_tokens > 0 and (kind == "block" or variant != LINEAR)
     return Student(name, layer_idx, kind, modules, trained, init)
@@ -408,16 +406,16 @@ def _initial(parent, layer_idx, kind, variant, importance, ridge, library: Block
     if from_library and "dropped" not in library.index.get(name, {"dropped": ""}):
         return library.weights(name), "library"
     if variant == LINEAR and (layer_idx, kind) in ridge:
-        return {"weight": ridge[layer_idx, kind]}, "ridge"
-    part = layers_of(parent)[layer_idx]
-    part = part.self_attn if kind == "attention" else part.mlp
+        name = "linear_attn.weight" if kind == "attention" else "linear_mlp.weight"
+        return {name: ridge[layer_idx, kind]}, "ridge"
+    layer = layers_of(parent)[layer_idx]
     channels = channel_ranking(importance[f"layer_{layer_idx}"]) if kind == "ffn" and variant != LINEAR else None
-    weights = initial_weights(part, kind, variant, parent.config, channels)
+    weights = initial_weights(layer, kind, variant, parent.config, channels)
     return weights, "product" if variant == LINEAR else "mean_pool" if kind == "attention" else "channels"
 
 
-def _trainable(parent_block, kind, variant, parent, layer_idx, weights) -> nn.Module:
-    module = empty_block(parent_block, kind, variant, parent.config, layer_idx)
+def _trainable(parent_layer, kind, variant, parent, layer_idx, weights) -> nn.Module:
+    module = empty_block(parent_layer, kind, variant, parent.config, layer_idx)
     # float32 master weights whatever the parent's dtype; autocast does the rest
     module.load_state_dict({k: v.to(parent.device, torch.float32, copy=True) for k, v in weights.items()}, assign=True)
     return module.requires_grad_(True)

@@ -1,62 +1,22 @@
-"""From chosen blocks to an ordinary model: DeciLM config and weights, in memory."""
+"""From chosen blocks to an ordinary model in either published format: config and weights, in memory."""
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 from transformers import PreTrainedModel
 
-from ..blocks import LINEAR, Block
-from ..remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config
-from ..remote.modeling_decilm import DeciLMForCausalLM
+from ..blocks import Block
+from ..formats import DECILM, child_config, decilm_width, model_class, padded
+from ..remote.modeling_puzzle import norms_of, place_of
 from .library import BlockLibrary
-
-
-def decilm_width(width: int) -> int:
-    """The width an FFN has in a DeciLM child: the next multiple of 256; the channels added are zero, which is exact."""
-    return -(-width // FFN_WIDTH_STEP) * FFN_WIDTH_STEP
-
-
-def decilm_config(config, blocks: list[Block]) -> DeciLMConfig:
-    """The DeciLM config of a child of a Llama-shaped parent.
-
-    Raises:
-        ValueError: a block the format cannot express (KV heads that do not divide, say), with its layer.
-    """
-    block_configs = []
-    for layer_idx, block in enumerate(blocks):
-        try:
-            ffn = decilm_width(block.ffn) if isinstance(block.ffn, int) else block.ffn
-            block_configs.append(block_config(config.num_attention_heads, config.hidden_size, block.attention, ffn))
-        except ValueError as error:
-            raise ValueError(f"layer {layer_idx}, block {block.id}: {error}") from None
-    attention_bias = getattr(config, "attention_bias", False)
-    return DeciLMConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        block_configs=block_configs,
-        head_dim=getattr(config, "head_dim", None),
-        hidden_act=config.hidden_act,
-        max_position_embeddings=config.max_position_embeddings,
-        initializer_range=config.initializer_range,
-        rms_norm_eps=config.rms_norm_eps,
-        pad_token_id=config.pad_token_id,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        tie_word_embeddings=config.tie_word_embeddings,
-        rope_parameters=dict(config.rope_parameters),
-        attention_bias=attention_bias,
-        qkv_bias=config.model_type == "qwen2" and not attention_bias,
-        mlp_bias=getattr(config, "mlp_bias", False),
-        dtype=config.dtype,
-    )
+from .surgery import KINDS, layers_of
 
 
 def empty_child(
-    config, blocks: list[Block], dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> DeciLMForCausalLM:
+    config, blocks: list[Block], dtype: torch.dtype, device: torch.device | str = "cpu", fmt: str = DECILM
+) -> PreTrainedModel:
     """A child with random weights: enough to measure speed and memory."""
-    child = DeciLMForCausalLM(decilm_config(config, blocks)).to(device)
-    return cast_parameters(child, dtype).eval()
+    config = child_config(config, blocks, fmt)
+    return cast_parameters(model_class(config)(config).to(device), dtype).eval()
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -66,51 +26,69 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
     return model
 
 
-# our linear blocks carry one tensor `weight`; DeciLM names it by what it replaces
-_LINEAR_NAMES = {"attention": "linear_attn.weight", "ffn": "linear_mlp.weight"}
-
-
-def _padded(name: str, tensor: torch.Tensor, channels: int) -> torch.Tensor:
-    """An FFN tensor with `channels` more channels of zeros."""
-    if channels == 0 or name == "down_proj.bias":
-        return tensor
-    return F.pad(tensor, (0, channels) if name == "down_proj.weight" or tensor.ndim == 1 else (0, 0, 0, channels))
+def layers_prefix(model: PreTrainedModel) -> str:
+    """Name of the list of layers in the model's state dict, with its dot."""
+    layers = layers_of(model)
+    return next(name for name, module in model.named_modules() if module is layers) + "."
 
 
 def assemble_child(
-    parent: PreTrainedModel, library: BlockLibrary, blocks: list[Block], own: Block
-) -> DeciLMForCausalLM:
-    """The child of `parent` with `blocks`, on the parent's device and dtype.
+    parent: PreTrainedModel, library: BlockLibrary, blocks: list[Block], own: Block, fmt: str = DECILM
+) -> PreTrainedModel:
+    """The child of `parent` with `blocks` in format `fmt`, on the parent's device and dtype.
 
     Args:
         own: the parent's own block; layers that keep it take the parent's weights.
     """
-    state = parent.state_dict()
-    weights = {k: v for k, v in state.items() if not k.startswith("model.layers.")}
+    config = child_config(parent.config, blocks, fmt)
+    prefix = layers_prefix(parent)
+    weights = {name: tensor for name, tensor in parent.state_dict().items() if not name.startswith(prefix)}
     for layer_idx, block in enumerate(blocks):
-        modules = library.modules(parent, layer_idx, block, own)
-        prefix = f"model.layers.{layer_idx}"
-        for kind, place, norm, variant, module in (
-            ("attention", "self_attn", "input_layernorm", block.attention, modules[0]),
-            ("ffn", "mlp", "post_attention_layernorm", block.ffn, modules[1]),
-        ):
-            tensors = module.state_dict()
-            if not tensors:
-                continue
-            weights[f"{prefix}.{norm}.weight"] = state[f"{prefix}.{norm}.weight"]
-            for name, tensor in tensors.items():
-                if kind == "ffn" and isinstance(variant, int):
-                    tensor = _padded(name, tensor, decilm_width(variant) - variant)
-                weights[f"{prefix}.{place}.{_LINEAR_NAMES[kind] if variant == LINEAR else name}"] = tensor
+        for name, tensor in _layer_weights(parent, library, layer_idx, block, own, fmt).items():
+            weights[f"{prefix}{layer_idx}.{name}"] = tensor
     with torch.device("meta"):
-        child = DeciLMForCausalLM(decilm_config(parent.config, blocks))
+        child = model_class(config)(config)
     missing, unexpected = child.load_state_dict(
-        {k: v.detach().clone() for k, v in weights.items()}, strict=False, assign=True
+        {name: tensor.detach().clone() for name, tensor in weights.items()}, strict=False, assign=True
     )
     child.tie_weights()
-    missing = [name for name in missing if not (name == "lm_head.weight" and parent.config.tie_word_embeddings)]
+    missing = [name for name in missing if not parent.config.tie_word_embeddings or "layers." in name]
     assert not missing, missing
     assert not unexpected, unexpected
-    child.model.rotary_emb = type(child.model.rotary_emb)(child.config)  # its buffers were on meta too
+    _restore_buffers(child, parent)
     child.generation_config = parent.generation_config
     return child.to(parent.device).eval()
+
+
+def _layer_weights(
+    parent, library: BlockLibrary, layer_idx: int, block: Block, own: Block, fmt: str
+) -> dict[str, torch.Tensor]:
+    """Tensors of one layer, named as below it: those of its sub-blocks, and the norms that are still passed through."""
+    layer = layers_of(parent)[layer_idx]
+    modules = library.modules(parent, layer_idx, block, own)
+    places = {place_of(layer, kind): kind for kind in KINDS}
+    dropped = {
+        name
+        for kind, module in zip(KINDS, modules, strict=True)
+        if not module.state_dict()
+        for name in norms_of(layer, kind)
+    }
+    weights = {
+        name: tensor for name, tensor in layer.state_dict().items() if name.split(".")[0] not in dropped | set(places)
+    }
+    for place, module, variant in zip(places, modules, block, strict=True):
+        for name, tensor in module.state_dict().items():
+            if fmt == DECILM and places[place] == "ffn" and isinstance(variant, int):
+                tensor = padded(name, tensor, decilm_width(variant) - variant)
+            weights[f"{place}.{name}"] = tensor
+    return weights
+
+
+def _restore_buffers(child: PreTrainedModel, parent: PreTrainedModel) -> None:
+    """Rotary frequencies and embedding scales are no part of a state dict: take them from the parent's modules."""
+    sources = dict(parent.named_modules())
+    for name, module in child.named_modules():
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            source: nn.Module = sources[name]
+            for buffer_name, buffer in source.named_buffers(recurse=False):
+                setattr(module, buffer_name, buffer.clone())

@@ -19,6 +19,7 @@ from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..training import num_steps, show_progress, training_arguments
 from .child import cast_parameters
+from .surgery import head_of
 
 
 logger = logging.getLogger(__name__)
@@ -89,14 +90,14 @@ class GKDTrainer(Trainer):
         loss = final.new_zeros((), dtype=torch.float32)
         parts = {}
         if config.kl_weight:
-            heads = unwrapped.get_output_embeddings(), self.teacher.get_output_embeddings()
+            heads = head_of(unwrapped), head_of(self.teacher)
             parts["kl"] = chunked_kl(final, teacher.last_hidden_state, *heads, config.chunk_tokens)
             loss = loss + config.kl_weight * parts["kl"]
         if config.cosine_weight:
             parts["cosine"] = cosine_distance(outputs.hidden_states, teacher.hidden_states)
             loss = loss + config.cosine_weight * parts["cosine"]
         if config.lm_weight:
-            logits = unwrapped.get_output_embeddings()(final[:, :-1])
+            logits = head_of(unwrapped)(final[:, :-1])
             parts["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten())
             loss = loss + config.lm_weight * parts["lm"]
         self._parts = {name: value.detach() for name, value in parts.items()}

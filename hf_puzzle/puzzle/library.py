@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from .. import artifacts
 from ..blocks import NONE, Block, Variant, variant_id
-from .surgery import NoBlock, empty_block, layers_of, load_block
+from .surgery import KINDS, empty_block, layers_of, load_block, sub_block
 
 
 class BlockLibrary:
@@ -55,19 +55,16 @@ class BlockLibrary:
         pair = self.name(layer_idx, "block", block)
         tensors = self.weights(pair) if pair in self.index and "dropped" not in self.index[pair] else {}
         modules = []
-        for kind, parent_block, variant, own in (
-            ("attention", layer.self_attn, block.attention, parent.attention),
-            ("ffn", layer.mlp, block.ffn, parent.ffn),
-        ):
+        for kind, variant, own in zip(KINDS, block, parent, strict=True):
             prefix = f"{kind}."
             weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if not weights and variant == own:
-                modules.append(parent_block)
+                modules.append(sub_block(layer, kind))
             elif variant == NONE:
-                modules.append(NoBlock(kind))
+                modules.append(empty_block(layer, kind, NONE, model.config, layer_idx))
             else:
                 weights = weights or self.weights(self.name(layer_idx, kind, variant))
-                module = load_block(empty_block(parent_block, kind, variant, model.config, layer_idx), weights)
+                module = load_block(empty_block(layer, kind, variant, model.config, layer_idx), weights)
                 modules.append(module.to(device=model.device, dtype=model.dtype))
         return tuple(modules)
 

@@ -5,7 +5,7 @@ from tqdm.auto import tqdm
 
 from ..blocks import LINEAR
 from ..recipe import LibraryConfig
-from .surgery import initial_weights, layers_of
+from .surgery import hidden_states_of, initial_weights, layers_of, sub_block
 
 
 @torch.no_grad()
@@ -25,12 +25,7 @@ def closed_form_linear(
         return {}
     size, device = parent.config.hidden_size, parent.device
     layers = layers_of(parent)
-    products = {
-        (i, kind): initial_weights(
-            layers[i].self_attn if kind == "attention" else layers[i].mlp, kind, LINEAR, parent.config
-        )["weight"].float()
-        for i, kind in places
-    }
+    products = {(i, kind): _product(layers[i], kind, parent.config) for i, kind in places}
     gram = {place: torch.zeros(size, size, device=device, dtype=torch.float64) for place in places}
     cross = {place: torch.zeros(size, size, device=device, dtype=torch.float64) for place in places}
     errors = {place: torch.zeros(2, device=device, dtype=torch.float64) for place in places}
@@ -39,10 +34,11 @@ def closed_form_linear(
     def hook_of(place):
         def hook(module, args, kwargs, output):
             x = (args[0] if args else kwargs["hidden_states"]).flatten(0, -2).float()
-            y = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
+            y = hidden_states_of(output).flatten(0, -2).float()
             if solved:
                 for j, weight in enumerate((solved[place], products[place])):
-                    errors[place][j] += (x @ weight.T - y).square().sum().double()
+                    if weight is not None:
+                        errors[place][j] += (x @ weight.T - y).square().sum().double()
             else:
                 gram[place] += (x.T @ x).double()
                 cross[place] += (y.T @ x).double()
@@ -51,7 +47,7 @@ def closed_form_linear(
 
     handles = []
     for i, kind in places:
-        module = layers[i].self_attn if kind == "attention" else layers[i].mlp
+        module = sub_block(layers[i], kind)
         handles.append(module.register_forward_hook(hook_of((i, kind)), with_kwargs=True))
     batches = input_ids.split(config.batch_size)
     half = max(1, len(batches) // 2)
@@ -65,4 +61,16 @@ def closed_form_linear(
     finally:
         for handle in handles:
             handle.remove()
-    return {place: weight for place, weight in solved.items() if errors[place][0] < errors[place][1]}
+    return {
+        place: weight
+        for place, weight in solved.items()
+        if products[place] is None or errors[place][0] < errors[place][1]
+    }
+
+
+def _product(layer, kind: str, config) -> torch.Tensor | None:
+    """The paper's product of weights, `(hidden_size, hidden_size)`; None where a family has none (mixtures)."""
+    try:
+        return next(iter(initial_weights(layer, kind, LINEAR, config).values())).float()
+    except ValueError:
+        return None

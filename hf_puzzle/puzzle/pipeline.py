@@ -13,6 +13,7 @@ from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..costs import cpu_threads
 from ..data import sequences
+from ..formats import child_config, choose_format
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
 from ..stages import Stage, run_stages
 from ..training import resolve_device, training_arguments
@@ -20,7 +21,7 @@ from .assess import assess, run_baselines
 from .baselines import check_names
 from .block_costs import CostTable, measure_costs
 from .block_distillation import build_library
-from .child import assemble_child, decilm_config
+from .child import assemble_child
 from .distillation import distill
 from .importance import channel_importance
 from .library import BlockLibrary
@@ -142,10 +143,14 @@ class PuzzleRun:
     def sequence_length(self) -> int:
         return self.recipe.data.sequence_length
 
-    def load_child(self, name: str) -> PreTrainedModel:
-        from ..remote.modeling_decilm import DeciLMForCausalLM
+    @functools.cached_property
+    def fmt(self) -> str:
+        """Format of the child, chosen from shapes alone."""
+        return choose_format(self.config, self.space.blocks, self.recipe.child.format)
 
-        return DeciLMForCausalLM.from_pretrained(self.run_dir / name, dtype="auto").to(self.device).eval()
+    def load_child(self, name: str) -> PreTrainedModel:
+        """A child of this run, `child` or `distilled`, on the run's device."""
+        return hub.open_model_folder(self.run_dir / name).to(self.device).eval()
 
     # -- checks before any compute
 
@@ -165,14 +170,14 @@ class PuzzleRun:
             or self.recipe.parent.recipe is None
             or (Path(self.parent_path) / "config.json").exists()
         ):
-            check_parent(self.config)
-            check_sizes(self.config, self.space, recipe.constraints, recipe.cost)
+            check_parent(self.config, recipe.child.format)
+            check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
             for layer_idx, layer in enumerate(self.space.layers):
                 for block in layer.blocks:  # every block must be expressible in the child's format
                     layout = [self.space.parent] * len(self.space.layers)
                     layout[layer_idx] = block
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
-                        decilm_config(self.config, layout)
+                        child_config(self.config, layout, self.fmt)
 
     # -- stages
 
@@ -226,13 +231,13 @@ class PuzzleRun:
         score_blocks(self.parent, self.space, library, self.metric, self.recipe.score, done=complete, on_layer=save)
 
     def cost(self) -> None:
-        table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed)
+        table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed, self.fmt)
         artifacts.write_json(self.run_dir / "costs.json", {**table.to_dict()})
 
     def solve(self) -> None:
         search = Search(
             self.parent, self.space, self.library, self.scores, self.costs, self.metric,
-            self.recipe.constraints, self.recipe.solve, self.recipe.score, engines.needs_one_kv_count(self.recipe.deploy),
+            self.recipe.constraints, self.recipe.solve, self.recipe.score, engines.needs_one_kv_count(self.recipe.deploy), self.fmt,
         )  # fmt: skip
         chosen, measured = search.run()
         artifacts.write_json(
@@ -256,7 +261,7 @@ class PuzzleRun:
 
     def make_child(self) -> None:
         blocks = [Block.parse(text) for text in self.chosen["blocks"]]
-        child = assemble_child(self.parent, self.library, blocks, self.space.parent)
+        child = assemble_child(self.parent, self.library, blocks, self.space.parent, self.fmt)
         if self.recipe.child.refit:
             seed = self.recipe.seed + 3
             refit(

@@ -5,49 +5,63 @@ produces, and the target is what is missing to the parent's residual stream; the
 current weights. No gradients; a few forward passes of calibration text.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..recipe import ChildConfig
-from .surgery import layers_of, run_layer
+from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
 
 
-# names of the matrices that write to the residual stream, by sub-block
-OUTPUTS = {"self_attn": ("o_proj", "linear_attn"), "mlp": ("down_proj", "linear_mlp")}
+@dataclass(frozen=True)
+class Trace:
+    """One layer on one batch, `(batch, length, hidden_size)` each: what came in, each sub-block's answer, what came out."""
 
+    state: torch.Tensor
+    updates: dict[str, torch.Tensor]
+    output: torch.Tensor
 
-def _output_of(layer: nn.Module, place: str) -> nn.Linear | None:
-    sub_block = getattr(layer, place)
-    for name in OUTPUTS[place]:
-        if sub_block is not None and hasattr(sub_block, name):
-            return getattr(sub_block, name)
-    return None
+    def after(self, kind: str, scale: float) -> torch.Tensor:
+        """The residual stream right after a sub-block."""
+        if kind == "ffn":
+            return self.output
+        return self.state + scale * self.updates[kind] if kind in self.updates else self.state
 
 
 @torch.no_grad()
 def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tensor, config: ChildConfig) -> None:
-    """Refit `child` in place.
+    """Refit `child` in place; mixtures of experts stay as they are.
 
     Args:
         input_ids: calibration sequences, shape `(num_sequences, sequence_length)`.
     """
     batches = [batch.to(parent.device) for batch in input_ids.split(config.batch_size)]
-    child_states = [child.get_input_embeddings()(batch) for batch in batches]
-    parent_states = [parent.get_input_embeddings()(batch) for batch in batches]
+    child_states = [first_states(child, batch) for batch in batches]
+    parent_states = [first_states(parent, batch) for batch in batches]
     for layer_idx in tqdm(range(len(layers_of(child))), desc="refit", leave=False, disable=None):
-        targets = [_residuals(parent, layer_idx, state) for state in parent_states]
-        for place in OUTPUTS:
-            output = _output_of(layers_of(child)[layer_idx], place)
+        targets = [_trace(parent, layer_idx, state) for state in parent_states]
+        scale = _residual_scale(targets[0])
+        for kind in KINDS:
+            layer = layers_of(child)[layer_idx]
+            output = output_projection(getattr(layer, place_of(layer, kind)))
             if output is not None:
-                wanted = [target[place] for target in targets]
-                _refit_matrix(child, layer_idx, place, output, child_states, wanted, config.ridge)
+                _refit_matrix(child, layer_idx, kind, output, child_states, targets, scale, config.ridge)
         child_states = [run_layer(child, layer_idx, state) for state in child_states]
-        parent_states = [target["mlp"] for target in targets]
+        parent_states = [target.output for target in targets]
 
 
-def _refit_matrix(child, layer_idx: int, place: str, output: nn.Linear, states, targets, ridge: float) -> None:
+def _residual_scale(trace: Trace) -> float | None:
+    """s where output = state + s * (attention + ffn), as in pre-norm layers; None behind norms after the sub-blocks."""
+    change, update = (trace.output - trace.state).double(), sum(trace.updates.values()).double()
+    scale = float((change * update).sum() / update.square().sum().clamp_min(1e-30))
+    error = (change - scale * update).norm() / change.norm().clamp_min(1e-30)
+    return scale if error < 1e-2 and scale > 0 else None
+
+
+def _refit_matrix(child, layer_idx: int, kind: str, output: nn.Linear, states, targets, scale, ridge: float) -> None:
     size = output.in_features
     gram = torch.zeros(size, size, device=child.device, dtype=torch.float64)
     cross = torch.zeros(output.out_features, size, device=child.device, dtype=torch.float64)
@@ -55,27 +69,34 @@ def _refit_matrix(child, layer_idx: int, place: str, output: nn.Linear, states, 
         inputs: list[torch.Tensor] = []
         handle = output.register_forward_pre_hook(lambda module, args, keep=inputs: keep.append(args[0]))
         try:
-            residual = _residuals(child, layer_idx, state)[place]
+            trace = _trace(child, layer_idx, state)
         finally:
             handle.remove()
         z = inputs[0].flatten(0, -2).float()
-        missing = (target - residual).flatten(0, -2).float()
+        if scale is None:  # a norm stands between the matrix and the stream: aim at the parent's own answer
+            missing = target.updates[kind] - trace.updates[kind]
+        else:
+            missing = (target.after(kind, scale) - trace.after(kind, scale)) / scale
         gram += (z.T @ z).double()
-        cross += (missing.T @ z).double()
+        cross += (missing.flatten(0, -2).float().T @ z).double()
     penalty = ridge * gram.diagonal().mean() * torch.eye(size, device=gram.device, dtype=gram.dtype)
     update = torch.linalg.solve(gram + penalty, cross.T).T
     if torch.isfinite(update).all():
         output.weight += update.to(output.weight.dtype)
 
 
-def _residuals(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The residual stream right after each sub-block of a layer."""
-    attention = layers_of(model)[layer_idx].self_attn
-    updates: list[torch.Tensor] = []
-    handle = attention and attention.register_forward_hook(lambda module, args, out: updates.append(out[0]))
+def _trace(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> Trace:
+    layer = layers_of(model)[layer_idx]
+    updates: dict[str, torch.Tensor] = {}
+
+    def keep(kind: str):
+        return lambda module, args, output: updates.__setitem__(kind, hidden_states_of(output))
+
+    blocks = {kind: getattr(layer, place_of(layer, kind)) for kind in KINDS}
+    handles = [block.register_forward_hook(keep(kind)) for kind, block in blocks.items() if block is not None]
     try:
-        after_layer = run_layer(model, layer_idx, state)
+        output = run_layer(model, layer_idx, state)
     finally:
-        if handle:
+        for handle in handles:
             handle.remove()
-    return {"self_attn": state + updates[0] if updates else state, "mlp": after_layer}
+    return Trace(state, updates, output)

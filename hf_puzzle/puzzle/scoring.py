@@ -18,7 +18,7 @@ from ..evaluation import ClozeTask, kl_divergence, mean_and_error, token_losses
 from ..recipe import ScoreConfig
 from .library import BlockLibrary
 from .search_space import SearchSpace
-from .surgery import only_layers, run_layer, swapped
+from .surgery import first_states, only_layers, run_layer, swapped
 
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def score_blocks(
     incumbent = incumbent or [space.parent] * num_layers
     standing = library.swaps(parent, incumbent, space.parent)
     batches = [b.to(parent.device) for b in metric.rows.split(4 * max(1, config.batch_size // 4))]
-    states = [parent.get_input_embeddings()(batch) for batch in batches]
+    states = [first_states(parent, batch) for batch in batches]
     offered = offered or [list(layer.blocks) for layer in space.layers]
     todo = sum(len(blocks) for i, blocks in enumerate(offered) if i not in done)
     progress = tqdm(total=todo * len(batches), desc="score", leave=False, disable=None)
@@ -95,7 +95,7 @@ def score_blocks(
             for batch, state in zip(batches, states, strict=True):
                 target = parent(input_ids=batch, use_cache=False).logits
                 for column, swap in zip(values, swaps, strict=True):
-                    with swapped(parent, swap), only_layers(parent, layer_idx):
+                    with swapped(parent, swap), only_layers(parent, layer_idx, states=state):
                         column.append(
                             metric.values(target, parent(inputs_embeds=state, use_cache=False).logits, batch)
                         )

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ..blocks import Block
+from ..blocks import Block, kv_heads
 from ..costs import Ratio, Timing, cpu_threads, in_dtype, measure_interleaved, median_timing, speed_ratio
+from ..formats import DECILM
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
-from .block_costs import BYTES, CostTable, kv_bytes_per_token, non_block_parameters, num_parameters
+from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .child import empty_child
 from .library import BlockLibrary
 from .scoring import Metric, Score, distance, score_blocks
@@ -103,18 +104,25 @@ def check_constraints(constraints: ConstraintsConfig, cost: CostConfig) -> None:
         )
 
 
-def check_sizes(config, space: SearchSpace, constraints: ConstraintsConfig, cost: CostConfig) -> None:
+def check_sizes(
+    config, space: SearchSpace, constraints: ConstraintsConfig, cost: CostConfig, fmt: str = DECILM
+) -> None:
     """Refuse size constraints that no child of the space meets, from shapes alone.
 
     Raises:
         InfeasibleError: with the smallest feasible value.
     """
-    tokens = min(cost.batch_sizes) * (cost.prefill_tokens + cost.decode_tokens)
+    batch_size, length = min(cost.batch_sizes), cost.prefill_tokens + cost.decode_tokens
+    parameters = {
+        (kind, v): num_parameters(config, kind, v, fmt) for kind, variants in space.variants.items() for v in variants
+    }
     sizes = [
         [
             (
-                num_parameters(config, "attention", block.attention) + num_parameters(config, "ffn", block.ffn),
-                tokens * kv_bytes_per_token(config, block.attention, cost.dtype),
+                parameters["attention", block.attention] + parameters["ffn", block.ffn],
+                batch_size
+                * kv_tokens(block.attention, length)
+                * kv_bytes_per_token(config, block.attention, cost.dtype),
             )
             for block in layer.blocks
         ]
@@ -207,11 +215,8 @@ def _same_kv_count(layers: list[list[Choice]]) -> list[list[list[Choice]]]:
     """One copy of the tables per KV-head count, without the blocks of other counts; counts that leave a layer bare go."""
     attention = {choice.block: Block.parse(choice.block).attention for layer in layers for choice in layer}
     copies = []
-    for count in sorted({a for a in attention.values() if isinstance(a, int)}, reverse=True):
-        kept = [
-            [c for c in layer if attention[c.block] == count or isinstance(attention[c.block], str)]
-            for layer in layers
-        ]
+    for count in sorted({heads for a in attention.values() if (heads := kv_heads(a))}, reverse=True):
+        kept = [[c for c in layer if kv_heads(attention[c.block]) in (count, None)] for layer in layers]
         if all(kept):
             copies.append(kept)
     return copies
@@ -232,10 +237,11 @@ class Search:
         config: SolveConfig,
         score_config: ScoreConfig,
         one_kv_count: bool = False,
+        fmt: str = DECILM,
     ):
         self.parent, self.space, self.library, self.metric = parent, space, library, metric
         self.scores, self.costs, self.constraints = scores, costs, constraints
-        self.config, self.score_config, self.one_kv_count = config, score_config, one_kv_count
+        self.config, self.score_config, self.one_kv_count, self.fmt = config, score_config, one_kv_count, fmt
         self.rounds: list[dict] = []
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
 
@@ -367,7 +373,7 @@ class Search:
         by_batch = {c.batch_size: [x for x in candidates if x.batch_size == c.batch_size] for c in candidates}
         for batch_size, group in by_batch.items():
             dtype = getattr(torch, self.costs.dtype)
-            children = [empty_child(self.parent.config, c.blocks, dtype, self.parent.device) for c in group]
+            children = [empty_child(self.parent.config, c.blocks, dtype, self.parent.device, self.fmt) for c in group]
             confidence = self.config.confidence
             measured = measure_speeds(self.parent, children, batch_size, self.costs, confidence, max(4, rounds))
             for candidate, result in zip(group, measured, strict=True):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from .. import engines
-from ..blocks import KINDS, LINEAR, NONE, Block, Variant
+from ..blocks import KINDS, LINEAR, NONE, Block, Variant, kv_heads, num_experts, parse_variant, window, windowed
+from ..formats import has_kv_heads, parent_block
 from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
 
 
@@ -55,7 +56,7 @@ def build_search_space(config: PretrainedConfig, space: SearchSpaceConfig, deplo
     deploy = list(deploy)
     engines.check_engines(deploy)
     num_layers = config.num_hidden_layers
-    parent = Block(config.num_key_value_heads, config.intermediate_size)
+    parent = parent_block(config)
     overrides = _layer_overrides(space, num_layers)
     layers, dropped = [], {}
     for layer_idx in range(num_layers):
@@ -97,37 +98,63 @@ def _layer_overrides(space: SearchSpaceConfig, num_layers: int) -> dict[int, dic
 
 
 def _attention(values: list | None, config: PretrainedConfig, where: str) -> list[Variant]:
-    heads = config.num_key_value_heads
+    heads = parent_block(config).attention
+    divisors = [d for d in range(1, heads + 1) if heads % d == 0] if has_kv_heads(config) else [heads]
     if values is None:
-        values = [*(d for d in range(heads - 1, 0, -1) if heads % d == 0), LINEAR, NONE]
+        values = [*reversed(divisors[:-1]), LINEAR, NONE]
     variants: list[Variant] = [heads]
     for value in values:
-        if isinstance(value, bool) or not (isinstance(value, int) or value in (LINEAR, NONE)):
-            raise RecipeError(f"{where}attention: {value!r} is neither a number of KV heads, {LINEAR} nor {NONE}")
-        if isinstance(value, int) and (value < 1 or heads % value):
-            divisors = [d for d in range(1, heads + 1) if heads % d == 0]
-            raise RecipeError(f"{where}attention: {value} KV heads do not divide the parent's {heads}; use {divisors}")
+        if isinstance(value, str) and value.removeprefix("window").isdigit():
+            value = windowed(heads, int(value.removeprefix("window")))
+        if not _is_variant("attention", value):
+            raise RecipeError(
+                f"{where}attention: {value!r} is neither a number of KV heads, window<tokens>, kv<heads>win<tokens>, "
+                f"{LINEAR} nor {NONE}"
+            )
+        if kv_heads(value) is not None and kv_heads(value) not in divisors:
+            why = (
+                f"do not divide the parent's {heads}"
+                if has_kv_heads(config)
+                else f"are unknown to {config.model_type}"
+            )
+            raise RecipeError(f"{where}attention: {kv_heads(value)} KV heads {why}; use {divisors}")
         variants.append(value)
+    if len(windows := {window(v) for v in variants} - {None}) > 1:
+        raise RecipeError(f"{where}attention: windows of {sorted(windows)} tokens; a model knows one size")
     return list(dict.fromkeys(variants))
 
 
+def _is_variant(kind: str, value) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return False
+    try:
+        return isinstance(value, int) or bool(parse_variant(kind, value))
+    except ValueError:
+        return False
+
+
 def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> list[Variant]:
-    full = config.intermediate_size
-    variants: list[Variant] = [full]
+    own = parent_block(config).ffn
+    experts = num_experts(own)
+    full, unit, multiple = (experts, "expert", 1) if experts else (own, "channel", multiple)
+    variants: list[Variant] = [own]
     for value in values:
         if value in (LINEAR, NONE):
             variants.append(value)
             continue
+        if experts and isinstance(value, str) and _is_variant("ffn", value) and num_experts(value):
+            value = num_experts(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise RecipeError(f"{where}ffn: {value!r} is neither a width, a share of the width, {LINEAR} nor {NONE}")
-        width = value * full if isinstance(value, float) and value <= 1 else value
-        if width <= 0:
+            kinds = "a number of experts, a share of them" if experts else "a width, a share of the width"
+            raise RecipeError(f"{where}ffn: {value!r} is neither {kinds}, {LINEAR} nor {NONE}")
+        size = value * full if isinstance(value, float) and value <= 1 else value
+        if size <= 0:
             raise RecipeError(f"{where}ffn: {value!r} is not positive; {NONE} stands for no FFN at all")
-        rounded = max(multiple, round(width / multiple) * multiple)
+        rounded = max(multiple, round(size / multiple) * multiple)
         if isinstance(value, int) and rounded != value:
             raise RecipeError(f"{where}ffn: width {value} is not a multiple of search_space.width_multiple {multiple}")
         if rounded > max(full, multiple):
-            raise RecipeError(f"{where}ffn: {value!r} is wider than the parent's {full}")
+            raise RecipeError(f"{where}ffn: {value!r} is more than the parent's {full} {unit}s")
         if rounded < full:
-            variants.append(rounded)
+            variants.append(f"e{rounded}" if experts else rounded)
     return list(dict.fromkeys(variants))

@@ -1,88 +1,114 @@
 """Cutting blocks: from a parent's sub-block to each cheaper variant, and swapping them in and out of the parent.
 
-Blocks keep the parent's own classes and interfaces, so a parent with swapped blocks runs its stock forward.
+Blocks keep the parent's own classes and interfaces, so a parent with swapped blocks runs its stock forward. What a
+family calls its parts is found on the modules themselves (`remote/modeling_puzzle.py`), never by a copy per family.
 """
 
 import contextlib
-import copy
-from collections.abc import Iterator
+import functools
+import json
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..blocks import LINEAR, NONE, Variant
+from ..blocks import LINEAR, NONE, Variant, kv_heads, num_experts
+from ..formats import DECILM, decilm_refuses, parent_block, stock_class, stock_value, variant_overrides
+from ..remote.modeling_puzzle import FFN_ANSWERS_PAIR, Nothing, build_layer, layer_list, norms_of, place_of
 
 
-# model_type -> what the DeciLM format needs to know: these families are pre-norm, gated and rotary like Llama
-SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2")
+KINDS = ("attention", "ffn")
+# families that the tests take through every stage; others with the same anatomy are tried, with a warning
+TESTED_FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "granite", "smollm3", "olmo2"),
+    *("gpt_neox", "mixtral", "qwen3_moe", "gpt_oss"),
+)
 
 
 class UnsupportedParentError(ValueError):
-    """The parent cannot be compressed into a DeciLM child; the message says which property stands in the way."""
+    """The parent cannot be compressed; the message says which property stands in the way."""
 
 
-def check_parent(config) -> None:
-    """Refuse, before any compute, a parent that the DeciLM child cannot express.
+def check_parent(config, fmt: str = "auto") -> None:
+    """Refuse, before any compute, a parent whose layers cannot be exchanged or not be written in format `fmt`.
 
     Raises:
-        UnsupportedParentError: other family, activation, or a sliding window.
+        UnsupportedParentError: no decoder family of transformers, a child already, layers that differ, or for
+            `decilm` another family, activation, or a sliding window.
     """
-    if config.model_type not in SUPPORTED_FAMILIES:
+    if getattr(config, "is_heterogeneous", False) or hasattr(config, "block_configs"):
+        raise UnsupportedParentError("the parent is a Puzzle child already; compress the model it came from")
+    if config.is_encoder_decoder:
+        raise UnsupportedParentError(f"parent family {config.model_type!r} is an encoder-decoder; pass a decoder")
+    if fmt == DECILM and (reason := decilm_refuses(config)) is not None:
+        raise UnsupportedParentError(f"{reason}; a DeciLM child cannot express that: use child.format: per_layer")
+    try:
+        parent = meta_parent(config)
+        blocks = {(type(sub_block(layer, "attention")), type(sub_block(layer, "ffn"))) for layer in layers_of(parent)}
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnsupportedParentError(f"parent family {config.model_type!r} is not supported: {error}") from None
+    if len(blocks) > 1:
+        names = sorted({" + ".join(t.__name__ for t in pair) for pair in blocks})
         raise UnsupportedParentError(
-            f"parent family {config.model_type!r} is not supported; supported: {', '.join(SUPPORTED_FAMILIES)}"
+            f"the parent's layers differ ({'; '.join(names)}); only uniform parents are searched"
         )
-    if config.hidden_act != "silu":
-        raise UnsupportedParentError(f"the parent's hidden_act is {config.hidden_act!r}; a DeciLM child needs 'silu'")
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        raise UnsupportedParentError(
-            f"the parent attends within a sliding window of {config.sliding_window} tokens, which no engine honours in a "
-            "DeciLM child; pass a parent with full attention"
-        )
+
+
+def meta_parent(config) -> PreTrainedModel:
+    """The parent's architecture without weights."""
+    return _meta_model(type(config), config.to_json_string(use_diff=False))
+
+
+@functools.lru_cache(maxsize=2)
+def _meta_model(config_class: type, text: str) -> PreTrainedModel:
+    config = config_class(**json.loads(text))
+    with torch.device("meta"):
+        return stock_class(config)(config)
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers."""
-    return model.get_decoder().layers
+    decoder = model.get_decoder()
+    return getattr(decoder, layer_list(decoder))
 
 
-class LinearBlock(nn.Linear):
-    """A sub-block replaced by one linear map; answers like an attention or an FFN."""
-
-    def __init__(self, hidden_size: int, kind: str):
-        super().__init__(hidden_size, hidden_size, bias=False)
-        self.kind = kind
-
-    def forward(self, hidden_states: torch.Tensor, **kwargs):
-        output = super().forward(hidden_states)
-        return (output, None) if self.kind == "attention" else output
+def sub_block(layer: nn.Module, kind: str) -> nn.Module:
+    """The attention or the FFN of a layer."""
+    return getattr(layer, place_of(layer, kind))
 
 
-class NoBlock(nn.Module):
-    """A removed sub-block: adds nothing to the residual stream."""
-
-    def __init__(self, kind: str):
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, hidden_states: torch.Tensor, **kwargs):
-        output = torch.zeros_like(hidden_states)
-        return (output, None) if self.kind == "attention" else output
+def hidden_states_of(output) -> torch.Tensor:
+    """The tensor that a sub-block or layer hands on, whatever it answers beside it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
-def empty_block(parent_block: nn.Module, kind: str, variant: Variant, config, layer_idx: int) -> nn.Module:
+def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The map from final hidden states to logits, with the scales and caps that some families put behind the matrix."""
+    head, config = model.get_output_embeddings(), model.config
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def logits(hidden_states: torch.Tensor) -> torch.Tensor:
+        values = head(hidden_states) * scale if scale != 1.0 else head(hidden_states)
+        return cap * torch.tanh(values / cap) if cap else values
+
+    return logits
+
+
+def output_projection(block: nn.Module) -> nn.Linear | None:
+    """The matrix of a sub-block that writes to the residual stream; None for mixtures and where there is none."""
+    names = ("o_proj", "dense", "out_proj", "down_proj", "dense_4h_to_h", "c_proj", "linear_attn", "linear_mlp")
+    return next((m for name in names if isinstance(m := getattr(block, name, None), nn.Linear)), None)
+
+
+def empty_block(parent_layer: nn.Module, kind: str, variant: Variant, config, layer_idx: int) -> nn.Module:
     """A module of the right shapes for `variant`, its weights on the meta device."""
     if variant == NONE:
-        return NoBlock(kind)
+        return Nothing(kind == "attention" or config.model_type in FFN_ANSWERS_PAIR)
     with torch.device("meta"):
-        if variant == LINEAR:
-            return LinearBlock(config.hidden_size, kind)
-        config = copy.deepcopy(config)
-        if kind == "attention":
-            config.num_key_value_heads = variant
-            return type(parent_block)(config, layer_idx)
-        config.intermediate_size = variant
-        return type(parent_block)(config)
+        layer = build_layer(type(parent_layer), config, variant_overrides(config, kind, variant), layer_idx)
+    return sub_block(layer, kind)
 
 
 def load_block(block: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
@@ -91,92 +117,172 @@ def load_block(block: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
     return block.requires_grad_(False).eval()
 
 
+def count_parameters(config, kind: str, variant: Variant) -> int:
+    """Parameters of a sub-block with the norms that only it passes through."""
+    if variant == NONE:
+        return 0
+    layer = layers_of(meta_parent(config))[0]
+    modules = [empty_block(layer, kind, variant, config, 0), *(getattr(layer, n) for n in norms_of(layer, kind))]
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
 def initial_weights(
-    parent_block: nn.Module, kind: str, variant: Variant, config, channels: torch.Tensor | None = None
+    parent_layer: nn.Module, kind: str, variant: Variant, config, channels: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
     """Training-free weights of a variant (Puzzle, appendix on initialisation).
 
+    What to cut is read off the shapes: a dimension that the variant has smaller is made of the parent's KV heads (mean
+    of consecutive ones), FFN channels (also of fused projections) or experts.
+
     Args:
-        channels: FFN channels by falling importance, shape `(intermediate_size,)`; only for narrower FFNs.
+        channels: FFN channels, or experts, by falling importance; only for narrower FFNs.
+
+    Raises:
+        ValueError: a linear variant that has no product of weights (`closed_form_linear` has one for every family).
     """
-    weights = {name: tensor.detach() for name, tensor in parent_block.state_dict().items()}
+    parent_block_ = sub_block(parent_layer, kind)
+    weights = {name: tensor.detach() for name, tensor in parent_block_.state_dict().items()}
     if variant == NONE:
         return {}
-    if kind == "attention":
-        if variant == LINEAR:
-            return {"weight": _attention_as_linear(weights, config)}
-        return _pool_kv_heads(weights, variant, config)
     if variant == LINEAR:
-        return {"weight": weights["down_proj.weight"] @ weights["up_proj.weight"]}
-    kept = channels[:variant].sort().values.to(weights["down_proj.weight"].device)
-    narrowed = {}
-    for name, tensor in weights.items():
-        if name.startswith("down_proj"):
-            narrowed[name] = (tensor[:, kept] if name.endswith("weight") else tensor).clone()
-        else:
-            narrowed[name] = tensor[kept].clone()
-    return narrowed
+        name = "linear_attn.weight" if kind == "attention" else "linear_mlp.weight"
+        return {name: _as_linear(weights, kind, config)}
+    target = empty_block(parent_layer, kind, variant, config, getattr(parent_block_, "layer_idx", 0) or 0)
+    return {
+        name: _cut(weights[name], tensor.shape, kind, variant, config, channels, name)
+        for name, tensor in target.state_dict().items()
+    }
 
 
-def _pool_kv_heads(weights: dict[str, torch.Tensor], num_kv_heads: int, config) -> dict[str, torch.Tensor]:
-    """Mean of consecutive groups of key and value heads (the GQA recipe); queries keep their order."""
-    pooled = {name: tensor.clone() for name, tensor in weights.items()}
-    for name in weights:
-        if name.startswith(("k_proj", "v_proj")):
-            tensor = weights[name]
-            heads = tensor.view(num_kv_heads, config.num_key_value_heads // num_kv_heads, -1, *tensor.shape[1:])
-            pooled[name] = heads.mean(dim=1).reshape(-1, *tensor.shape[1:])
-    return pooled
+def _cut(tensor, shape: torch.Size, kind: str, variant: Variant, config, channels, name: str) -> torch.Tensor:
+    changed = [dim for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)) if old != new]
+    if not changed:
+        return tensor.clone()
+    assert len(changed) == 1, (name, tensor.shape, shape)
+    dim = changed[0]
+    old, new = tensor.shape[dim], shape[dim]
+    if kind == "attention":
+        own = parent_block(config).attention
+        # a fused projection holds queries, keys and values one after another
+        pooled = (old - new) * own // (own - kv_heads(variant))
+        parts = tensor.split([old - pooled, pooled // 2, pooled // 2] if old > pooled else [old], dim)
+        keep, pool = (parts[:1], parts[1:]) if old > pooled else ((), parts)
+        return torch.cat([*keep, *(_mean_heads(part, own, kv_heads(variant)) for part in pool)])
+    count = parent_block(config).ffn if num_experts(variant) is None else num_experts(parent_block(config).ffn)
+    kept = channels[: new * count // old].sort().values.to(tensor.device)
+    # a fused gate and up projection holds one run of all channels after the other
+    offsets = torch.arange(0, old, count, device=tensor.device)[:, None]
+    return tensor.index_select(dim, (offsets + kept).flatten()).contiguous()
 
 
-def _attention_as_linear(weights: dict[str, torch.Tensor], config) -> torch.Tensor:
-    """Every token attends to itself only: W = W_o repeat_kv(W_v)."""
-    value = weights["v_proj.weight"]  # (kv_heads * head_dim, hidden)
-    groups = config.num_attention_heads // config.num_key_value_heads
-    heads = value.view(config.num_key_value_heads, -1, value.shape[1]).repeat_interleave(groups, dim=0)
-    return weights["o_proj.weight"] @ heads.reshape(-1, value.shape[1])
+def _mean_heads(tensor: torch.Tensor, old: int, new: int) -> torch.Tensor:
+    """Mean of consecutive groups of heads along dimension 0 (the GQA recipe); queries keep their order."""
+    heads = tensor.reshape(new, old // new, -1, *tensor.shape[1:])
+    return heads.mean(dim=1).reshape(-1, *tensor.shape[1:])
+
+
+def _as_linear(weights: dict[str, torch.Tensor], kind: str, config) -> torch.Tensor:
+    """Attention: every token attends to itself only, W = W_o repeat_kv(W_v). FFN: W_down W_up."""
+
+    def first(*names: str) -> torch.Tensor | None:
+        return next((weights[name] for name in names if name in weights), None)
+
+    if kind == "ffn":
+        down, up = first("down_proj.weight"), first("up_proj.weight", "gate_up_proj.weight")
+        if down is None or up is None or up.ndim != 2:
+            raise ValueError(f"an FFN of {config.model_type} has no product of weights to start a linear block from")
+        return down @ up[-down.shape[1] :]
+    output, value = first("o_proj.weight", "dense.weight"), first("v_proj.weight")
+    own, queries = parent_block(config).attention, stock_value(config, "num_attention_heads")
+    if value is None and "qkv_proj.weight" in weights:
+        fused = weights["qkv_proj.weight"]
+        value = fused[-own * (output.shape[1] // queries) :]
+    elif value is None and "query_key_value.weight" in weights:  # GPT-NeoX: query, key and value of each head in turn
+        fused = weights["query_key_value.weight"]
+        value = fused.view(queries, 3, -1, fused.shape[1])[:, 2].reshape(-1, fused.shape[1])
+    if output is None or value is None:
+        raise ValueError(f"an attention of {config.model_type} has no product of weights to start a linear block from")
+    heads = value.view(own, -1, value.shape[1]).repeat_interleave(queries // own, dim=0)
+    return output @ heads.reshape(-1, value.shape[1])
+
+
+# -- running parts of a model
 
 
 @contextlib.contextmanager
 def swapped(model: PreTrainedModel, blocks: dict[int, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
     """Run `model` with other sub-blocks, `{layer_idx: (attention, ffn)}`; the ones that were there come back."""
     layers = layers_of(model)
-    originals = {idx: (layers[idx].self_attn, layers[idx].mlp) for idx in blocks}
+    originals = {idx: tuple(sub_block(layers[idx], kind) for kind in KINDS) for idx in blocks}
+    norms = {}
     try:
-        for idx, (attention, ffn) in blocks.items():
-            layers[idx].self_attn, layers[idx].mlp = attention, ffn
+        for idx, pair in blocks.items():
+            for kind, block in zip(KINDS, pair, strict=True):
+                setattr(layers[idx], place_of(layers[idx], kind), block)
+                if isinstance(block, Nothing):  # a norm with a bias would add it behind a removed sub-block
+                    for name in norms_of(layers[idx], kind):
+                        norms[idx, name] = getattr(layers[idx], name)
+                        setattr(layers[idx], name, nn.Identity())
         yield
     finally:
-        for idx, (attention, ffn) in originals.items():
-            layers[idx].self_attn, layers[idx].mlp = attention, ffn
+        for idx, pair in originals.items():
+            for kind, block in zip(KINDS, pair, strict=True):
+                setattr(layers[idx], place_of(layers[idx], kind), block)
+        for (idx, name), norm in norms.items():
+            setattr(layers[idx], name, norm)
+
+
+class _PassOn(nn.Module):
+    """A layer that does nothing; kept in its place, so that masks and positions by layer index stay right."""
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return hidden_states
 
 
 @contextlib.contextmanager
-def only_layers(model: PreTrainedModel, start: int, stop: int | None = None) -> Iterator[None]:
-    """Run only layers `start..stop` of `model` on hidden states given as `inputs_embeds`.
+def only_layers(
+    model: PreTrainedModel, start: int, stop: int | None = None, states: torch.Tensor | None = None
+) -> Iterator[None]:
+    """Run only layers `start..stop` of `model`; with `states`, on these hidden states `(batch, length, hidden_size)`.
 
-    The model's own forward does the masks, positions, final norm and head, whatever its family.
+    The model's own forward does the masks, positions, final norm and head, whatever its family. The states enter behind
+    the embeddings, which some families scale; give the forward `inputs_embeds` of the same shape.
     """
     decoder = model.get_decoder()
-    layers = decoder.layers
-    decoder.layers = nn.ModuleList(layers[start:stop])
+    name = layer_list(decoder)
+    layers = getattr(decoder, name)
+    stop = len(layers) if stop is None else stop
+    inner = [layer if start <= i < stop else _PassOn() for i, layer in enumerate(layers)]
+    handle = states is not None and inner[0].register_forward_pre_hook(lambda module, args: (states, *args[1:]))
+    setattr(decoder, name, nn.ModuleList(inner))
     try:
         yield
     finally:
-        decoder.layers = layers
+        setattr(decoder, name, layers)
+        if handle:
+            handle.remove()
+
+
+def first_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """What enters layer 0, `(batch, length, hidden_size)`: embeddings, scaled where the family does."""
+    kept: list[torch.Tensor] = []
+    with only_layers(model, 0, 0):
+        handle = layers_of(model)[0].register_forward_pre_hook(lambda module, args: kept.append(args[0]))
+        try:
+            model.get_decoder()(input_ids=input_ids, use_cache=False)
+        finally:
+            handle.remove()
+    return kept[0]
 
 
 def run_layer(model: PreTrainedModel, layer_idx: int, hidden_states: torch.Tensor) -> torch.Tensor:
     """The output of one layer on `(batch, length, hidden_size)`, with the model's own masks and positions."""
-    outputs = []
-    layer = layers_of(model)[layer_idx]
-
-    def keep(module, args, output):
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    handle = layer.register_forward_hook(keep)
+    outputs: list[torch.Tensor] = []
+    handle = layers_of(model)[layer_idx].register_forward_hook(
+        lambda module, args, output: outputs.append(hidden_states_of(output))
+    )
     try:
-        with only_layers(model, layer_idx, layer_idx + 1):
+        with only_layers(model, layer_idx, layer_idx + 1, hidden_states):
             model.get_decoder()(inputs_embeds=hidden_states, use_cache=False)
     finally:
         handle.remove()

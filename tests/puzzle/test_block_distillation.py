@@ -264,7 +264,7 @@ def test_parent_is_left_bit_by_bit(make_parent, build, state_of, assert_bit_equa
 def test_no_tokens_keep_the_initialisation(build, llama, importance):
     library = build(num_tokens=0)
     channels = block_distillation.channel_ranking(importance["layer_0"])
-    own = layers_of(llama)[0].mlp
+    own = layers_of(llama)[0]
     expected = block_distillation.initial_weights(own, "ffn", 256, llama.config, channels)
     assert all(torch.equal(expected[k], v) for k, v in library.weights("layer_00/ffn.w256").items())
     assert all(row["losses"] == [row["loss_before"]] for row in library.index.values())

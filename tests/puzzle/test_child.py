@@ -7,9 +7,10 @@ import torch
 
 from hf_puzzle import hub
 from hf_puzzle.blocks import Block
+from hf_puzzle.formats import decilm_config
 from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
-from hf_puzzle.puzzle.child import assemble_child, decilm_config, empty_child
+from hf_puzzle.puzzle.child import assemble_child, empty_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.search_space import build_search_space

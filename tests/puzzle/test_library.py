@@ -6,7 +6,8 @@ import torch
 from hf_puzzle.artifacts import ArtifactError
 from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.surgery import LinearBlock, NoBlock, initial_weights, layers_of, swapped
+from hf_puzzle.puzzle.surgery import initial_weights, layers_of, swapped
+from hf_puzzle.remote.modeling_puzzle import LinearMap, Nothing
 
 
 PARENT = Block(4, 768)
@@ -17,10 +18,8 @@ def stored(llama, tmp_path):
     """A library with two sub-blocks of layer 1."""
     library = BlockLibrary(tmp_path / "library")
     layer = layers_of(llama)[1]
-    library.put(
-        "layer_01/attention.kv2", initial_weights(layer.self_attn, "attention", 2, llama.config), loss_after=0.5
-    )
-    library.put("layer_01/ffn.linear", {"weight": torch.eye(64)}, loss_after=0.25)
+    library.put("layer_01/attention.kv2", initial_weights(layer, "attention", 2, llama.config), loss_after=0.5)
+    library.put("layer_01/ffn.linear", {"linear_mlp.weight": torch.eye(64)}, loss_after=0.25)
     return library
 
 
@@ -34,7 +33,7 @@ def test_what_was_put_is_there_for_the_next_process(stored, llama):
     again = BlockLibrary(stored.folder)
     assert again.index == stored.index
     assert again.index["layer_01/attention.kv2"]["loss_after"] == 0.5
-    expected = initial_weights(layers_of(llama)[1].self_attn, "attention", 2, llama.config)
+    expected = initial_weights(layers_of(llama)[1], "attention", 2, llama.config)
     weights = again.weights("layer_01/attention.kv2")
     assert set(weights) == set(expected)
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights.items())
@@ -45,12 +44,12 @@ def test_modules_of_a_block(stored, llama):
     attention, ffn = stored.modules(llama, 1, Block(2, "linear"), PARENT)
     assert type(attention) is type(layer.self_attn)
     assert attention.k_proj.weight.shape == (32, 64)
-    assert isinstance(ffn, LinearBlock)
-    assert torch.equal(ffn.weight, torch.eye(64))
+    assert isinstance(ffn, LinearMap)
+    assert torch.equal(ffn.linear_mlp.weight, torch.eye(64))
     assert not any(p.requires_grad for p in (*attention.parameters(), *ffn.parameters()))
     own = stored.modules(llama, 1, PARENT, PARENT)
     assert own == (layer.self_attn, layer.mlp)  # the parent's own, not copies
-    assert [type(m) for m in stored.modules(llama, 1, Block("none", "none"), PARENT)] == [NoBlock, NoBlock]
+    assert [type(m) for m in stored.modules(llama, 1, Block("none", "none"), PARENT)] == [Nothing, Nothing]
 
 
 def test_modules_take_the_parents_dtype(stored, make_parent):
@@ -63,10 +62,10 @@ def test_modules_take_the_parents_dtype(stored, make_parent):
 def test_a_pair_is_preferred_to_its_sub_blocks(stored, llama):
     block = Block(2, "linear")
     weights = {f"attention.{k}": 2 * v for k, v in stored.weights("layer_01/attention.kv2").items()}
-    stored.put("layer_01/block.kv2+linear", weights | {"ffn.weight": 3 * torch.eye(64)})
+    stored.put("layer_01/block.kv2+linear", weights | {"ffn.linear_mlp.weight": 3 * torch.eye(64)})
     attention, ffn = stored.modules(llama, 1, block, PARENT)
     assert torch.equal(attention.k_proj.weight, 2 * stored.weights("layer_01/attention.kv2")["k_proj.weight"])
-    assert torch.equal(ffn.weight, 3 * torch.eye(64))
+    assert torch.equal(ffn.linear_mlp.weight, 3 * torch.eye(64))
     # other blocks of the same sub-blocks are not touched by it
     assert torch.equal(stored.modules(llama, 1, Block(4, "linear"), PARENT)[1].weight, torch.eye(64))
     stored.drop("layer_01/block.kv2+linear", "diverged")

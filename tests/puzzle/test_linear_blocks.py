@@ -37,10 +37,10 @@ def test_closed_form_is_the_ridge_solution(make_parent, calibration):
 @torch.no_grad()
 def test_closed_form_recovers_a_linear_sub_block(make_parent, tokens, sequence_length):
     from hf_puzzle.data import sequences
-    from hf_puzzle.puzzle.surgery import LinearBlock
+    from hf_puzzle.remote.modeling_puzzle import LinearMap
 
     parent = make_parent()
-    linear = LinearBlock(64, "ffn").requires_grad_(False)
+    linear = LinearMap(64, "ffn", pair=False).requires_grad_(False)
     layer = layers_of(parent)[0]
     own = copy.deepcopy(layer.mlp)
 
@@ -51,4 +51,4 @@ def test_closed_form_recovers_a_linear_sub_block(make_parent, tokens, sequence_l
     layer.mlp.__class__ = Wrapped
     wanted = [("layer_00/ffn.linear", 0, "ffn", "linear")]
     solved = closed_form_linear(parent, wanted, sequences(tokens["train"], sequence_length, 4096, 0), SMALL)
-    torch.testing.assert_close(solved[0, "ffn"], linear.weight, rtol=0, atol=2e-3)
+    torch.testing.assert_close(solved[0, "ffn"], linear.linear_mlp.weight, rtol=0, atol=2e-3)

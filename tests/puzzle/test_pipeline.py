@@ -440,7 +440,7 @@ def test_a_speed_up_is_measured_before_it_is_promised(folder, copied, monkeypatc
 
 
 def test_a_parent_in_memory_is_checked_before_any_compute(folder, make_parent, tmp_path):
-    recipe = load_recipe(folder / "tiny.yaml")
+    recipe = load_recipe(folder / "tiny.yaml", ["child.format=decilm"])
     parent = make_parent("mistral", sliding_window=32)
     with pytest.raises(UnsupportedParentError, match="sliding window of 32"):
         PuzzleRun(recipe, tmp_path / "run", parent=parent).run()

@@ -86,7 +86,7 @@ def test_two_engines_leave_what_both_run(llama, space_config):
         ({"attention": ["nothing"]}, "'nothing' is neither"),
         ({"attention": [True]}, "True is neither"),
         ({"ffn": [300]}, "width 300 is not a multiple of search_space.width_multiple 256"),
-        ({"ffn": [1024]}, "1024 is wider than the parent's 768"),
+        ({"ffn": [1024]}, "1024 is more than the parent's 768 channels"),
         ({"ffn": [0]}, "0 is not positive"),
         ({"ffn": [-0.5]}, "-0.5 is not positive"),
         ({"ffn": ["lin"]}, "'lin' is neither"),

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import MambaConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig, T5Config
 
 from hf_puzzle.puzzle.importance import channel_ranking
 from hf_puzzle.puzzle.surgery import (
-    NoBlock,
     UnsupportedParentError,
     check_parent,
     empty_block,
@@ -18,6 +17,8 @@ from hf_puzzle.puzzle.surgery import (
     run_layer,
     swapped,
 )
+from hf_puzzle.remote.configuration_decilm import DeciLMConfig, block_config
+from hf_puzzle.remote.modeling_puzzle import Nothing
 
 
 @pytest.fixture(params=["llama", "qwen2", "biased_llama", "grouped"])
@@ -36,14 +37,14 @@ def sub_block(parent, kind, layer_idx=1):
 
 def cut(parent, kind, variant, channels=None):
     """A variant of layer 1's sub-block, ready to run."""
-    own = sub_block(parent, kind)
+    own = layers_of(parent)[1]
     weights = initial_weights(own, kind, variant, parent.config, channels)
     return load_block(empty_block(own, kind, variant, parent.config, 1), weights), weights
 
 
 def test_pooling_to_the_same_number_of_heads_is_the_identity(parent):
     own = sub_block(parent, "attention").state_dict()
-    pooled = initial_weights(sub_block(parent, "attention"), "attention", 4, parent.config)
+    pooled = initial_weights(layers_of(parent)[1], "attention", 4, parent.config)
     assert set(pooled) == set(own)
     assert all(torch.equal(own[name], tensor) for name, tensor in pooled.items())
 
@@ -51,7 +52,7 @@ def test_pooling_to_the_same_number_of_heads_is_the_identity(parent):
 def test_keeping_all_channels_is_the_identity(parent):
     own = sub_block(parent, "ffn").state_dict()
     channels = torch.randperm(768, generator=torch.Generator().manual_seed(0))
-    kept = initial_weights(sub_block(parent, "ffn"), "ffn", 768, parent.config, channels)
+    kept = initial_weights(layers_of(parent)[1], "ffn", 768, parent.config, channels)
     assert set(kept) == set(own)
     assert all(torch.equal(own[name], tensor) for name, tensor in kept.items())
 
@@ -101,7 +102,7 @@ def test_narrow_ffn_is_the_parent_with_the_other_channels_silent(parent):
 
 def test_narrower_ffns_are_nested(llama, importance):
     channels = channel_ranking(importance["layer_1"])
-    own = sub_block(llama, "ffn")
+    own = layers_of(llama)[1]
     rows = [
         {tuple(row.tolist()) for row in initial_weights(own, "ffn", width, llama.config, channels)["up_proj.weight"]}
         for width in (256, 512, 768)
@@ -128,21 +129,21 @@ def test_linear_ffn_is_down_times_up(parent):
     module, weights = cut(parent, "ffn", "linear")
     x = torch.randn(2, 5, 64)
     torch.testing.assert_close(module(x), x @ own.up_proj.weight.T @ own.down_proj.weight.T, rtol=1e-4, atol=1e-4)
-    assert set(weights) == {"weight"}
+    assert set(weights) == {"linear_mlp.weight"}
 
 
 def test_no_block_adds_nothing(llama):
     x = torch.randn(2, 5, 64)
-    assert torch.equal(NoBlock("ffn")(x), torch.zeros_like(x))
-    output, weights = NoBlock("attention")(x, attention_mask=None)
+    assert torch.equal(Nothing(False)(x), torch.zeros_like(x))
+    output, weights = Nothing(True)(x, attention_mask=None)
     assert torch.equal(output, torch.zeros_like(x))
     assert weights is None
-    assert initial_weights(sub_block(llama, "ffn"), "ffn", "none", llama.config) == {}
+    assert initial_weights(layers_of(llama)[1], "ffn", "none", llama.config) == {}
 
 
 @torch.no_grad()
 def test_layer_without_blocks_is_a_model_without_that_layer(llama, calibration):
-    with swapped(llama, {1: (NoBlock("attention"), NoBlock("ffn"))}):
+    with swapped(llama, {1: (Nothing(True), Nothing(False))}):
         without = llama(calibration).logits
     layers = llama.model.layers
     llama.model.layers = nn.ModuleList(layer for i, layer in enumerate(layers) if i != 1)
@@ -156,8 +157,8 @@ def test_layer_without_blocks_is_a_model_without_that_layer(llama, calibration):
 def test_swapped_gives_the_parent_back(llama, fails, state_of, assert_bit_equal):
     before, modules = state_of(llama), [(layer.self_attn, layer.mlp) for layer in layers_of(llama)]
     try:
-        with swapped(llama, {0: (NoBlock("attention"), NoBlock("ffn")), 3: (NoBlock("attention"), modules[3][1])}):
-            assert isinstance(layers_of(llama)[0].mlp, NoBlock)
+        with swapped(llama, {0: (Nothing(True), Nothing(False)), 3: (Nothing(True), modules[3][1])}):
+            assert isinstance(layers_of(llama)[0].mlp, Nothing)
             if fails:
                 raise KeyError
     except KeyError:
@@ -172,7 +173,7 @@ def test_layers_one_by_one_are_the_model(parent, calibration):
     state = parent.get_input_embeddings()(calibration)
     for i in range(4):
         torch.testing.assert_close(state, full.hidden_states[i], rtol=0, atol=1e-5)
-        with only_layers(parent, i):
+        with only_layers(parent, i, states=state):
             torch.testing.assert_close(
                 parent(inputs_embeds=state, use_cache=False).logits, full.logits, rtol=0, atol=1e-5
             )
@@ -189,7 +190,7 @@ def test_only_layers_comes_back_after_an_error(llama):
 
 def test_supported_parents(make_parent):
     for family in ("llama", "qwen2", "mistral"):
-        check_parent(make_parent(family).config)
+        check_parent(make_parent(family).config, "decilm")
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -198,14 +199,32 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "n
 @pytest.mark.parametrize(
     "config, message",
     [
-        (GPT2Config(), "family 'gpt2' is not supported; supported: llama, mistral, qwen2"),
-        (Qwen3Config(**SMALL), "family 'qwen3'"),
+        (Qwen3Config(**SMALL), "family 'qwen3'.*per_layer"),
         (MistralConfig(**SMALL, sliding_window=128), "sliding window of 128 tokens"),
         (
             Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=64, max_window_layers=1),
             "sliding window of 64",
         ),
         (Qwen2Config(**SMALL, hidden_act="gelu"), "hidden_act is 'gelu'"),
+    ],
+)
+def test_what_decilm_cannot_express_is_named_and_fits_the_other_format(config, message):
+    with pytest.raises(UnsupportedParentError, match=message):
+        check_parent(config, "decilm")
+    check_parent(config)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (OPTConfig(hidden_size=64, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4), "has no ffn"),
+        (T5Config(), "encoder-decoder"),
+        (MambaConfig(hidden_size=32, num_hidden_layers=2), "'mamba' is not supported"),
+        (
+            Qwen3MoeConfig(**SMALL, num_experts=4, mlp_only_layers=[0]),
+            "layers differ .*Qwen3MoeMLP.*Qwen3MoeSparseMoe",
+        ),
+        (DeciLMConfig(64, 64, num_attention_heads=4, block_configs=[block_config(4, 64, 2, 256)]), "child already"),
     ],
 )
 def test_unsupported_parents_are_refused_by_what_stands_in_the_way(config, message):

@@ -1,0 +1,385 @@
+"""From a description of blocks to a model's config and back: the two published formats, and the plain architecture.
+
+`decilm` is NVIDIA's `nemotron-nas` (one Llama-shaped family, read by most engines); `per_layer` is transformers' own
+`per_layer_config` on the parent's `model_type` (every decoder family). Tensor names are the same in both for
+Llama-shaped parents, so converting is a matter of configs and of channels of zeros.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from .blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, window, windowed
+from .remote import modeling_puzzle
+from .remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config, ffn_width
+from .remote.modeling_decilm import DeciLMForCausalLM
+
+
+DECILM, PER_LAYER = "decilm", "per_layer"
+FORMATS = (DECILM, PER_LAYER)
+# Llama-shaped families: pre-norm, gated, rotary, one head size
+DECILM_FAMILIES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+_SHARED = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"),
+    *("max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "pad_token_id", "bos_token_id"),
+    *("eos_token_id", "tie_word_embeddings", "dtype"),
+)
+_SKIP_NAMES = {"attention": "attention", "ffn": "mlp"}  # transformers' words in `skip`
+
+
+class FormatError(ValueError):
+    """A model cannot be written in a format; the message names the layer or the property, and the way out."""
+
+
+# -- what a stock config offers
+
+
+def stock_value(config: PretrainedConfig, name: str, default: Any = None) -> Any:
+    """An attribute of the parent's config, also where it differs per layer."""
+    return modeling_puzzle.stock_value(config, name, default)
+
+
+def has_kv_heads(config: PretrainedConfig) -> bool:
+    """Whether the family knows grouped key-value heads at all (GPT-NeoX does not)."""
+    names = {field.name for field in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
+    return "num_key_value_heads" in names
+
+
+def expert_attribute(config: PretrainedConfig) -> str | None:
+    """Name of the config's number of experts; None for a dense family."""
+    return next(
+        (name for name in ("num_local_experts", "num_experts", "n_routed_experts") if vars(config).get(name)), None
+    )
+
+
+def parent_block(config: PretrainedConfig) -> Block:
+    """The block that every layer of a stock model has."""
+    heads = stock_value(config, "num_key_value_heads") if has_kv_heads(config) else None
+    heads = heads or stock_value(config, "num_attention_heads")
+    experts = expert_attribute(config)
+    return Block(heads, f"e{stock_value(config, experts)}" if experts else stock_value(config, "intermediate_size"))
+
+
+# -- per-layer
+
+
+def variant_overrides(config: PretrainedConfig, kind: str, variant: Variant) -> dict:
+    """What `per_layer_config` says of a sub-block; empty for the parent's own."""
+    own = getattr(parent_block(config), kind)
+    if variant == own:
+        return {}
+    if variant == NONE:
+        return {"skip": [_SKIP_NAMES[kind]]}
+    if variant == LINEAR:
+        return {"replace_with_linear": [kind]}
+    if kind == "attention":
+        heads = {} if kv_heads(variant) == own else {"num_key_value_heads": kv_heads(variant)}
+        return heads | ({"attention_window": window(variant)} if window(variant) else {})
+    if (experts := num_experts(variant)) is not None:
+        top_k = stock_value(config, "num_experts_per_tok")
+        return {expert_attribute(config): experts} | ({"num_experts_per_tok": experts} if experts < top_k else {})
+    return {"intermediate_size": variant}
+
+
+def block_overrides(config: PretrainedConfig, block: Block) -> dict:
+    """One entry of `per_layer_config`, guarded against stock classes; empty for the parent's block."""
+    merged: dict = {}
+    for kind, variant in zip(("attention", "ffn"), block, strict=True):
+        for name, value in variant_overrides(config, kind, variant).items():
+            merged[name] = merged.get(name, []) + value if isinstance(value, list) else value
+    if merged:
+        guard = next((name for name in modeling_puzzle.GUARDS if hasattr(config, name)), None)
+        if guard is None:
+            raise FormatError(f"{config.model_type}: no norm epsilon in its config to guard the checkpoint with")
+        merged[guard] = 0.0
+    return merged
+
+
+def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None:
+    own = parent_block(config)
+    where = f"layer {layer_idx}, block {block.id}"
+    heads = kv_heads(block.attention)
+    if heads is not None and heads != own.attention:
+        if not has_kv_heads(config):
+            raise FormatError(
+                f"{where}: {config.model_type} has no grouped KV heads; use kv{own.attention}, linear or none"
+            )
+        if stock_value(config, "num_attention_heads") % heads:
+            raise FormatError(
+                f"{where}: {heads} KV heads do not divide {stock_value(config, 'num_attention_heads')} heads"
+            )
+    if isinstance(block.ffn, int) and num_experts(own.ffn):
+        raise FormatError(f"{where}: the parent's FFN is a mixture of experts; use e<number>, linear or none")
+    if num_experts(block.ffn) is not None and not num_experts(own.ffn):
+        raise FormatError(f"{where}: the parent's FFN is dense; use w<width>, linear or none")
+
+
+def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> PretrainedConfig:
+    """The config of a per-layer child: the parent's, with what differs.
+
+    Raises:
+        FormatError: a block the family does not know, with its layer.
+    """
+    child = _with_layers(config, len(blocks))
+    for layer_idx, block in enumerate(blocks):
+        _check_block(config, layer_idx, block)
+    windows = {window(block.attention) for block in blocks} - {None}
+    if len(windows) > 1:
+        raise FormatError(
+            f"windows of {sorted(windows)} tokens in one model: masks and caches know one size; choose one"
+        )
+    child.replace_with_linear, child.attention_window, child.kv_sharing_modes = [], None, None
+    overrides = {i: own for i, block in enumerate(blocks) if (own := block_overrides(config, block))}
+    if not overrides:
+        return _with_layers(config, len(blocks))
+    child.per_layer_config = overrides
+    name = modeling_puzzle.PREFIX + stock_class(config).__name__
+    child.architectures = [name]
+    child.auto_map = modeling_puzzle.auto_map(name.removeprefix(modeling_puzzle.PREFIX))
+    return child
+
+
+def _with_layers(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
+    """A copy of a stock config with so many layers; lists that have an entry per layer are repeated or cut."""
+    child = copy.deepcopy(config)
+    child.per_layer_config = None
+    if num_layers != config.num_hidden_layers:
+        child.num_hidden_layers = num_layers
+        for name, value in vars(config).items():
+            if isinstance(value, list) and len(value) == config.num_hidden_layers:
+                setattr(child, name, [value[i % len(value)] for i in range(num_layers)])
+    return child
+
+
+def stock_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The causal LM that transformers has for a config."""
+    try:
+        return AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        raise FormatError(f"transformers has no causal LM for {type(config).__name__}") from None
+
+
+# -- DeciLM
+
+
+def decilm_refuses(config: PretrainedConfig) -> str | None:
+    """Why a parent cannot be written as DeciLM, or None if it can."""
+    if config.model_type not in DECILM_FAMILIES:
+        return f"family {config.model_type!r} is none of {', '.join(DECILM_FAMILIES)}"
+    if config.hidden_act != "silu":
+        return f"hidden_act is {config.hidden_act!r}, not 'silu'"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return f"the parent attends within a sliding window of {config.sliding_window} tokens"
+    return None
+
+
+def decilm_width(width: int) -> int:
+    """The width an FFN has in a DeciLM child: the next multiple of 256; the channels added are zero, which is exact."""
+    return -(-width // FFN_WIDTH_STEP) * FFN_WIDTH_STEP
+
+
+def decilm_config(config: PretrainedConfig, blocks: list[Block]) -> DeciLMConfig:
+    """The DeciLM config of a child of a Llama-shaped parent.
+
+    Raises:
+        FormatError: a parent or a block that the format cannot express, with its layer.
+    """
+    if (reason := decilm_refuses(config)) is not None:
+        raise FormatError(f"DeciLM cannot express this parent: {reason}; use the per_layer format")
+    block_configs = []
+    for layer_idx, block in enumerate(blocks):
+        if window(block.attention):
+            raise FormatError(
+                f"layer {layer_idx}, block {block.id}: DeciLM engines ignore windows; use the per_layer format"
+            )
+        try:
+            ffn = decilm_width(block.ffn) if isinstance(block.ffn, int) else block.ffn
+            block_configs.append(block_config(config.num_attention_heads, config.hidden_size, block.attention, ffn))
+        except ValueError as error:
+            raise FormatError(f"layer {layer_idx}, block {block.id}: {error}") from None
+    attention_bias = getattr(config, "attention_bias", False)
+    return DeciLMConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        block_configs=block_configs,
+        head_dim=getattr(config, "head_dim", None),
+        hidden_act=config.hidden_act,
+        max_position_embeddings=config.max_position_embeddings,
+        initializer_range=config.initializer_range,
+        rms_norm_eps=config.rms_norm_eps,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        tie_word_embeddings=config.tie_word_embeddings,
+        rope_parameters=dict(config.rope_parameters),
+        attention_bias=attention_bias,
+        qkv_bias=config.model_type == "qwen2" and not attention_bias,
+        mlp_bias=getattr(config, "mlp_bias", False),
+        dtype=config.dtype,
+    )
+
+
+def stock_config(config: DeciLMConfig, block: Block) -> PretrainedConfig:
+    """The Llama (with biases on q, k and v only: Qwen2) whose every layer is `block`, otherwise as a DeciLM model."""
+    qkv_bias = getattr(config, "qkv_bias", False)
+    if qkv_bias and config.mlp_bias:
+        raise FormatError("qkv_bias together with mlp_bias: no stock architecture has both")
+    shared = {name: getattr(config, name) for name in _SHARED}
+    shared |= {"rope_parameters": dict(config.rope_parameters)}
+    shared |= {"num_key_value_heads": block.attention, "intermediate_size": block.ffn}
+    if qkv_bias:
+        return Qwen2Config(**shared)
+    return LlamaConfig(**shared, attention_bias=config.attention_bias, mlp_bias=config.mlp_bias)
+
+
+# -- reading
+
+
+def describe(config: PretrainedConfig) -> list[Block]:
+    """The blocks of a model in either format, or of a stock model."""
+    if isinstance(config, DeciLMConfig):
+        return [_decilm_block(config, entry) for entry in config.block_configs]
+    own, overrides = parent_block(config), modeling_puzzle.layer_overrides(config)
+    return [_per_layer_block(config, own, overrides.get(i, {})) for i in range(config.num_hidden_layers)]
+
+
+def _decilm_block(config: DeciLMConfig, entry) -> Block:
+    attention, ffn = entry.attention, entry.ffn
+    return Block(
+        NONE if attention.no_op else LINEAR if attention.replace_with_linear
+        else config.num_attention_heads // attention.n_heads_in_group,
+        NONE if ffn.no_op else LINEAR if ffn.replace_with_linear else ffn_width(ffn.ffn_mult, config.hidden_size),
+    )  # fmt: skip
+
+
+def _per_layer_block(config: PretrainedConfig, own: Block, overrides: dict) -> Block:
+    skip, linear = overrides.get("skip", ()), overrides.get("replace_with_linear", ())
+    attention: Variant = overrides.get("num_key_value_heads", own.attention)
+    if overrides.get("attention_window"):
+        attention = windowed(attention, overrides["attention_window"])
+    experts = num_experts(own.ffn) and overrides.get(expert_attribute(config))
+    ffn: Variant = f"e{experts}" if experts else overrides.get("intermediate_size", own.ffn)
+    return Block(
+        NONE if "attention" in skip else LINEAR if "attention" in linear else attention,
+        NONE if "mlp" in skip else LINEAR if "ffn" in linear else ffn,
+    )
+
+
+# -- models
+
+
+def format_of(config: PretrainedConfig) -> str | None:
+    """`decilm`, `per_layer`, or None for a stock model."""
+    if isinstance(config, DeciLMConfig):
+        return DECILM
+    return PER_LAYER if getattr(config, "is_heterogeneous", False) else None
+
+
+def child_config(config: PretrainedConfig, blocks: list[Block], fmt: str) -> PretrainedConfig:
+    """The config of a child of a stock parent in format `fmt`."""
+    return decilm_config(config, blocks) if fmt == DECILM else per_layer_config(config, blocks)
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The causal LM of a config of either format, or of a stock one; ours, not the copy beside a checkpoint."""
+    fmt = format_of(config)
+    if fmt == DECILM:
+        return DeciLMForCausalLM
+    stock = stock_class(config)
+    return getattr(modeling_puzzle, modeling_puzzle.PREFIX + stock.__name__) if fmt == PER_LAYER else stock
+
+
+def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str = "auto") -> str:
+    """`wanted`, or for `auto` DeciLM wherever it can express the parent and all `blocks`.
+
+    Raises:
+        FormatError: `wanted` cannot.
+    """
+    if wanted == PER_LAYER:
+        return PER_LAYER
+    try:
+        for block in blocks:
+            decilm_config(config, [block])
+        decilm_config(config, [])
+    except FormatError:
+        if wanted == DECILM:
+            raise
+        return PER_LAYER
+    return DECILM
+
+
+# -- converting
+
+
+def padded(name: str, tensor: torch.Tensor, channels: int) -> torch.Tensor:
+    """An FFN tensor (`gate_proj.weight`, ...) with `channels` more channels of zeros; fewer where negative."""
+    if channels == 0 or name == "down_proj.bias":
+        return tensor
+    return F.pad(tensor, (0, channels) if name == "down_proj.weight" or tensor.ndim == 1 else (0, 0, 0, channels))
+
+
+def convert(
+    config: PretrainedConfig, state: dict[str, torch.Tensor], to: str
+) -> tuple[PretrainedConfig, dict[str, torch.Tensor]]:
+    """A child in the other format: the same function, and the same tensors but for channels of zeros.
+
+    Args:
+        config: of a DeciLM, per-layer or stock model.
+        state: its tensors, names as in its checkpoint.
+
+    Raises:
+        FormatError: what the target cannot express, with the layer.
+    """
+    if to not in FORMATS:
+        raise FormatError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
+    if format_of(config) == to:
+        return config, state
+    blocks = describe(config)
+    if to == DECILM:
+        source = copy.deepcopy(config)
+        source.per_layer_config = None
+        target, widths = (
+            decilm_config(source, blocks),
+            [decilm_width(b.ffn) if isinstance(b.ffn, int) else None for b in blocks],
+        )
+    else:
+        widths = [_needed_width(state, i) if isinstance(b.ffn, int) else None for i, b in enumerate(blocks)]
+        blocks = [Block(b.attention, w or b.ffn) for b, w in zip(blocks, widths, strict=True)]
+        live = [b.attention for b in blocks if isinstance(b.attention, int)]
+        own = Block(
+            max(live, default=config.num_attention_heads), max((w for w in widths if w), default=FFN_WIDTH_STEP)
+        )
+        target = per_layer_config(stock_config(config, own), blocks)
+    converted = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[:2] == ["model", "layers"] and parts[3] == "mlp" and widths[int(parts[2])] is not None:
+            channels = tensor.shape[1 if parts[4] == "down_proj" and tensor.ndim == 2 else 0]
+            tensor = padded(".".join(parts[4:]), tensor, widths[int(parts[2])] - channels)
+        converted[name] = tensor
+    return target, converted
+
+
+def _needed_width(state: dict[str, torch.Tensor], layer_idx: int) -> int:
+    """Channels of a gated FFN without the zeros that pad it to a multiple of 256."""
+    used = None
+    for name, channel_dim in (("down_proj.weight", 1), ("up_proj.weight", 0), ("gate_proj.weight", 0)):
+        nonzero = (state[f"model.layers.{layer_idx}.mlp.{name}"] != 0).any(1 - channel_dim)
+        used = nonzero if used is None else used | nonzero
+    for name in ("up_proj.bias", "gate_proj.bias"):
+        if (bias := state.get(f"model.layers.{layer_idx}.mlp.{name}")) is not None:
+            used = used | (bias != 0)
+    return int(used.nonzero().max()) + 1 if used.any() else 1

@@ -1,0 +1,270 @@
+"""Any decoder family of transformers with layers that differ: the stock classes, rebuilt where a layer's config says so.
+
+`config.per_layer_config[i]` (transformers' own schema) overrides sizes (`num_key_value_heads`, `intermediate_size`,
+expert counts); `skip` removes a sub-block, `replace_with_linear` makes it one linear map, `attention_window` narrows a
+full attention to the last tokens. `PuzzleQwen3ForCausalLM` is Qwen3ForCausalLM with such layers, and so for every
+class that transformers has: they are made when asked for. Needs transformers >= 5.23.
+"""
+
+import contextlib
+import copy
+
+import torch
+import transformers
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+PREFIX = "Puzzle"
+AUTO_CLASSES = {
+    "AutoModel": "Model",
+    "AutoModelForCausalLM": "ForCausalLM",
+    "AutoModelForDecision": "ForCausalLM",  # what `transformers serve` looks up
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+}
+# the stock class must not load such a checkpoint silently: this value differs on every changed layer, and reading it
+# globally, as stock constructors do, is an error
+GUARDS = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon", "norm_eps")
+ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
+FFN_NAMES = ("mlp", "block_sparse_moe", "feed_forward")
+LAYER_LISTS = ("layers", "h", "blocks")
+# families whose layers unpack `hidden_states, router_scores` from their FFN
+FFN_ANSWERS_PAIR = ("gpt_oss",)
+
+
+# -- the anatomy of a stock model, by attribute discovery
+
+
+def _first(module, names: tuple[str, ...], what: str) -> str:
+    found = next((name for name in names if hasattr(module, name)), None)
+    if found is None:
+        raise ValueError(f"{type(module).__name__} has no {what}: looked for {', '.join(names)}")
+    return found
+
+
+def place_of(layer: nn.Module, kind: str) -> str:
+    """Attribute of `layer` that holds its `attention` or its `ffn`; ValueError if it has none."""
+    return _first(layer, ATTENTION_NAMES if kind == "attention" else FFN_NAMES, kind)
+
+
+def layer_list(decoder: nn.Module) -> str:
+    """Attribute of a decoder that holds its layers; ValueError if it has none."""
+    return _first(decoder, LAYER_LISTS, "decoder layers")
+
+
+def norms_of(layer: nn.Module, kind: str) -> list[str]:
+    """Norms of `layer` that only its attention, or only its FFN, passes through; parallel layers may share one."""
+
+    def present(*names: str) -> list[str]:
+        return [name for name in names if isinstance(getattr(layer, name, None), nn.Module)]
+
+    around_ffn = present("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    ffn = around_ffn or present("post_attention_layernorm")
+    attention = present("input_layernorm", "post_attention_layernorm") if around_ffn else present("input_layernorm")
+    return (attention if ffn else []) if kind == "attention" else ffn
+
+
+# -- the sub-blocks that stock models do not have
+
+
+def _answer(hidden_states: torch.Tensor, pair: bool):
+    return (hidden_states, None) if pair else hidden_states
+
+
+class LinearMap(nn.Module):
+    """A sub-block replaced by one linear map; named as in DeciLM checkpoints."""
+
+    def __init__(self, hidden_size: int, kind: str, pair: bool):
+        super().__init__()
+        self.name, self.pair = "linear_attn" if kind == "attention" else "linear_mlp", pair
+        self.add_module(self.name, nn.Linear(hidden_size, hidden_size, bias=False))
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs):
+        return _answer(getattr(self, self.name)(hidden_states), self.pair)
+
+
+class Nothing(nn.Module):
+    """A removed sub-block: adds zero to the residual stream."""
+
+    def __init__(self, pair: bool):
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs):
+        return _answer(hidden_states.new_zeros(1).expand_as(hidden_states), self.pair)
+
+
+class WindowMask:
+    """Forward pre-hook of an attention: narrows its mask to the last `window` tokens, the query's own included."""
+
+    def __init__(self, window: int):
+        self.window = window
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict):
+        states = args[0] if args else kwargs["hidden_states"]
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim != 4:
+            raise ValueError("attention_window needs attn_implementation 'sdpa' or 'eager'")
+        cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
+        length, layer_idx = states.shape[1], module.layer_idx
+        seen = cache.get_seq_length(layer_idx) if cache is not None else 0
+        keys, offset = cache.get_mask_sizes(length, layer_idx) if cache is not None else (length, 0)
+        queries = torch.arange(length, device=states.device)[:, None] + seen
+        distance = queries - torch.arange(offset, offset + keys, device=states.device)[None]
+        allowed = ((distance >= 0) & (distance < self.window))[None, None]
+        if mask is None:
+            mask = allowed
+            if module.config._attn_implementation == "eager":
+                mask = torch.where(allowed, 0.0, torch.finfo(states.dtype).min).to(states.dtype)
+        else:
+            if mask.shape[-1] != keys:  # made for the longer cache of a layer with full attention
+                mask = mask[..., offset : offset + keys]
+            mask = (
+                mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
+            )
+        return args, {**kwargs, "attention_mask": mask}
+
+
+# -- building
+
+
+@contextlib.contextmanager
+def global_values(config):
+    """Stock constructors may read attributes that differ per layer: they get the parent's values."""
+    config.allow_global_per_layer_attribute_access = True
+    try:
+        yield
+    finally:
+        # left on, it would be saved and warn in every later process
+        config.__dict__.pop("allow_global_per_layer_attribute_access", None)
+
+
+def stock_value(config, name: str, default=None):
+    """The parent's value of an attribute, whether or not it differs per layer."""
+    return config._getattr_without_heterogeneous_validation(name, default)
+
+
+def build_layer(layer_class: type, config, overrides: dict, layer_idx: int) -> nn.Module:
+    """One layer of a family, with `overrides` as `per_layer_config` holds them."""
+    layer_config = copy.copy(config)
+    layer_config.__dict__.pop("_heterogeneity_spec", None)
+    for name, value in overrides.items():
+        if name not in ("skip", *GUARDS):
+            setattr(layer_config, name, value)
+    layer = layer_class(layer_config, layer_idx)
+    for kind in ("attention", "ffn"):
+        place, pair = place_of(layer, kind), kind == "attention" or config.model_type in FFN_ANSWERS_PAIR
+        if ("attention" if kind == "attention" else "mlp") in overrides.get("skip", ()):
+            setattr(layer, place, Nothing(pair))
+            for norm in norms_of(layer, kind):
+                setattr(layer, norm, nn.Identity())
+        elif kind in overrides.get("replace_with_linear", ()):
+            setattr(layer, place, LinearMap(config.hidden_size, kind, pair))
+        elif kind == "attention" and overrides.get("attention_window"):
+            getattr(layer, place).register_forward_pre_hook(
+                WindowMask(overrides["attention_window"]), with_kwargs=True
+            )
+    for module in layer.modules():
+        if getattr(module, "config", None) is layer_config:
+            module.config = config  # so that set_attn_implementation reaches it
+    return layer
+
+
+def layer_overrides(config) -> dict[int, dict]:
+    """`{layer_idx: overrides}` of a heterogeneous config; empty for a stock one."""
+    spec = getattr(config, "_heterogeneity_spec", None)
+    return dict(spec.per_layer_overrides) if spec is not None else {}
+
+
+def rebuild(decoder: nn.Module, config) -> None:
+    """Exchange the layers of a stock decoder that `config` overrides, and tell caches which layers store nothing."""
+    layers = getattr(decoder, layer_list(decoder))
+    overrides = layer_overrides(config)
+    for layer_idx, own in overrides.items():
+        layers[layer_idx] = build_layer(type(layers[layer_idx]), config, own, layer_idx)
+    windows, free = {}, set()
+    for layer_idx, own in overrides.items():
+        if "attention" in own.get("skip", ()) or "attention" in own.get("replace_with_linear", ()):
+            free.add(layer_idx)
+        elif own.get("attention_window"):
+            windows[layer_idx] = own["attention_window"]
+    if free:
+        config.kv_sharing_modes = ["reuse" if i in free else None for i in range(len(layers))]
+    if free or windows:
+        decoder.register_forward_pre_hook(CacheLayers(config, windows), with_kwargs=True)
+
+
+class CacheLayers:
+    """Forward pre-hook of a decoder: a dynamic cache learns which layers store nothing, and which only a window.
+
+    Without it, a cache made without the config would stay at length 0 where layer 0 has no attention, and positions
+    would be wrong without an error.
+    """
+
+    def __init__(self, config, windows: dict[int, int]):
+        self.config = config
+        # stock masks are sized by the first sliding or the first full layer: only where both kinds stay what they were
+        native = DynamicCache(config=config)
+        full = [i for i, layer in enumerate(native.layers) if type(layer) is DynamicLayer]
+        self.windows = windows if not any(native.is_sliding) and set(full) - set(windows) else {}
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, DynamicCache):
+            return
+        if not cache.layers:
+            cache.layers.extend(DynamicCache(config=self.config).layers)
+        for i, window in self.windows.items():
+            if type(cache.layers[i]) is DynamicLayer and not cache.layers[i].is_initialized:
+                cache.layers[i] = DynamicSlidingWindowLayer(window)
+
+
+class _Heterogeneous:
+    """Mixin in front of a stock class: builds it, then exchanges the layers that its config overrides."""
+
+    _auto_class = "AutoModelForCausalLM"
+
+    def __init__(self, config, *args, **kwargs):
+        # sequence classification builds its base model through AutoModel, which would ask for trust again
+        auto_map = config.__dict__.pop("auto_map", None)
+        try:
+            with global_values(config):
+                super().__init__(config, *args, **kwargs)
+        finally:
+            if auto_map is not None:
+                config.auto_map = auto_map
+        rebuild(self.get_decoder(), config)
+        self.post_init()
+
+    def save_pretrained(self, *args, **kwargs):
+        self.config.auto_map = auto_map(type(self).__name__.removeprefix(PREFIX))
+        return super().save_pretrained(*args, **kwargs)
+
+
+def auto_map(stock_name: str) -> dict[str, str]:
+    """`auto_map` of a config.json for a family, from the name of any of its stock classes."""
+    family = stock_name
+    for ending in ("ForCausalLM", "ForSequenceClassification", "TextModel", "Model"):
+        family = family.removesuffix(ending)
+    found = {}
+    for auto_class, ending in AUTO_CLASSES.items():
+        # multimodal families call their text decoder FamilyTextModel
+        endings = ("TextModel", "Model") if ending == "Model" else (f"Text{ending}", ending)
+        name = next((family + e for e in endings if hasattr(transformers, family + e)), None)
+        if name is not None:
+            found[auto_class] = f"modeling_puzzle.{PREFIX}{name}"
+    return found
+
+
+_classes: dict[str, type] = {}
+
+
+def __getattr__(name: str) -> type:
+    """`PuzzleXForCausalLM` for any X that transformers has."""
+    if not name.startswith(PREFIX) or not hasattr(transformers, name.removeprefix(PREFIX)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _classes:
+        stock = getattr(transformers, name.removeprefix(PREFIX))
+        _classes[name] = type(name, (_Heterogeneous, stock), {"__module__": __name__, "__qualname__": name})
+    return _classes[name]

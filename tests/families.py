@@ -1,0 +1,66 @@
+"""Tiny configurations of every family that the tests know; sizes are shared where the family allows it."""
+
+import torch
+import transformers
+
+
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,  # spread enough for every block to matter
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
+FAMILIES = {
+    "llama": ("Llama", {"tie_word_embeddings": True}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral_windowed": ("Mistral", {"sliding_window": 8}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "phi3": ("Phi3", {"sliding_window": None}),
+    "gemma2": ("Gemma2", {"head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING, "query_pre_attn_scalar": 16}),
+    "gemma3": ("Gemma3Text", {"head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING, "query_pre_attn_scalar": 16}),
+    "granite": (
+        "Granite",
+        {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3, "logits_scaling": 2.0},
+    ),
+    "smollm3": ("SmolLM3", {"no_rope_layers": [1, 1, 0, 1]}),
+    "olmo2": ("Olmo2", {}),
+    "gpt_neox": ("GPTNeoX", {}),
+    "stablelm": ("StableLm", {}),
+    "starcoder2": ("Starcoder2", {"sliding_window": None}),
+    "cohere": ("Cohere", {}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
+    "qwen3_moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}),
+    "gpt_oss": (
+        "GptOss",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    ),
+}  # fmt: skip
+
+
+def family_config(name: str, **overrides):
+    """The tiny configuration of a family."""
+    stock, own = FAMILIES[name]
+    return getattr(transformers, f"{stock}Config")(**(SIZES | own | overrides))
+
+
+def family_model(name: str, seed: int = 0, **overrides):
+    """A tiny parent of a family; biases and norms are not at their trivial values."""
+    config = family_config(name, **overrides)
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+        elif "experts" in parameter_name or "router" in parameter_name:
+            parameter.data.normal_(0.0, 0.1)
+    return model
