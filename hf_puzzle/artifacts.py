@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 logger = logging.getLogger(__name__)
 
-VERSIONED_PACKAGES = ("hf_puzzle", "torch", "transformers", "peft", "datasets", "mip", "highspy", "numpy")
+VERSIONED_PACKAGES = ("hf_puzzle", "torch", "transformers", "peft", "datasets", "mip", "highspy", "numpy", "gguf")
 
 
 class ArtifactError(ValueError):
@@ -32,7 +32,7 @@ class RunLockedError(ValueError):
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` only when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -46,7 +46,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -96,7 +96,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata=metadata)
 
 

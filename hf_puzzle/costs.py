@@ -70,6 +70,8 @@ def clock_ms(clock: str, device: torch.device) -> Callable[[], float]:
 @torch.inference_mode()
 def time_generation(model: PreTrainedModel, workload: Workload, clock: str = "wall") -> Timing:
     """One greedy generation with a KV cache; only the last position's logits are computed in the prefill."""
+    if hasattr(model, "time_generation"):  # a model in another engine
+        return model.time_generation(workload, clock)
     device = model.device
     now = clock_ms(clock, device)
     shape = (workload.batch_size, workload.prefill_tokens)

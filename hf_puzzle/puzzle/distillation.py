@@ -160,6 +160,7 @@ def distill(
     if config.lora is not None:
         child = child.merge_and_unload()
     child.set_attn_implementation(implementation)
+    child.config.use_cache = True  # Trainer turns it off, and it would be published so
     return cast_parameters(child.requires_grad_(True), dtype).eval()
 
 

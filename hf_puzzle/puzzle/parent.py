@@ -79,6 +79,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     if not trainer.is_world_process_zero():
         return output_dir
     model = trainer.accelerator.unwrap_model(trainer.model).to("cpu", torch.bfloat16)
+    model.config.use_cache = True  # Trainer turns it off
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     artifacts.write_json(
