@@ -1,4 +1,4 @@
-"""`hf-puzzle`: run a recipe, look at a run, solve it again."""
+"""`hf-puzzle`: run a recipe, look at a run, solve it again; check, convert and export what it made."""
 
 import argparse
 import logging
@@ -49,6 +49,31 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("run_dir", type=Path)
     solve.add_argument("--set", dest="overrides", action="append", default=[], metavar="constraints.speedup=2.5")
     solve.set_defaults(command=_solve)
+
+    check = commands.add_parser("check", help="which engines open a model folder, and the layer and reason where not")
+    check.add_argument("folder", type=Path)
+    check.set_defaults(command=_check)
+
+    convert = commands.add_parser("convert", help="write a child in the other format: the same function, lossless")
+    convert.add_argument("folder", type=Path)
+    convert.add_argument(
+        "--to", required=True, choices=["decilm", "per_layer"], type=lambda name: name.replace("-", "_")
+    )
+    convert.add_argument("--out", type=Path, help="default: DIR-<format>")
+    convert.set_defaults(command=_convert)
+
+    export = commands.add_parser("export", help="write a child as an engine runs it: exact rewrites, or a refusal")
+    export.add_argument("folder", type=Path)
+    export.add_argument("--target", required=True, help="an engine of `hf-puzzle check`, or onnx")
+    export.add_argument("--out", type=Path, help="default: DIR-<target>, DIR.gguf for llama.cpp")
+    export.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="devices that heads are split over"
+    )
+    export.add_argument(
+        "--outtype", default="f16", choices=["f32", "f16", "bf16", "q8_0"], help="of a GGUF's matrices"
+    )
+    export.add_argument("--as-folder", action="store_true", help="llama.cpp: a folder for its own converter, no GGUF")
+    export.set_defaults(command=_export)
 
     keys = commands.add_parser("keys", help="every key of a recipe, with its default")
     keys.add_argument("system", nargs="?", default="puzzle", choices=list(SYSTEMS))
@@ -123,6 +148,39 @@ def _solve(args: argparse.Namespace) -> int:
             f"{costs['num_parameters'] / 1e6:.2f} M", f"{costs['memory_bytes'] / 1e6:.1f} MB", describe(c.blocks),
         )  # fmt: skip
     Console().print(table)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .engines.check import check_folder
+
+    table = Table("engine", "opens", "how, or why not")
+    for verdict in check_folder(args.folder):
+        table.add_row(*verdict)
+    Console().print(table)
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .engines.export import convert_folder
+
+    out = args.out or args.folder.with_name(f"{args.folder.resolve().name}-{args.to}")
+    print(f"{args.to}: {convert_folder(args.folder, args.to, out)}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .engines.export import export
+
+    name = args.folder.resolve().name
+    is_file = args.target == "llama.cpp" and not args.as_folder
+    out = args.out or args.folder.with_name(f"{name}.gguf" if is_file else f"{name}-{args.target}")
+    for change in export(args.folder, args.target, out, args.tensor_parallel, args.outtype, args.as_folder):
+        print(f"  {change}")
+    print(f"{args.target}: {out}")
     return 0
 
 

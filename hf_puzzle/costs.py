@@ -143,6 +143,56 @@ def speed_ratio(
     return Ratio(scale * math.exp(mean), scale * math.exp(mean - t * error), confidence, len(slow))
 
 
+def assisted_generation(
+    parent: PreTrainedModel,
+    child: PreTrainedModel,
+    prompts: torch.Tensor,
+    new_tokens: int,
+    draft_tokens: int,
+    clock: str = "wall",
+) -> dict:
+    """The child as draft of its parent (assisted generation): plain and assisted take turns on every prompt, greedy.
+
+    Args:
+        prompts: `(num_prompts, prompt_tokens)`; generated one at a time, the first one once more to warm up.
+        draft_tokens: tokens the child tries per step of the parent.
+
+    Returns:
+        `identical`: prompts whose tokens are those of the parent alone; `accepted_per_step`; medians; `speed`.
+    """
+    child.generation_config.num_assistant_tokens = draft_tokens
+    child.generation_config.num_assistant_tokens_schedule = "constant"
+    child.generation_config.assistant_confidence_threshold = 0.0
+    now, steps = clock_ms(clock, parent.device), []
+    settings = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None}
+    ways: dict[str, dict] = {"plain": {}, "assisted": {"assistant_model": child}}
+    timings: dict[str, list[Timing]] = {name: [] for name in ways}
+    identical, parent_steps = 0, 0
+    handle = parent.register_forward_hook(lambda *_: steps.append(1))
+    try:
+        for prompt_idx, prompt in enumerate(torch.cat((prompts[:1], prompts)).to(parent.device)):
+            outputs = []
+            for name, extra in ways.items():
+                steps.clear()
+                start, ids = now(), prompt[None]
+                outputs.append(parent.generate(ids, attention_mask=torch.ones_like(ids), **settings, **extra))
+                if prompt_idx:
+                    timings[name].append(Timing(0.0, now() - start))
+            if prompt_idx:
+                parent_steps += len(steps)
+                identical += torch.equal(*outputs)
+    finally:
+        handle.remove()
+    return {
+        "draft_tokens": draft_tokens,
+        "prompts": len(prompts),
+        "identical": identical,
+        "accepted_per_step": new_tokens * len(prompts) / parent_steps - 1,
+        "median_ms": {name: median_timing(each).total_ms for name, each in timings.items()},
+        "speed": speed_ratio(timings["plain"], timings["assisted"]).to_dict(),
+    }
+
+
 def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """`model` itself if it has that dtype, else a copy: what is timed must be what is deployed."""
     return model if model.dtype == dtype else copy.deepcopy(model).to(dtype)

@@ -7,6 +7,7 @@ Llama-shaped parents, so converting is a matter of configs and of channels of ze
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -302,6 +303,32 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return getattr(modeling_puzzle, modeling_puzzle.PREFIX + stock.__name__) if fmt == PER_LAYER else stock
 
 
+def build_model(
+    config: PretrainedConfig, state: dict[str, torch.Tensor], dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """The model of a config with tensors as its state dict names them, on the CPU or where the tensors are.
+
+    Raises:
+        FormatError: tensors that are missing, left over, or of another shape.
+    """
+    dtype = dtype or next(iter(state.values())).dtype
+    model, info = model_class(config).from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    check_loading(info)
+    return model.eval()
+
+
+def check_loading(info: dict) -> None:
+    """Raises FormatError where `from_pretrained` had to make up, leave out or reshape a tensor."""
+    for what, names in (("missing", info["missing_keys"]), ("unexpected", info["unexpected_keys"])):
+        if names:
+            raise FormatError(f"{what} tensors {', '.join(sorted(names)[:3])} ({len(names)} in all)")
+    if info["mismatched_keys"]:
+        name, found, wanted = sorted(info["mismatched_keys"])[0]
+        raise FormatError(f"{name} has shape {tuple(found)}, its config asks for {tuple(wanted)}")
+
+
 def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str = "auto") -> str:
     """`wanted`, or for `auto` DeciLM wherever it can express the parent and all `blocks`.
 
@@ -321,7 +348,56 @@ def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str
     return DECILM
 
 
-# -- converting
+# -- simplifying and converting
+
+UNIFORM = "uniform: a stock architecture, without remote code"
+_LAYER = re.compile(r"(.*?\b(?:layers|h|blocks)\.)(\d+)(\..*)")
+
+
+def simplify(
+    config: PretrainedConfig, state: dict[str, torch.Tensor]
+) -> tuple[PretrainedConfig, dict[str, torch.Tensor], list[str]]:
+    """A per-layer child without its dummy layers (neither attention nor FFN); a stock model where all others are alike.
+
+    Returns:
+        Config, tensors, and what was changed.
+    """
+    blocks = describe(config)
+    kept = [i for i, block in enumerate(blocks) if block != Block(NONE, NONE)]
+    changes = []
+    if len(kept) < len(blocks):
+        changes.append(f"dummy layers dropped: {', '.join(str(i) for i in range(len(blocks)) if i not in kept)}")
+        place = {old: new for new, old in enumerate(kept)}
+        renamed = {}
+        for name, tensor in state.items():
+            match = _LAYER.fullmatch(name)
+            renamed[f"{match[1]}{place[int(match[2])]}{match[3]}" if match else name] = tensor
+        state = renamed
+    stock = _stock_of(config, kept)
+    own, blocks = parent_block(stock), [blocks[i] for i in kept]
+    common = blocks[0] if len(set(blocks)) == 1 else None
+    if common is None or {LINEAR, NONE} & set(common) or window(common.attention):
+        return per_layer_config(stock, blocks), state, changes
+    if common != own:
+        for name, value in block_overrides(stock, common).items():
+            if name not in modeling_puzzle.GUARDS:
+                setattr(stock, name, value)
+    return stock, state, [*changes, UNIFORM]
+
+
+def _stock_of(config: PretrainedConfig, kept: list[int] | None = None) -> PretrainedConfig:
+    """The parent's config of a per-layer child, of its `kept` layers."""
+    stock = copy.deepcopy(config)
+    stock.per_layer_config = None
+    for name in ("replace_with_linear", "attention_window", "kv_sharing_modes", "auto_map"):
+        stock.__dict__.pop(name, None)
+    stock.architectures = [stock_class(config).__name__]
+    if kept is not None and len(kept) != config.num_hidden_layers:
+        stock.num_hidden_layers = len(kept)
+        for name, value in vars(stock).items():
+            if isinstance(value, list) and len(value) == config.num_hidden_layers:
+                setattr(stock, name, [value[i] for i in kept])
+    return stock
 
 
 def padded(name: str, tensor: torch.Tensor, channels: int) -> torch.Tensor:
@@ -349,8 +425,7 @@ def convert(
         return config, state
     blocks = describe(config)
     if to == DECILM:
-        source = copy.deepcopy(config)
-        source.per_layer_config = None
+        source = _stock_of(config)
         target, widths = (
             decilm_config(source, blocks),
             [decilm_width(b.ffn) if isinstance(b.ffn, int) else None for b in blocks],

@@ -1,16 +1,18 @@
 """Every folder that leaves a run is written here: weights, tokenizer, remote code, provenance."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from . import artifacts
-from .formats import DECILM, PER_LAYER, format_of, model_class
+from .formats import DECILM, PER_LAYER, FormatError, check_loading, format_of, model_class
 from .remote.configuration_decilm import DeciLMConfig
 
 
+FORMAT_VERSION = 1  # of the folders that this hf_puzzle writes and reads
 REMOTE = Path(__file__).parent / "remote"
 CODE = {
     DECILM: ("configuration_decilm.py", "modeling_decilm.py"),
@@ -20,7 +22,11 @@ CODE = {
 
 
 def write_model_folder(
-    folder: str | Path, model: PreTrainedModel, tokenizer=None, provenance: dict | None = None
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer=None,
+    provenance: dict | None = None,
+    also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write an ordinary Hugging Face folder that opens with `trust_remote_code=True` where hf_puzzle is not installed.
 
@@ -28,6 +34,7 @@ def write_model_folder(
 
     Args:
         provenance: what made the model; goes to `puzzle.json`, never into `config.json`, which engines parse strictly.
+        also: writes what else belongs into the folder, before it appears.
     """
     folder = Path(folder)
     staging = folder.with_name(f".{folder.name}.tmp")
@@ -38,7 +45,9 @@ def write_model_folder(
     if tokenizer is not None:
         tokenizer.save_pretrained(staging)
     if provenance is not None:
-        artifacts.write_json(staging / "puzzle.json", provenance)
+        artifacts.write_json(staging / "puzzle.json", {"puzzle_format_version": FORMAT_VERSION, **provenance})
+    if also is not None:
+        also(staging)
     artifacts.remove(folder)
     staging.rename(folder)
     return folder
@@ -65,10 +74,20 @@ def open_model_folder(folder: str | Path, dtype: str | torch.dtype = "auto") -> 
     """
     config = read_config(folder)
     model, info = model_class(config).from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
-    for what, names in (("missing", info["missing_keys"]), ("unexpected", info["unexpected_keys"])):
-        if names:
-            raise ValueError(f"{folder}: {what} tensors {', '.join(sorted(names)[:3])} ({len(names)} in all)")
-    if info["mismatched_keys"]:
-        name, found, wanted = sorted(info["mismatched_keys"])[0]
-        raise ValueError(f"{folder}: {name} has shape {tuple(found)}, its config asks for {tuple(wanted)}")
-    return model
+    try:
+        check_loading(info)
+    except FormatError as error:
+        raise FormatError(f"{folder}: {error}") from None
+    return model.eval()
+
+
+def read_model_folder(folder: str | Path) -> tuple[PretrainedConfig, dict[str, torch.Tensor]]:
+    """Config and tensors of a local model folder, checked against each other; tied tensors once. No code of it is run."""
+    model = open_model_folder(folder)
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        tied = model.get_output_embeddings().weight.data_ptr()
+        heads = {name for name, tensor in state.items() if tensor.data_ptr() == tied}
+        inputs = {name for name in heads if "embed" in name or "wte" in name}
+        state = {name: tensor for name, tensor in state.items() if name not in heads - inputs}
+    return model.config, state

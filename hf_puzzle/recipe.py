@@ -110,6 +110,9 @@ class ScoreConfig:
 class CostConfig:
     """What each block costs, measured on this machine."""
 
+    engine: Literal["transformers", "llama.cpp", "vllm"] = key(
+        "what the models are timed in; children of Llama-shaped parents only, except `transformers`", "transformers"
+    )
     batch_sizes: list[int] = key("sequences generated at once; the search sweeps them", [1])
     prefill_tokens: int = key("prompt tokens per sequence", 512)
     decode_tokens: int = key("generated tokens per sequence", 512)
@@ -193,6 +196,10 @@ class EvaluateConfig:
     task_items: int = key("items of the cloze task (chance: 25 %)", 1000)
     task_context: int = key("context tokens of an item", 32)
     task_continuation: int = key("tokens of each of the four continuations", 8)
+    assisted_prompts: int = key("prompts generated with the child as draft of its parent; 0 skips it", 8)
+    assisted_new_tokens: int = key("tokens generated after each of them", 64)
+    assisted_draft_tokens: int = key("tokens the child drafts per step of the parent", 4)
+    quantized: list[str] = key("also evaluate the child with weights in int8, int4 (extra `quanto`)", [])
     measure_rounds: int = key("interleaved timing rounds", 20)
 
 

@@ -1,38 +1,169 @@
-"""What each deployment engine can run of a DeciLM child: a constraint of the search, not a surprise after it.
+"""What each deployment engine runs correctly of a child: a constraint of the search, not a surprise after it.
 
-One row per engine, read off its sources or run (llama.cpp): linear blocks, missing sub-blocks and mixed KV-head
-counts each break some of them, a few silently.
+One row per engine, read off its sources or run (transformers, llama.cpp). Linear blocks, missing sub-blocks and mixed
+KV-head counts each break some of them, a few silently; where `rewrites` re-cuts the layers exactly, a block may stay.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
+from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, window
 from ..recipe import RecipeError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Block kinds an engine runs correctly in the DeciLM format."""
+    """What an engine runs as it is; block kinds and settings are those of the DeciLM format unless said otherwise.
 
-    linear_attention: bool
-    linear_ffn: bool
-    ffn_none_after_attention: bool
-    attention_free_first_layer: bool
-    ffn_free_last_layer: bool
-    mixed_kv_heads: bool = True
+    Attributes:
+        formats: folders it opens: `decilm`, `per_layer`, `plain` (a stock architecture).
+        dummy_layers: layers with neither attention nor FFN.
+        linear_first_layer: layer 0 may have a linear map for attention; only where `linear_attention`.
+        attention_free_model: not one layer needs attention.
+        kv_heads: `any` counts, `one` for all layers, or `all`: as many as query heads.
+        sliding_windows: in the per-layer format; DeciLM has the key, and every engine ignores it.
+        experts_per_layer: in the per-layer format.
+        wide_head_dim: head_dim other than hidden_size / num_attention_heads.
+        qkv_bias: biases on q, k and v only; `attention_bias`: on o too.
+        any_activation: others than silu.
+        ropes: kinds of RoPE it computes as transformers does; None for all of them.
+        assumed_rope_theta: what it takes where config.json has rope_theta inside the scaling only, as DeciLMConfig
+            writes it; None if it looks there.
+        remote_code: executes the folder's configuration (trust_remote_code).
+        biased_ffn_for_linear: may get an FFN with biases in the place of a linear map.
+        rewritten: whether `rewrites` makes folders for it.
+        tensor_parallel: `split`: KV heads must divide by the devices; `replicate`: or devices by KV heads.
+    """
 
+    formats: tuple[str, ...] = ("decilm", "plain")
+    linear_attention: bool = False
+    linear_ffn: bool = False
+    ffn_none_after_attention: bool = True
+    dummy_layers: bool = True
+    attention_free_first_layer: bool = False
+    linear_first_layer: bool = False
+    ffn_free_last_layer: bool = True
+    attention_free_model: bool = False
+    kv_heads: Literal["any", "one", "all"] = "any"
+    sliding_windows: bool = False
+    experts_per_layer: bool = False
+    wide_head_dim: bool = False
+    qkv_bias: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    any_activation: bool = False
+    ropes: tuple[str, ...] | None = ("default",)
+    assumed_rope_theta: float | None = None
+    remote_code: bool = False
+    biased_ffn_for_linear: bool = False
+    rewritten: bool = True
+    tensor_parallel: Literal["split", "replicate"] | None = None
+
+
+_TRANSFORMERS = {
+    "formats": ("decilm", "per_layer", "plain"),
+    "linear_attention": True,
+    "linear_ffn": True,
+    "attention_free_first_layer": True,
+    "linear_first_layer": True,
+    "attention_free_model": True,
+    "sliding_windows": True,
+    "experts_per_layer": True,
+    "wide_head_dim": True,
+    "qkv_bias": True,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "any_activation": True,
+    "ropes": None,
+    "remote_code": True,
+    "tensor_parallel": "split",
+}
+_SCALED_ROPES = ("default", "linear", "llama3", "yarn")
 
 ENGINES = {
-    "transformers": Engine(True, True, True, True, True),
-    "vllm": Engine(False, False, True, False, True),
-    "sglang": Engine(False, False, True, False, True, mixed_kv_heads=False),
-    "tensorrt-llm": Engine(True, True, True, True, True),
-    "llama.cpp": Engine(True, False, False, False, False),
-    "mlx-lm": Engine(False, False, True, False, True),
-    "exllamav3": Engine(False, False, True, True, True),
+    "transformers": Engine(**_TRANSFORMERS),
+    "vllm": Engine(
+        wide_head_dim=True,
+        qkv_bias=True,
+        attention_bias=True,
+        mlp_bias=True,
+        ropes=_SCALED_ROPES,
+        remote_code=True,
+        biased_ffn_for_linear=True,
+        tensor_parallel="replicate",
+    ),
+    # qkv_bias: its o_proj would get a bias too, which no tensor fills
+    "sglang": Engine(
+        kv_heads="one",
+        wide_head_dim=True,
+        attention_bias=True,
+        ropes=_SCALED_ROPES,
+        remote_code=True,
+        tensor_parallel="replicate",
+    ),
+    "tensorrt-llm": Engine(
+        linear_attention=True,
+        linear_ffn=True,
+        attention_free_first_layer=True,
+        linear_first_layer=True,
+        wide_head_dim=True,
+        ropes=_SCALED_ROPES,
+        remote_code=True,
+        tensor_parallel="replicate",
+    ),
+    # FFN none behind attention runs and is wrong: the graph leaves the layer before adding the attention's output
+    "llama.cpp": Engine(
+        linear_attention=True,
+        ffn_none_after_attention=False,
+        linear_first_layer=True,
+        ffn_free_last_layer=False,
+        qkv_bias=True,
+        attention_bias=True,
+        mlp_bias=True,
+        ropes=("default", "llama3"),
+    ),
+    "mlx-lm": Engine(
+        attention_bias=True,
+        mlp_bias=True,
+        ropes=("default", "linear", "llama3"),
+        assumed_rope_theta=500_000.0,
+        biased_ffn_for_linear=True,
+    ),
+    "exllamav3": Engine(
+        attention_free_first_layer=True,
+        wide_head_dim=True,
+        qkv_bias=True,
+        attention_bias=True,
+        mlp_bias=True,
+        ropes=_SCALED_ROPES,
+    ),
+    "exllamav2": Engine(
+        linear_attention=True,
+        ffn_none_after_attention=False,
+        dummy_layers=False,
+        ffn_free_last_layer=False,
+        wide_head_dim=True,
+        ropes=("default", "llama3"),
+        assumed_rope_theta=10_000.0,
+    ),
+    "transformers-serve": Engine(**_TRANSFORMERS),
+    # its paged cache has one shape, from config.num_key_value_heads, which DeciLM's config.json has as null
+    "continuous-batching": Engine(**(_TRANSFORMERS | {"kv_heads": "all", "sliding_windows": False})),
+    # what all of them run as it is, but for one KV count and, with scaled RoPE, exllamav2
+    "portable": Engine(
+        ffn_none_after_attention=False,
+        dummy_layers=False,
+        ffn_free_last_layer=False,
+        ropes=("default", "llama3"),
+        assumed_rope_theta=500_000.0,
+        rewritten=False,
+        tensor_parallel="split",
+    ),
 }
 
 
-def check_engines(names: list[str]) -> None:
+def check_engines(names: Iterable[str]) -> None:
     """Raises RecipeError for an engine without a row in the table."""
     for name in names:
         if name not in ENGINES:
@@ -41,22 +172,143 @@ def check_engines(names: list[str]) -> None:
             )
 
 
-def refuses(engine: str, layer_idx: int, num_layers: int, attention: int | str, ffn: int | str) -> str | None:
-    """Why `engine` cannot run this block in this layer, or None if it can."""
-    row = ENGINES[engine]
-    if attention == "linear" and not row.linear_attention:
-        return "no linear attention"
-    if ffn == "linear" and not row.linear_ffn:
-        return "no linear FFN"
-    if ffn == "none" and attention != "none" and not row.ffn_none_after_attention:
-        return "drops the attention output of a layer without FFN"
-    if layer_idx == 0 and not isinstance(attention, int) and not row.attention_free_first_layer:
-        return "needs attention in layer 0"
-    if layer_idx == num_layers - 1 and ffn == "none" and not row.ffn_free_last_layer:
-        return "needs an FFN in the last layer"
+def check_format(names: Iterable[str], fmt: str) -> None:
+    """Raises RecipeError for an engine that does not open folders of format `fmt`."""
+    for name in names:
+        if fmt not in ENGINES[name].formats:
+            others = [other for other, row in ENGINES.items() if fmt in row.formats]
+            raise RecipeError(
+                f"deploy: {name} opens {' and '.join(ENGINES[name].formats)} folders, not {fmt}; "
+                f"take it out of `deploy` (these open {fmt}: {', '.join(others)}), or compress a Llama-shaped parent"
+            )
+
+
+# -- blocks
+
+
+def _obstacles(
+    row: Engine, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant
+) -> list[tuple[str, str | None]]:
+    """What keeps a block from running as it is, each with the exact rewrite that removes it or None."""
+    found: list[tuple[str, str | None]] = []
+    if window(attention) is not None and not row.sliding_windows:
+        found.append(("no sliding windows", None))
+    if num_experts(ffn) is not None and not row.experts_per_layer:
+        found.append(("no expert counts per layer", None))
+    as_ffn = "linear map written as an FFN with biases" if row.biased_ffn_for_linear else None
+    if attention == LINEAR and not row.linear_attention:
+        found.append(("no linear attention", as_ffn))
+    if ffn == LINEAR and not row.linear_ffn:
+        moved = "linear FFN moved to a linear attention" if row.linear_attention else as_ffn
+        found.append(("no linear FFN", moved))
+    dummy = attention == ffn == NONE
+    if dummy and not row.dummy_layers:
+        found.append(("no layers without attention and FFN", None))
+    if ffn == NONE and not dummy and not row.ffn_none_after_attention:
+        found.append(("drops the attention output of a layer without FFN", "FFN of zeros behind the attention"))
+    first_runs = row.linear_first_layer if attention == LINEAR else row.attention_free_first_layer
+    if layer_idx == 0 and kv_heads(attention) is None and not first_runs:
+        zeros = "linear map" if row.linear_first_layer else "attention"
+        found.append(("needs attention in layer 0", f"{zeros} of zeros put in front"))
+    if layer_idx == num_layers - 1 and ffn == NONE and not row.ffn_free_last_layer:
+        found.append(("needs an FFN in the last layer", "FFN of zeros behind the attention"))
+    if dummy:
+        found = [(reason, "dummy layer dropped") for reason, _ in found]
+    return found if row.rewritten else [(reason, None) for reason, _ in found]
+
+
+def why_not_direct(engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant) -> str | None:
+    """Why `engine` does not run this block in this layer as it is, or None if it does."""
+    found = _obstacles(ENGINES[engine], layer_idx, num_layers, attention, ffn)
+    return found[0][0] if found else None
+
+
+def refuses(engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant) -> str | None:
+    """Why `engine` can run this block in this layer neither as it is nor after an exact rewrite; None if it can."""
+    found = _obstacles(ENGINES[engine], layer_idx, num_layers, attention, ffn)
+    return next((reason for reason, rewrite in found if rewrite is None), None)
+
+
+def rewritten(engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant) -> str | None:
+    """The exact rewrite that makes this block run in `engine`; None if it needs none or has none."""
+    found = [rewrite for _, rewrite in _obstacles(ENGINES[engine], layer_idx, num_layers, attention, ffn)]
+    return None if None in found else ", ".join(dict.fromkeys(found)) or None
+
+
+def needs_one_kv_count(names: Iterable[str]) -> bool:
+    """Whether an engine wants the same number of KV heads in all layers that have attention."""
+    return any(ENGINES[name].kv_heads != "any" for name in names)
+
+
+def runs_directly(engine: str, blocks: Iterable[Block], num_attention_heads: int) -> bool:
+    """Whether `engine` runs a whole model of these blocks as it is."""
+    row, blocks = ENGINES[engine], list(blocks)
+    counts = {heads for block in blocks if (heads := kv_heads(block.attention)) is not None}
+    return (
+        (bool(counts) or row.attention_free_model)
+        and (row.kv_heads == "any" or len(counts) <= 1)
+        and (row.kv_heads != "all" or counts <= {num_attention_heads})
+        and all(why_not_direct(engine, i, len(blocks), *block) is None for i, block in enumerate(blocks))
+    )
+
+
+# -- what holds for all layers
+
+
+def refuses_model(engine: str, config: Any, rope_theta_beside_scaling: bool = False) -> str | None:
+    """Why `engine` runs no child of this parent, whatever its blocks; None if it does.
+
+    Args:
+        config: of a Llama-shaped stock model or of a DeciLM child.
+        rope_theta_beside_scaling: config.json has a top-level rope_theta, also where RoPE is scaled.
+    """
+    row, head_dim = ENGINES[engine], config.hidden_size // config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or head_dim
+    if head_dim * config.num_attention_heads != config.hidden_size and not row.wide_head_dim:
+        return (
+            f"head_dim {head_dim} must be hidden_size / num_attention_heads = "
+            f"{config.hidden_size / config.num_attention_heads:g}"
+        )
+    if config.hidden_act != "silu" and not row.any_activation:
+        return f"hidden_act {config.hidden_act!r} is not 'silu'"
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind, theta = rope.get("rope_type", "default"), rope.get("rope_theta", 10_000.0)
+    if row.ropes is not None and kind not in row.ropes:
+        return f"RoPE scaling {kind!r} is not computed as transformers does (only {', '.join(row.ropes)})"
+    if kind != "default" and not rope_theta_beside_scaling and row.assumed_rope_theta not in (None, theta):
+        return f"takes rope_theta {row.assumed_rope_theta:g} for {theta:g} where RoPE is scaled ({kind})"
+    attention_bias = getattr(config, "attention_bias", False)
+    qkv_bias = getattr(config, "qkv_bias", False) or getattr(config, "model_type", None) == "qwen2"
+    if attention_bias and not row.attention_bias:
+        return "no attention biases"
+    # biases on q, k and v become attention biases whose fourth is zero
+    if qkv_bias and not attention_bias and not row.qkv_bias and not (row.attention_bias and row.rewritten):
+        return "no biases on q, k and v"
+    if getattr(config, "mlp_bias", False) and not row.mlp_bias:
+        return "no FFN biases"
     return None
 
 
-def needs_one_kv_count(names: list[str]) -> bool:
-    """Whether an engine wants the same number of KV heads in all layers that have attention."""
-    return any(not ENGINES[name].mixed_kv_heads for name in names)
+# -- tensor parallelism
+
+
+def splits_heads(engine: str, size: int, heads: int) -> bool:
+    """Whether `engine` splits an attention of `heads` KV heads over `size` devices."""
+    kind = ENGINES[engine].tensor_parallel
+    return size == 1 or (kind is not None and (heads % size == 0 or (kind == "replicate" and size % heads == 0)))
+
+
+def check_tensor_parallel(size: int, kv_heads: int, engines: Iterable[str] = ("transformers",)) -> None:
+    """Raises RecipeError for an engine that cannot split `kv_heads` KV heads over `size` devices."""
+    for engine in engines:
+        if splits_heads(engine, size, kv_heads):
+            continue
+        if (kind := ENGINES[engine].tensor_parallel) is None:
+            raise RecipeError(
+                f"tensor parallelism over {size} devices: {engine} is not known to split attention heads"
+            )
+        allowed = f"multiples of {size}" + (f", or divisors of {size}" if kind == "replicate" else "")
+        raise RecipeError(
+            f"tensor parallelism over {size} devices: {engine} cannot split {kv_heads} KV heads; "
+            f"it needs {allowed}: offer other search_space.attention, or fewer devices"
+        )

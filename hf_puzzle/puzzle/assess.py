@@ -2,14 +2,17 @@
 
 import dataclasses
 import logging
+from importlib.util import find_spec
 
 import torch
 
 from .. import artifacts
 from ..blocks import Block
-from ..costs import Workload, peak_memory_bytes, weight_bytes
+from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_bytes
 from ..data import sequences
+from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
+from ..recipe import RecipeError
 from .baselines import Baselines, describe
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
@@ -25,6 +28,15 @@ logger = logging.getLogger(__name__)
 def test_sequences(run) -> torch.Tensor:
     """Sequences of the test text, shape `(num_sequences, sequence_length)`."""
     return sequences(run.tokens["test"], run.sequence_length, run.recipe.evaluate.num_tokens, run.recipe.seed + 11)
+
+
+def check_quantized(names: list[str]) -> None:
+    """Raises RecipeError for weights that optimum-quanto does not have, or without the package."""
+    for name in names:
+        if name not in WEIGHTS:
+            raise RecipeError(f"evaluate.quantized: {name!r} is none of {', '.join(WEIGHTS)}")
+        if find_spec("optimum") is None or find_spec("optimum.quanto") is None:
+            raise RecipeError("evaluate.quantized needs optimum-quanto: pip install 'hf_puzzle[quanto]'")
 
 
 def assess(run) -> dict:
@@ -54,6 +66,13 @@ def assess(run) -> dict:
             "kept_stderr": kept_error,
             "items": len(values),
         }
+    drafted = None
+    if config.assisted_prompts:
+        prompts = rows[:, : rows.shape[1] // 2][: config.assisted_prompts]
+        drafted = assisted_generation(
+            parent, models["distilled"], prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
+            run.recipe.cost.clock,
+        )  # fmt: skip
     costs, batch_size = run.costs, run.chosen["batch_size"]
     child = cast_parameters(models["distilled"], getattr(torch, costs.dtype))
     confidence, rounds = run.recipe.solve.confidence, config.measure_rounds
@@ -63,11 +82,20 @@ def assess(run) -> dict:
         "quality": quality,
         "task": tasks,
         "speed": jsonable(speed),
+        "assisted": drafted,
+        "quantized": [_quantized(run, rows, weights) for weights in config.quantized],
         "memory": _memory(run, blocks, costs.workload_of(batch_size)),
         "gkd_tokens": run.recipe.distill.num_tokens,
         "workload": dataclasses.asdict(costs.workload_of(batch_size)),
         "environment": artifacts.environment(),
     }
+
+
+def _quantized(run, rows: torch.Tensor, weights: str) -> dict:
+    """The distilled child with its matrices in fewer bits: quality, and the bytes its weights hold."""
+    model = quantized(run.run_dir / "distilled", weights).to(run.device)
+    quality = compare(run.parent, model, rows, run.recipe.evaluate.batch_size, f"evaluate {weights}")
+    return {"weights": weights, "quality": quality, "weight_bytes": weight_bytes_of(model)}
 
 
 def _memory(run, blocks: list[Block], workload: Workload) -> dict:

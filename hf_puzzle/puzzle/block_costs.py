@@ -11,9 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
-from ..costs import Timing, Workload, cpu_threads, in_dtype, measure_interleaved, median_timing
+from ..costs import Timing, Workload, cpu_threads, in_dtype, median_timing
+from ..engines.measuring import measure_models
 from ..formats import DECILM, decilm_width
 from ..recipe import CostConfig
+from ..remote.configuration_decilm import FFN_WIDTH_STEP
 from .child import empty_child
 from .search_space import SearchSpace
 from .surgery import count_parameters, layers_of, meta_parent
@@ -157,35 +159,43 @@ def measure_costs(
             children[batch_size] = _calibration_children(parent_config, space, config, workload, parent, seed, fmt)
             fits[batch_size] = _fit(children[batch_size], times[batch_size])
     workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
-                "threads": config.threads, "rounds": config.rounds}  # fmt: skip
+                "threads": config.threads, "rounds": config.rounds, "engine": config.engine}  # fmt: skip
     table = CostTable(workload, sizes, kv, non_block_parameters(parent_config), config.dtype, times, fits, children)
     return table
 
 
 def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload: Workload, device, fmt: str) -> dict:
-    """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies, medians over rounds."""
-    stacks = {"empty": [Block(NONE, NONE)]}
+    """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies, medians over rounds.
+
+    Other engines have no layers without FFN: there every layer of a stack has a narrow one, whose cost is known from a
+    stack of twice as many.
+    """
+    filler = NONE if config.engine == "transformers" else FFN_WIDTH_STEP
+    copies = config.stack_layers
+    stacks = {"empty": [Block(NONE, filler)] * (1 if filler == NONE else copies)}
+    if filler != NONE:
+        stacks["twice"] = [Block(NONE, filler)] * (2 * copies)
     for kind, variants in space.variants.items():
         for variant in variants:
             if variant != NONE:
-                block = Block(variant, NONE) if kind == "attention" else Block(NONE, variant)
-                stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * config.stack_layers
+                block = Block(variant, filler) if kind == "attention" else Block(NONE, variant)
+                stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * copies
     dtype = getattr(torch, config.dtype)
     models = {name: empty_child(parent_config, blocks, dtype, device, fmt) for name, blocks in stacks.items()}
-    measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: stacks")
-    medians = {name: median_timing(timings) for name, timings in measured.items()}
+    measured = measure_models(
+        models, workload, config.rounds, config.clock, "cost: stacks", config.engine, config.threads
+    )
+    medians = {name: asdict(median_timing(timings)) for name, timings in measured.items()}
+    empty = medians["empty"]
+    fillers = {p: (medians["twice"][p] - empty[p]) / copies if filler != NONE else 0.0 for p in PHASES}
     rows = {}
     for kind, variants in space.variants.items():
         for variant in variants:
             key = f"{kind}:{variant_id(kind, variant)}"
-            if variant == NONE:
-                rows[key] = dict.fromkeys(PHASES, 0.0)
-            else:
-                empty = medians["empty"]
-                rows[key] = {
-                    phase: max(0.0, getattr(medians[key], phase) - getattr(empty, phase)) / config.stack_layers
-                    for phase in PHASES
-                }
+            rows[key] = dict.fromkeys(PHASES, 0.0)
+            if variant != NONE:
+                replaced = fillers if kind == "ffn" else dict.fromkeys(PHASES, 0.0)
+                rows[key] = {p: max(0.0, (medians[key][p] - empty[p]) / copies + replaced[p]) for p in PHASES}
     return rows
 
 
@@ -199,7 +209,9 @@ def _calibration_children(
     models |= {
         str(i): empty_child(parent_config, blocks, dtype, parent.device, fmt) for i, blocks in enumerate(layouts)
     }
-    measured = measure_interleaved(models, workload, config.rounds, config.clock, "cost: children")
+    measured = measure_models(
+        models, workload, config.rounds, config.clock, "cost: children", config.engine, config.threads
+    )
     rows = []
     for (name, timings), blocks in zip(measured.items(), [[space.parent] * len(space.layers), *layouts], strict=True):
         timing = median_timing(timings)

@@ -1,11 +1,10 @@
 """From chosen blocks to an ordinary model in either published format: config and weights, in memory."""
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from ..blocks import Block
-from ..formats import DECILM, child_config, decilm_width, model_class, padded
+from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded
 from ..remote.modeling_puzzle import norms_of, place_of
 from .library import BlockLibrary
 from .surgery import KINDS, layers_of
@@ -46,18 +45,9 @@ def assemble_child(
     for layer_idx, block in enumerate(blocks):
         for name, tensor in _layer_weights(parent, library, layer_idx, block, own, fmt).items():
             weights[f"{prefix}{layer_idx}.{name}"] = tensor
-    with torch.device("meta"):
-        child = model_class(config)(config)
-    missing, unexpected = child.load_state_dict(
-        {name: tensor.detach().clone() for name, tensor in weights.items()}, strict=False, assign=True
-    )
-    child.tie_weights()
-    missing = [name for name in missing if not parent.config.tie_word_embeddings or "layers." in name]
-    assert not missing, missing
-    assert not unexpected, unexpected
-    _restore_buffers(child, parent)
+    child = build_model(config, {name: tensor.detach().clone() for name, tensor in weights.items()}, parent.dtype)
     child.generation_config = parent.generation_config
-    return child.to(parent.device).eval()
+    return child.to(parent.device)
 
 
 def _layer_weights(
@@ -82,13 +72,3 @@ def _layer_weights(
                 tensor = padded(name, tensor, decilm_width(variant) - variant)
             weights[f"{place}.{name}"] = tensor
     return weights
-
-
-def _restore_buffers(child: PreTrainedModel, parent: PreTrainedModel) -> None:
-    """Rotary frequencies and embedding scales are no part of a state dict: take them from the parent's modules."""
-    sources = dict(parent.named_modules())
-    for name, module in child.named_modules():
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            source: nn.Module = sources[name]
-            for buffer_name, buffer in source.named_buffers(recurse=False):
-                setattr(module, buffer_name, buffer.clone())

@@ -13,11 +13,12 @@ from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..costs import cpu_threads
 from ..data import sequences
+from ..engines.measuring import check_measured
 from ..formats import child_config, choose_format
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
 from ..stages import Stage, run_stages
 from ..training import resolve_device, training_arguments
-from .assess import assess, run_baselines
+from .assess import assess, check_quantized, run_baselines
 from .baselines import check_names
 from .block_costs import CostTable, measure_costs
 from .block_distillation import build_library
@@ -165,6 +166,7 @@ class PuzzleRun:
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
+        check_quantized(recipe.evaluate.quantized)
         if (
             self.parent_in_memory
             or self.recipe.parent.recipe is None
@@ -172,6 +174,8 @@ class PuzzleRun:
         ):
             check_parent(self.config, recipe.child.format)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
+            engines.check_format(recipe.deploy, self.fmt)
+            check_measured(recipe.cost.engine, self.fmt, self.device)
             for layer_idx, layer in enumerate(self.space.layers):
                 for block in layer.blocks:  # every block must be expressible in the child's format
                     layout = [self.space.parent] * len(self.space.layers)

@@ -71,7 +71,30 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
          f"{memory['child']['num_parameters'] / memory['parent']['num_parameters']:.1%}"),
         bytes_row("KV cache of the batch", "kv_bytes"),
         bytes_row("peak memory, loading and generating", "peak_bytes"),
+        *_extra_rows(evaluation),
     ]  # fmt: skip
+
+
+def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
+    """What some runs measure: the child as draft of its parent, and with weights in fewer bits."""
+    rows, memory = [], evaluation["memory"]["parent"]["weight_bytes"]
+    if drafted := evaluation.get("assisted"):
+        speed = drafted["speed"]
+        rows.append(
+            (
+                f"parent, {drafted['draft_tokens']} tokens at a time drafted by the child",
+                f"{drafted['median_ms']['plain']:.0f} ms",
+                f"{drafted['median_ms']['assisted']:.0f} ms",
+                f"{speed['value']:.2f}x (>= {speed['lower_bound']:.2f}x), {drafted['identical']} of {drafted['prompts']} identical",
+            )
+        )
+    for row in evaluation.get("quantized", []):
+        quality = row["quality"]
+        rows.append(
+            (f"child in {row['weights']}: weights", f"{memory / 1e6:.1f} MB", f"{row['weight_bytes'] / 1e6:.1f} MB",
+             f"top-1 kept {quality['top1_kept']:.2%}")
+        )  # fmt: skip
+    return rows
 
 
 def markdown_table(header: list[str], rows: list) -> str:

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..blocks import Block, kv_heads
-from ..costs import Ratio, Timing, cpu_threads, in_dtype, measure_interleaved, median_timing, speed_ratio
+from ..costs import Ratio, Timing, cpu_threads, in_dtype, median_timing, speed_ratio
+from ..engines.measuring import measure_models
 from ..formats import DECILM
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
@@ -418,7 +419,8 @@ def measure_speeds(
     models = {"parent": in_dtype(parent, children[0].dtype)}
     models |= {str(i): child for i, child in enumerate(children)}
     with cpu_threads(costs.workload["threads"]):
-        timings = measure_interleaved(models, workload, rounds, costs.workload["clock"], "measure")
+        engine, threads = costs.workload.get("engine", "transformers"), costs.workload["threads"]
+        timings = measure_models(models, workload, rounds, costs.workload["clock"], "measure", engine, threads)
     slow = timings["parent"]
     stock, own = (row["prefill_ms"] + row["decode_ms"] for row in costs.children[batch_size][:2])
     parent_ms = median_timing(slow).total_ms

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_layers import GenericForSequenceClassification, GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
@@ -30,6 +30,15 @@ _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 _EMBEDS = "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"
 # transformers 4.57's masks and static caches are addressed by cache_position; 5.x caches count for themselves
 _USES_CACHE_POSITION = "cache_position" in _MASK_ARGUMENTS
+
+AUTO_MAP = {
+    "AutoModel": "modeling_decilm.DeciLMModel",
+    "AutoModelForCausalLM": "modeling_decilm.DeciLMForCausalLM",
+    # `transformers serve` loads remote code through this auto class only; the decision pipeline scores options by the
+    # logits of any causal LM
+    "AutoModelForDecision": "modeling_decilm.DeciLMForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_decilm.DeciLMForSequenceClassification",
+}
 
 
 class DeciLMRMSNorm(nn.Module):
@@ -194,6 +203,11 @@ class DeciLMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def save_pretrained(self, *args, **kwargs):
+        """As usual, and the folder opens as any of this file's models: upstream would name the saved class only."""
+        self.config.auto_map = dict(AUTO_MAP)
+        return super().save_pretrained(*args, **kwargs)
+
 
 class DeciLMModel(DeciLMPreTrainedModel):
     """The decoder without a head."""
@@ -337,5 +351,18 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
         )
 
 
+class DeciLMForSequenceClassification(GenericForSequenceClassification, DeciLMPreTrainedModel):
+    """The decoder with a linear map from its state at each row's last token, padding aside, to `num_labels` logits."""
+
+    def __init__(self, config: DeciLMConfig):
+        # past the generic __init__: it makes the decoder with AutoModel, which asks once more whether to trust this file
+        DeciLMPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = DeciLMModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
 DeciLMModel.register_for_auto_class("AutoModel")
 DeciLMForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+DeciLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

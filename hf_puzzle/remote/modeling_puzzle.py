@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 
 PREFIX = "Puzzle"
@@ -177,8 +177,8 @@ def layer_overrides(config) -> dict[int, dict]:
     return dict(spec.per_layer_overrides) if spec is not None else {}
 
 
-def rebuild(decoder: nn.Module, config) -> None:
-    """Exchange the layers of a stock decoder that `config` overrides, and tell caches which layers store nothing."""
+def rebuild(decoder: nn.Module, config) -> "CacheLayers | None":
+    """Exchange the layers of a stock decoder that `config` overrides; what prepares its caches, if something must."""
     layers = getattr(decoder, layer_list(decoder))
     overrides = layer_overrides(config)
     for layer_idx, own in overrides.items():
@@ -189,10 +189,25 @@ def rebuild(decoder: nn.Module, config) -> None:
             free.add(layer_idx)
         elif own.get("attention_window"):
             windows[layer_idx] = own["attention_window"]
+    if len(free) == len(layers):
+        free.remove(0)  # keeps its place in the cache, to count tokens in
+        decoder.register_forward_hook(count_tokens, with_kwargs=True)
     if free:
         config.kv_sharing_modes = ["reuse" if i in free else None for i in range(len(layers))]
-    if free or windows:
-        decoder.register_forward_pre_hook(CacheLayers(config, windows), with_kwargs=True)
+    if not (free or windows):
+        return None
+    cache_layers = CacheLayers(config, windows)
+    decoder.register_forward_pre_hook(cache_layers, with_kwargs=True)
+    return cache_layers
+
+
+def count_tokens(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
+    """Forward hook of a decoder in which no layer attends: callers ask its cache how many tokens went by."""
+    values = output.values() if isinstance(output, dict) else output
+    cache = next((value for value in values if isinstance(value, Cache)), kwargs.get("past_key_values"))
+    if cache is not None:
+        tick = output[0].new_zeros(output[0].shape[0], 1, output[0].shape[1], 1)
+        cache.update(tick, tick, 0)
 
 
 class CacheLayers:
@@ -210,7 +225,10 @@ class CacheLayers:
         self.windows = windows if not any(native.is_sliding) and set(full) - set(windows) else {}
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        cache = kwargs.get("past_key_values")
+        self.prepare(kwargs.get("past_key_values"))
+
+    def prepare(self, cache) -> None:
+        """Give an empty dynamic cache its layers."""
         if not isinstance(cache, DynamicCache):
             return
         if not cache.layers:
@@ -234,8 +252,22 @@ class _Heterogeneous:
         finally:
             if auto_map is not None:
                 config.auto_map = auto_map
-        rebuild(self.get_decoder(), config)
+        self._cache_layers = rebuild(self.get_decoder(), config)
         self.post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: checkpoints name their tensors as the stock class does (of custom code, expert tensors would be lost)."""
+        return False
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        cache = model_kwargs.get("past_key_values")
+        if self._cache_layers is not None and isinstance(cache, DynamicCache):
+            # before assisted decoding asks the layers to remember what it may roll back
+            self._cache_layers.prepare(cache)
+            if generation_config.is_assistant:
+                cache.activate_past_recording()
 
     def save_pretrained(self, *args, **kwargs):
         self.config.auto_map = auto_map(type(self).__name__.removeprefix(PREFIX))

@@ -135,7 +135,7 @@ def test_measured_times_come_back_when_the_machine_is_a_line(monkeypatch, llama,
     """A machine on which blocks cost what a table says, whole models 2 ms more, and our code 1.1 times theirs."""
     cost = {4: 5.0, 2: 3.0, 1: 2.0, "linear": 1.0, "none": 0.0, 768: 9.0, 512: 6.0, 256: 4.0}
 
-    def fake(models, workload, rounds, clock, description):
+    def fake(models, workload, rounds, *settings):
         measured = {}
         for name, model in models.items():
             total = 2.0
@@ -160,7 +160,7 @@ def test_measured_times_come_back_when_the_machine_is_a_line(monkeypatch, llama,
             for b in model.config.block_configs
         ]
 
-    monkeypatch.setattr(block_costs, "measure_interleaved", fake)
+    monkeypatch.setattr(block_costs, "measure_models", fake)
     table = measure_costs(llama, space, CostConfig(dtype="float32", rounds=2, stack_layers=3, calibration_children=4))
     assert table.times[1]["attention:kv2"]["prefill_ms"] == pytest.approx(1.1 * 3.0)
     assert table.times[1]["ffn:linear"]["decode_ms"] == pytest.approx(11 * 0.5)

@@ -251,7 +251,7 @@ def searching(llama, space, library, scores, costs, metric, monkeypatch):
     def make(slower, constraints, **changes):
         config = dataclasses.replace(SOLVE, measure_rounds=6, rescore_rounds=0, **changes)
 
-        def measured(models, workload, rounds, clock, description):
+        def measured(models, workload, rounds, *settings):
             timings = {}
             for name, model in models.items():
                 blocks = None if name == "parent" else layout(model)
@@ -259,7 +259,7 @@ def searching(llama, space, library, scores, costs, metric, monkeypatch):
                 timings[name] = [Timing(0.2 * total, 0.8 * total)] * rounds
             return timings
 
-        monkeypatch.setattr(search_module, "measure_interleaved", measured)
+        monkeypatch.setattr(search_module, "measure_models", measured)
         return Search(llama, space, library, scores, costs, metric, constraints, config, ScoreConfig())
 
     def layout(model):

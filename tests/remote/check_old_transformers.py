@@ -2,8 +2,9 @@
 
 Run it with one version to write DIR (needs hf_puzzle on the path), with another to check and rewrite, and with the
 first again to check what the other wrote. Each run loads every DIR/<child>/<version> with trust_remote_code, compares
-it with the logits stored by the first run, cached with uncached, generate with a greedy loop, and saves it once more
-under its own version. Prints the largest absolute differences; exits with 1 where they exceed 1e-4.
+it with the logits stored by the first run, cached with uncached, generate with a greedy loop, opens it with the other
+auto classes, and saves it once more under its own version, as a classifier too. Prints the largest absolute
+differences; exits with 1 where they exceed 1e-4.
 """
 
 import sys
@@ -11,7 +12,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DynamicCache,
+    StaticCache,
+)
 
 
 TOLERANCE = 1e-4
@@ -82,6 +89,31 @@ def differences(model, ids: torch.Tensor, expected: torch.Tensor) -> dict[str, f
     return result
 
 
+def other_heads(saved: Path, model, ids: torch.Tensor, classifiers: Path) -> dict[str, float]:
+    """The folder opened by the other auto classes: largest differences to what the causal LM's decoder gives.
+
+    The first version writes a classifier to `classifiers`, each later one checks all it finds there and adds its own.
+    """
+    states = model.model(ids).last_hidden_state
+    # before AutoModel, which would register the decoder and hide that a classifier asks it to trust this code again
+    fresh = AutoModelForSequenceClassification.from_pretrained(saved, trust_remote_code=True, num_labels=3).eval()
+    expected = states[:, -1] @ fresh.score.weight.T
+    result = {"classifier": (fresh(ids).logits - expected).abs().max().item()}
+    decoder = AutoModel.from_pretrained(saved, trust_remote_code=True).eval()
+    result["decoder"] = (decoder(ids).last_hidden_state - states).abs().max().item()
+
+    if not classifiers.exists():
+        fresh.save_pretrained(classifiers / transformers.__version__)
+        torch.save(expected, classifiers / "expected.pt")
+    stored = torch.load(classifiers / "expected.pt")
+    for written in sorted(path for path in classifiers.iterdir() if path.is_dir()):
+        again = AutoModelForSequenceClassification.from_pretrained(written, trust_remote_code=True).eval()
+        result[f"classifier of {written.name}"] = (again(ids).logits - stored).abs().max().item()
+    if not (own := classifiers / transformers.__version__).exists():
+        again.save_pretrained(own)
+    return result
+
+
 @torch.no_grad()
 def main(folder: Path) -> int:
     torch.set_num_threads(1)
@@ -90,9 +122,10 @@ def main(folder: Path) -> int:
     worst = 0.0
     for child in sorted(folder.iterdir()):
         stored = torch.load(child / "expected.pt")
-        for saved in sorted(path for path in child.iterdir() if path.is_dir()):
+        for saved in sorted(path for path in child.iterdir() if path.is_dir() and path.name != "classifier"):
             model = AutoModelForCausalLM.from_pretrained(saved, trust_remote_code=True).eval()
-            found = differences(model, stored["ids"], stored["logits"])
+            found = other_heads(saved, model, stored["ids"], child / "classifier")
+            found |= differences(model, stored["ids"], stored["logits"])
             worst = max(worst, *found.values())
             details = ", ".join(f"{name} {value:.0e}" for name, value in found.items())
             print(f"{child.name} saved by {saved.name}, loaded by {transformers.__version__}: {details}")

@@ -318,7 +318,10 @@ def test_saved_folder_loads_without_the_library(tmp_path, extra):
     assert saved["architectures"] == ["DeciLMForCausalLM"]
     assert saved["auto_map"] == {
         "AutoConfig": "configuration_decilm.DeciLMConfig",
+        "AutoModel": "modeling_decilm.DeciLMModel",
         "AutoModelForCausalLM": "modeling_decilm.DeciLMForCausalLM",
+        "AutoModelForDecision": "modeling_decilm.DeciLMForCausalLM",
+        "AutoModelForSequenceClassification": "modeling_decilm.DeciLMForSequenceClassification",
     }
     run = subprocess.run(
         [sys.executable, "-c", LOAD_ALONE, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path

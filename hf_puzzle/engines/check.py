@@ -1,0 +1,397 @@
+"""What opens a model folder: one verdict per engine, from its JSON and tensor headers. Nothing in it is executed."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+
+from ..blocks import LINEAR, NONE, Block
+from ..remote.configuration_decilm import DeciLMConfig, ffn_width
+from . import ENGINES, Engine, refuses, refuses_model, rewritten, why_not_direct
+
+
+OPENS, AFTER_EXPORT, NO = "opens", "opens after export", "no"
+FORMAT_VERSION = 1  # of the folders that this hf_puzzle writes and reads
+# stock architectures that every engine of the table has
+_EVERYWHERE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+_TRANSFORMERS_ENGINES = ("transformers", "transformers-serve", "continuous-batching")
+# stock converters of llama.cpp take any other size of vocabulary for Llama 2's
+_LLAMA3_VOCABULARY = 128_256
+
+
+class FolderError(ValueError):
+    """A model folder is malformed: the message names the file, and the layer and field or the tensor."""
+
+
+class Verdict(NamedTuple):
+    """Whether an engine opens a folder; `reason` says why not, or what an export changes, with layers. May be empty."""
+
+    engine: str
+    status: Literal["opens", "opens after export", "no"]
+    reason: str = ""
+
+
+def check_folder(folder: str | Path) -> list[Verdict]:
+    """A verdict for every engine. Weights are looked at if they are there, as safetensors headers.
+
+    Raises:
+        FolderError: no model of hf_puzzle or transformers is in the folder, or config and tensors disagree.
+    """
+    folder = Path(folder)
+    raw = read_config(folder)
+    architectures = raw.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if "per_layer_config" in raw and "block_configs" in raw:
+        raise FolderError(f"{folder}/config.json has both block_configs and per_layer_config: no reader takes both")
+    if architecture == "DeciLMForCausalLM":
+        return _check_decilm(folder, raw)
+    if "block_configs" in raw:
+        raise FolderError(
+            f"{folder}/config.json: block_configs of {architecture} are another generation of the format; "
+            "hf_puzzle reads DeciLMForCausalLM's"
+        )
+    if raw.get("per_layer_config"):
+        return _check_per_layer(folder, raw, architecture)
+    return _check_plain(raw, architecture)
+
+
+# -- reading folders
+
+
+def read_config(folder: str | Path) -> dict:
+    """config.json as plain JSON.
+
+    Raises:
+        FolderError: it is missing, no JSON object, or written by a newer hf_puzzle.
+    """
+    folder = Path(folder)
+    raw = _read_object(folder / "config.json")
+    if raw is None:
+        raise FolderError(f"{folder} has no config.json: name a folder with a model, or the `child` folder of a run")
+    notes = _read_object(folder / "puzzle.json") or {}
+    version = notes.get("puzzle_format_version", raw.get("puzzle_format_version", FORMAT_VERSION))
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise FolderError(
+            f"{folder} has puzzle_format_version {version!r}, and this hf_puzzle knows {FORMAT_VERSION}: "
+            "upgrade with pip install --upgrade hf_puzzle"
+        )
+    return raw
+
+
+def _read_object(path: Path) -> dict | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (NotADirectoryError, ValueError) as error:
+        raise FolderError(f"{path} is not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FolderError(f"{path} holds {type(value).__name__}, not a JSON object")
+    return value
+
+
+def decilm_config(raw: Mapping, where: str | Path) -> DeciLMConfig:
+    """The config object of a DeciLM config.json, by our own class.
+
+    Raises:
+        FolderError: naming `where`, the layer and the field.
+    """
+    for name in ("vocab_size", "hidden_size", "num_attention_heads"):
+        if type(raw.get(name)) is not int or raw[name] < 1:
+            raise FolderError(f"{where}: {name} is {raw.get(name)!r}: expected a positive integer")
+    if not isinstance(raw.get("block_configs"), list):
+        raise FolderError(f"{where}: block_configs is {raw.get('block_configs')!r}: expected a list, one per layer")
+    try:
+        config = DeciLMConfig.from_dict(dict(raw))
+        blocks_of(config)
+    except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
+        raise FolderError(f"{where}: {error}") from None
+    return config
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files that transformers would load; empty if there are none.
+
+    Raises:
+        FolderError: the index names a file that is missing or outside the folder.
+    """
+    folder = Path(folder)
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    index = _read_object(folder / "model.safetensors.index.json")
+    if index is None:
+        return []
+    files = []
+    for name in sorted(set(index.get("weight_map", {}).values())):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise FolderError(f"{folder}/model.safetensors.index.json points outside the folder: {name!r}")
+        if not (folder / name).exists():
+            raise FolderError(f"{folder} lacks {name}, which model.safetensors.index.json names: download it again")
+        files.append(folder / name)
+    return files
+
+
+def _shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise FolderError(f"{path} is truncated or not safetensors: {error}") from None
+    return shapes
+
+
+# -- what a DeciLM config says
+
+
+def blocks_of(config: DeciLMConfig) -> list[Block]:
+    """What each layer is."""
+    return [
+        Block(
+            NONE if b.attention.no_op else LINEAR if b.attention.replace_with_linear
+            else config.num_attention_heads // int(b.attention.n_heads_in_group),
+            NONE if b.ffn.no_op else LINEAR if b.ffn.replace_with_linear
+            else ffn_width(b.ffn.ffn_mult, config.hidden_size),
+        )
+        for b in config.block_configs
+    ]  # fmt: skip
+
+
+def tensor_shapes(config: DeciLMConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a child's tensors; `lm_head.weight` is among them also where it is tied."""
+    d, query = config.hidden_size, config.num_attention_heads * config.head_dim
+    qkv_bias = config.attention_bias or getattr(config, "qkv_bias", False)
+    vocabulary = (config.vocab_size, d)
+    shapes = {"model.embed_tokens.weight": vocabulary, "model.norm.weight": (d,), "lm_head.weight": vocabulary}
+    for i, block in enumerate(blocks_of(config)):
+        maps = {}  # name: rows, columns, bias
+        if block.attention == LINEAR:
+            maps["self_attn.linear_attn"] = d, d, False
+        elif block.attention != NONE:
+            rows = {"q": query, "k": block.attention * config.head_dim, "v": block.attention * config.head_dim}
+            maps = {f"self_attn.{x}_proj": (n, d, qkv_bias) for x, n in rows.items()}
+            maps["self_attn.o_proj"] = d, query, config.attention_bias
+        if block.attention != NONE:
+            shapes[f"model.layers.{i}.input_layernorm.weight"] = (d,)
+        if block.ffn == LINEAR:
+            maps["mlp.linear_mlp"] = d, d, False
+        elif block.ffn != NONE:
+            maps |= {f"mlp.{x}_proj": (block.ffn, d, config.mlp_bias) for x in ("gate", "up")}
+            maps["mlp.down_proj"] = d, block.ffn, config.mlp_bias
+        if block.ffn != NONE:
+            shapes[f"model.layers.{i}.post_attention_layernorm.weight"] = (d,)
+        for name, (rows, columns, bias) in maps.items():
+            shapes[f"model.layers.{i}.{name}.weight"] = (rows, columns)
+            if bias:
+                shapes[f"model.layers.{i}.{name}.bias"] = (rows,)
+    return shapes
+
+
+def check_tensors(config: DeciLMConfig, shapes: Mapping[str, tuple[int, ...]], where: str | Path) -> None:
+    """Raises FolderError for the first tensor that is missing, too many or of another shape than the config says."""
+    expected = tensor_shapes(config)
+    for name, shape in expected.items():
+        if name not in shapes and not (name == "lm_head.weight" and config.tie_word_embeddings):
+            raise FolderError(f"{where}: {_layer(name)}tensor {name} of shape {list(shape)} is missing")
+        if name in shapes and tuple(shapes[name]) != shape:
+            raise FolderError(
+                f"{where}: {_layer(name)}tensor {name} has shape {list(shapes[name])}, the config says {list(shape)}"
+            )
+    for name in shapes:
+        if name not in expected and not name.endswith("rotary_emb.inv_freq"):
+            raise FolderError(f"{where}: {_layer(name)}tensor {name} has no place in the blocks of the config")
+
+
+def _layer(name: str) -> str:
+    match = re.match(r"model\.layers\.(\d+)\.", name)
+    return f"layer {match[1]}: " if match else ""
+
+
+# -- DeciLM
+
+
+def _check_decilm(folder: Path, raw: dict) -> list[Verdict]:
+    if "block_configs" not in raw and "num_key_value_heads_per_layer" in raw:
+        reason = "DeciLM-7B's generation of the format: num_key_value_heads_per_layer"
+        return [Verdict(e, OPENS if e in ("llama.cpp", "exllamav2") else NO, reason) for e in _engines()]
+    config = decilm_config(raw, folder / "config.json")
+    quantized = "quantization_config" in raw or (folder / "hf_quant_config.json").exists()
+    files = weight_files(folder)
+    if files and not quantized:
+        check_tensors(config, _shapes_in(files), folder)
+    blocks = blocks_of(config)
+    return [_decilm_verdict(engine, folder, raw, config, blocks) for engine in _engines()]
+
+
+def _engines() -> list[str]:
+    return [name for name, row in ENGINES.items() if row.rewritten]
+
+
+def _decilm_verdict(engine: str, folder: Path, raw: dict, config: DeciLMConfig, blocks: list[Block]) -> Verdict:
+    row, last = ENGINES[engine], len(blocks)
+    if reason := refuses_model(engine, config, "rope_theta" in raw):
+        return Verdict(engine, NO, reason)
+    found: dict[str, list[int]] = {}
+    for i, block in enumerate(blocks):
+        if reason := refuses(engine, i, last, *block):
+            return Verdict(engine, NO, f"layer {i} ({block.id}): {reason}")
+        if reason := why_not_direct(engine, i, last, *block):
+            found.setdefault(f"{reason} ({rewritten(engine, i, last, *block)})", []).append(i)
+    exports = [f"layer{'s' * (len(layers) > 1)} {_some(layers)}: {text}" for text, layers in found.items()]
+    exports += (
+        _whole_model(row, config, blocks) + _json_layout(engine, raw, config) + _remote_code(engine, folder, raw)
+    )
+    note = "with trust_remote_code" if row.remote_code else ""
+    if engine == "llama.cpp":
+        status, note = _llama_cpp_text(folder, config)
+        if status == NO:
+            return Verdict(engine, NO, note)
+        if status == AFTER_EXPORT:
+            exports.append(note)
+    if not exports:
+        return Verdict(engine, OPENS, note)
+    if reason := refuses_model(engine, config):
+        return Verdict(engine, NO, f"{'; '.join(exports)}; and in an export: {reason}")
+    return Verdict(engine, AFTER_EXPORT, "; ".join(exports))
+
+
+def _some(layers: list[int]) -> str:
+    shown = ", ".join(map(str, layers[:4]))
+    return f"{shown} and {len(layers) - 4} more" if len(layers) > 4 else shown
+
+
+def _whole_model(row: Engine, config: DeciLMConfig, blocks: list[Block]) -> list[str]:
+    counts = sorted({block.attention for block in blocks if isinstance(block.attention, int)})
+    if not counts and not row.attention_free_model:
+        return ["no layer has attention (attention of zeros put in front)"]
+    if row.kv_heads == "one" and len(counts) > 1:
+        return [f"layers have {', '.join(map(str, counts))} KV heads (repeated up to {math.lcm(*counts)})"]
+    if row.kv_heads == "all" and counts not in ([], [config.num_attention_heads]):
+        wanted = config.num_attention_heads
+        return [f"layers have {', '.join(map(str, counts))} KV heads (repeated up to all {wanted})"]
+    return []
+
+
+def _json_layout(engine: str, raw: dict, config: DeciLMConfig) -> list[str]:
+    """What an engine that reads config.json by its own lights would misread, and our own layout has right."""
+    row, found = ENGINES[engine], []
+    if raw.get("model_type") != "nemotron-nas" and engine in ("vllm", "sglang", "mlx-lm"):
+        found.append(f"model_type is {raw.get('model_type')!r}, not 'nemotron-nas'")
+    scaled = config.rope_scaling is not None
+    if row.assumed_rope_theta is not None:
+        if scaled and not raw.get("rope_scaling"):
+            found.append("RoPE's scaling is in rope_parameters only, not in rope_scaling")
+        if not scaled and "rope_theta" not in raw and config.rope_theta != row.assumed_rope_theta:
+            found.append("rope_theta is not at the top level of config.json")
+    for i, (block, parsed) in enumerate(zip(raw["block_configs"], config.block_configs, strict=True)):
+        if engine == "llama.cpp":
+            keys = {"attention": ("n_heads_in_group", "replace_with_linear"), "ffn": ("ffn_mult",)}
+            absent = [f"{part}.{name}" for part, names in keys.items() for name in names if name not in block[part]]
+            found += [f"layer {i}: {name} is absent" for name in absent]
+            if i == 0 and isinstance(block["ffn"].get("ffn_mult"), int):
+                found.append("layer 0: ffn_mult is an integer, not a float")
+        if engine == "exllamav3" and (parsed.attention.sparsify or parsed.ffn.sparsify):
+            found.append(f"layer {i}: sparsify is set")
+    return found
+
+
+def _remote_code(engine: str, folder: Path, raw: dict) -> list[str]:
+    if not ENGINES[engine].remote_code:
+        return []
+    wanted = ["AutoConfig"]
+    if engine in _TRANSFORMERS_ENGINES:
+        wanted.append("AutoModelForDecision" if engine == "transformers-serve" else "AutoModelForCausalLM")
+    for name in wanted:
+        path = _code_file(folder, raw, name)
+        if path is None:
+            return [f"config.json has no auto_map.{name}"]
+        if not path.exists():
+            return [f"{path.name}, which auto_map.{name} names, is not in the folder"]
+        # the published code, of 2024
+        if engine in _TRANSFORMERS_ENGINES and "transformers_4_44_2" in path.read_text(errors="replace"):
+            return [f"{path.name} does not run on transformers 5"]
+    return []
+
+
+def _code_file(folder: Path, raw: dict, auto_class: str) -> Path | None:
+    auto_map = raw.get("auto_map")
+    reference = auto_map.get(auto_class) if isinstance(auto_map, dict) else None
+    return folder / f"{reference.split('.')[0]}.py" if isinstance(reference, str) else None
+
+
+def _llama_cpp_text(folder: Path, config: DeciLMConfig) -> tuple[str, str]:
+    """Whether llama.cpp's converter takes the tokenizer: its status, and what to say."""
+    tokenizer = _read_object(folder / "tokenizer.json")
+    stock = config.vocab_size == _LLAMA3_VOCABULARY
+    if tokenizer is None:
+        if stock:
+            return OPENS, "convert_hf_to_gguf.py wants a tokenizer.json of Llama 3, which is not in the folder"
+        return AFTER_EXPORT, f"its converter takes a vocabulary of {config.vocab_size} for Llama 2's"
+    model = tokenizer.get("model") or {}
+    if model.get("type") != "BPE":
+        return NO, f"tokenizer.json is of type {model.get('type')!r}: only BPE is converted"
+    if model.get("byte_fallback"):
+        return AFTER_EXPORT, "its converter merges the tokens of a byte-fallback BPE in a wrong order"
+    if not stock:
+        return AFTER_EXPORT, f"its converter takes a vocabulary of {config.vocab_size} for Llama 2's"
+    return OPENS, "convert_hf_to_gguf.py knows the tokenizer of Llama 3 by its hash, and no changed one"
+
+
+# -- other folders
+
+
+def _check_per_layer(folder: Path, raw: dict, architecture: str) -> list[Verdict]:
+    where, num_layers = folder / "config.json", raw.get("num_hidden_layers")
+    layers = raw["per_layer_config"]
+    if not isinstance(layers, dict):
+        raise FolderError(f"{where}: per_layer_config is {layers!r}: expected an object with a key per layer")
+    for key, overrides in layers.items():
+        if not key.isdecimal() or (isinstance(num_layers, int) and int(key) >= num_layers):
+            raise FolderError(f"{where}: per_layer_config names layer {key!r}; the model has {num_layers} layers")
+        if not isinstance(overrides, dict):
+            raise FolderError(f"{where}: per_layer_config[{key}] is {overrides!r}: expected an object")
+        skip = overrides.get("skip", [])
+        if not isinstance(skip, list) or not set(skip) <= {"attention", "mlp"}:
+            raise FolderError(f"{where}: per_layer_config[{key}].skip is {skip!r}: expected 'attention' and 'mlp'")
+    if not re.fullmatch(r"Puzzle\w+ForCausalLM", architecture):
+        reason = f"{architecture} has no code for per_layer_config: stock classes ignore `skip`"
+        return [Verdict(engine, NO, reason) for engine in _engines()]
+    return [_per_layer_verdict(engine, folder, raw, layers) for engine in _engines()]
+
+
+def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, dict]) -> Verdict:
+    if "per_layer" not in ENGINES[engine].formats:
+        way_out = ""
+        if raw.get("model_type") in ("llama", "mistral", "qwen2"):
+            way_out = f"; a {raw['model_type']} child may be written as decilm instead"
+        return Verdict(engine, NO, f"reads no per_layer_config{way_out}")
+    wanted = "AutoModelForDecision" if engine == "transformers-serve" else "AutoModelForCausalLM"
+    path = _code_file(folder, raw, wanted)
+    if path is None or not path.exists():
+        return Verdict(engine, NO, f"config.json has no auto_map.{wanted}, or its file is not in the folder")
+    if engine == "continuous-batching":
+        for key, overrides in sorted(layers.items(), key=lambda item: int(item[0])):
+            if overrides.get("attention_window"):
+                return Verdict(engine, NO, f"layer {key}: no sliding windows")
+            if "num_key_value_heads" in overrides:
+                return Verdict(engine, NO, f"layer {key}: other KV heads than the paged cache, which has one count")
+    return Verdict(engine, OPENS, "with trust_remote_code")
+
+
+def _check_plain(raw: dict, architecture: str) -> list[Verdict]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        reason = f"{architecture or 'a model without architectures'} is no causal LM of transformers or hf_puzzle"
+        return [Verdict(engine, NO, reason) for engine in _engines()]
+    known = architecture in _EVERYWHERE
+    return [
+        Verdict(e, OPENS, "" if known or e in _TRANSFORMERS_ENGINES else f"where {e} itself has {architecture}")
+        for e in _engines()
+    ]

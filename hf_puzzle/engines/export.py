@@ -1,0 +1,130 @@
+"""Folders and files that an engine opens, made from a child by exact rewrites, or a refusal that says why not."""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import artifacts, hub
+from ..formats import DECILM, PER_LAYER, UNIFORM, FormatError, build_model, convert, format_of, simplify
+from ..recipe import RecipeError, did_you_mean
+from . import ENGINES, rewrites
+from .check import NO, FolderError, check_folder
+
+
+logger = logging.getLogger(__name__)
+
+# what travels with the weights as it is: tokenizer, generation settings, licence
+_OURS = ("config.json", "model.safetensors.index.json", "puzzle.json", "README.md")
+TARGETS = (*ENGINES, "onnx")
+
+
+def export(
+    folder: str | Path,
+    target: str,
+    out: str | Path,
+    tensor_parallel: int = 1,
+    outtype: str = "f16",
+    as_folder: bool = False,
+) -> list[str]:
+    """Write the model of `folder` as `target` runs it: same logits, other layers where the engine needs them.
+
+    Args:
+        target: an engine, or `onnx`.
+        out: a GGUF file for `llama.cpp`, else a folder.
+        tensor_parallel: devices that attention heads are split over; KV heads are repeated until they divide.
+        outtype: of a GGUF file's matrices: f32, f16, bf16, q8_0.
+        as_folder: for `llama.cpp`, the rewritten folder for the stock converter instead of a GGUF file.
+
+    Returns:
+        What was changed, one line each.
+
+    Raises:
+        ValueError: a named subclass; what the target cannot express, with the layer and the way out. Nothing is written.
+    """
+    folder, out = Path(folder), Path(out)
+    if target not in TARGETS:
+        raise RecipeError(f"unknown target {target!r}{did_you_mean(target, TARGETS)}; known: {', '.join(TARGETS)}")
+    if out.resolve() == folder.resolve():
+        raise FolderError(f"--out {out} is the folder itself; name another one")
+    if out.exists() and (out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists()):
+        raise FolderError(f"--out {out} exists and holds no model; name another folder")
+    check_folder(folder)  # malformed folders end here, with the layer and field
+    if target == "onnx":
+        from .onnx import export_onnx
+
+        return [f"{name}: {value:.1e}" for name, value in export_onnx(folder, out).items()]
+    config, state, changes = as_engine_reads_it(folder, target, tensor_parallel)
+    if target == "llama.cpp" and not as_folder:
+        from .gguf import write_gguf
+
+        with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
+            write_gguf(_write(Path(scratch) / "model", folder, config, state), out, outtype)
+        return changes
+    _write(out, folder, config, state)
+    return changes
+
+
+def as_engine_reads_it(folder: Path, engine: str, tensor_parallel: int = 1) -> tuple[Any, rewrites.State, list[str]]:
+    """Config, tensors and changes: stock architecture where the child is uniform, else rewritten for the engine.
+
+    Raises:
+        rewrites.CannotRun: no exact rewrite exists.
+    """
+    config, state = hub.read_model_folder(folder)
+    if format_of(config) is None:
+        return config, state, []
+    changes: list[str] = []
+    if format_of(config) == PER_LAYER:
+        config, state, changes = simplify(config, state)
+        if format_of(config) is None:
+            return config, state, changes
+        if PER_LAYER in ENGINES[engine].formats:
+            verdict = next(v for v in check_folder(folder) if v.engine == engine)
+            if verdict.status == NO:
+                raise rewrites.CannotRun(f"{engine} cannot run this child: {verdict.reason}")
+            return config, state, changes
+        try:
+            config, state = convert(config, state, DECILM)
+        except FormatError as error:
+            raise rewrites.CannotRun(f"{engine} reads no per-layer checkpoints; {error}") from None
+        changes.append("written as DeciLM")
+    if tensor_parallel == 1 and (plain := rewrites.as_plain(config, state)) is not None:
+        return (*plain, [*changes, UNIFORM])
+    done = rewrites.rewrite(config, state, engine, tensor_parallel)
+    return done.config, done.state, [*changes, *done.changes]
+
+
+def convert_folder(folder: str | Path, to: str, out: str | Path) -> Path:
+    """Write a child in the other format; dummy layers and all are kept, and converting back gives the same tensors.
+
+    Raises:
+        FormatError: the other format cannot express a layer, which is named.
+        FolderError: `folder` is malformed.
+    """
+    check_folder(folder)
+    if Path(out).resolve() == Path(folder).resolve():
+        raise FolderError(f"--out {out} is the folder itself; name another one")
+    config, state = hub.read_model_folder(folder)
+    return _write(Path(out), Path(folder), *convert(config, state, to))
+
+
+def _write(out: Path, source: Path, config, state: dict[str, torch.Tensor]) -> Path:
+    """A model folder with the tokenizer files of `source`, byte for byte."""
+    model = build_model(config, state)
+    generation = source / "generation_config.json"
+    if generation.exists():
+        model.generation_config = type(model.generation_config).from_pretrained(source)
+    notes = source / "puzzle.json"
+    provenance = artifacts.read_json(notes) if notes.exists() else {}
+
+    def copy_rest(staging: Path) -> None:
+        for path in source.iterdir():
+            ours = path.name in _OURS or path.suffix in (".safetensors", ".py", ".gguf")
+            if path.is_file() and not ours and not (staging / path.name).exists():
+                shutil.copyfile(path, staging / path.name)
+
+    return hub.write_model_folder(out, model, provenance=provenance, also=copy_rest)

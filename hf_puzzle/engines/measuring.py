@@ -1,0 +1,100 @@
+"""Timing models through the engine that will run them: what the search optimises is what the user gets."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .. import hub
+from ..costs import Timing, Workload, measure_interleaved
+from ..formats import DECILM, build_model, format_of
+from ..recipe import RecipeError
+from . import llama_cpp, rewrites, vllm
+
+
+MEASURED = ("transformers", "llama.cpp", "vllm")
+_OUTTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+def check_measured(engine: str, fmt: str, device: torch.device) -> None:
+    """Raises RecipeError where costs cannot be measured in an engine, before any compute."""
+    if engine == "transformers":
+        return
+    if fmt != DECILM:
+        raise RecipeError(
+            f"cost.engine: {engine} opens no {fmt} children; use `transformers`, or a Llama-shaped parent"
+        )
+    if engine == "llama.cpp" and device.type != "cpu":
+        raise RecipeError(
+            f"cost.engine: llama.cpp is measured on the CPU, the recipe's device is {device}; set `device: cpu`"
+        )
+
+
+def measure_models(
+    models: dict[str, PreTrainedModel],
+    workload: Workload,
+    rounds: int,
+    clock: str = "wall",
+    description: str = "measure",
+    engine: str = "transformers",
+    threads: int | None = None,
+) -> dict[str, list[Timing]]:
+    """`costs.measure_interleaved` in an engine; children are rewritten for it exactly first.
+
+    Raises:
+        rewrites.CannotRun: a child that the engine cannot run.
+    """
+    with opened(models, engine, workload, threads) as runnable:
+        return measure_interleaved(runnable, workload, rounds, clock, description)
+
+
+@contextlib.contextmanager
+def opened(
+    models: dict[str, PreTrainedModel], engine: str, workload: Workload, threads: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The same models as things that `costs.time_generation` can time in `engine`."""
+    if engine == "transformers":
+        yield models
+        return
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        runnable: dict[str, Any] = {}
+        for name, model in models.items():
+            model = as_engine_runs_it(model, engine)
+            if engine == "vllm":
+                runnable[name] = VllmFolder(hub.write_model_folder(folder / name, model))
+            else:
+                tokens = workload.prefill_tokens + workload.decode_tokens
+                runnable[name] = stack.enter_context(
+                    llama_cpp.from_model(
+                        model, folder, tokens, _OUTTYPES[model.dtype],
+                        n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
+                    )
+                )  # fmt: skip
+        yield runnable
+
+
+def as_engine_runs_it(model: PreTrainedModel, engine: str) -> PreTrainedModel:
+    """A DeciLM child after the exact rewrites for `engine`; a stock model as it is."""
+    if format_of(model.config) != DECILM:
+        return model
+    done = rewrites.rewrite(model.config, model.state_dict(), engine)
+    if not done.changes:
+        return model
+    rewritten = build_model(done.config, done.state, model.dtype)
+    rewritten.generation_config = model.generation_config
+    return rewritten
+
+
+class VllmFolder:
+    """A model folder that vLLM's own benchmark times, one process a round."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def time_generation(self, workload: Workload, clock: str = "wall") -> Timing:
+        return vllm.measure(self.folder, workload, rounds=1)[0]
