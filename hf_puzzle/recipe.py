@@ -225,9 +225,10 @@ class PuzzleRecipe:
     device: str = key("`auto`, `cpu`, `cuda`, `cuda:1`", "auto")
     threads: int | None = key("CPU threads of training stages; default: torch's", None)
     deploy: list[str] = key(
-        "engines the child must run in: transformers, vllm, sglang, tensorrt-llm, llama.cpp, mlx-lm, exllamav3",
+        "engines the child must run in, as it is or after `hf-puzzle export`; `portable`: in all of them as it is",
         ["transformers"],
     )
+    tensor_parallel: int = key("devices that the engines of `deploy` split attention heads over", 1)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)

@@ -118,7 +118,9 @@ class PuzzleRun:
 
     @functools.cached_property
     def space(self) -> SearchSpace:
-        return build_search_space(self.config, self.recipe.search_space, self.recipe.deploy)
+        return build_search_space(
+            self.config, self.recipe.search_space, self.recipe.deploy, self.recipe.tensor_parallel
+        )
 
     @property
     def library(self) -> BlockLibrary:
@@ -173,6 +175,7 @@ class PuzzleRun:
             or (Path(self.parent_path) / "config.json").exists()
         ):
             check_parent(self.config, recipe.child.format)
+            engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
             engines.check_format(recipe.deploy, self.fmt)
             check_measured(recipe.cost.engine, self.fmt, self.device)
@@ -315,9 +318,9 @@ class PuzzleRun:
         stages += [
             Stage("data", self.tokenize, [to_dict(r.data), source], (parent,) if parent else (), ("tokens.safetensors",)),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
-            Stage("library", self.build_library, [to_dict(r.library), to_dict(r.search_space), r.deploy, shared], ("importance",), ("library",)),
+            Stage("library", self.build_library, [to_dict(r.library), to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",)),
             Stage("score", self.score, to_dict(r.score), ("library",), ("scores.jsonl",)),
-            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, source], ("data",), ("costs.json",)),
+            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source], ("data",), ("costs.json",)),
             Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",)),
             Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",)),
             Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",)),

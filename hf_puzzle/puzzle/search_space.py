@@ -47,7 +47,9 @@ class SearchSpace:
         return list(dict.fromkeys(block for layer in self.layers for block in layer.blocks))
 
 
-def build_search_space(config: PretrainedConfig, space: SearchSpaceConfig, deploy: Iterable[str] = ()) -> SearchSpace:
+def build_search_space(
+    config: PretrainedConfig, space: SearchSpaceConfig, deploy: Iterable[str] = (), tensor_parallel: int = 1
+) -> SearchSpace:
     """Blocks per layer for a parent `config`; block kinds that an engine of `deploy` cannot run are left out.
 
     Raises:
@@ -58,7 +60,7 @@ def build_search_space(config: PretrainedConfig, space: SearchSpaceConfig, deplo
     num_layers = config.num_hidden_layers
     parent = parent_block(config)
     overrides = _layer_overrides(space, num_layers)
-    layers, dropped = [], {}
+    layers, dropped, rewritten = [], {}, {}
     for layer_idx in range(num_layers):
         choice = overrides.get(layer_idx, {})
         where = f"search_space.layers.{layer_idx}." if choice else "search_space."
@@ -66,10 +68,13 @@ def build_search_space(config: PretrainedConfig, space: SearchSpaceConfig, deplo
         ffn = _ffn(choice.get("ffn", space.ffn), config, space.width_multiple, where)
         blocks = []
         for block in (Block(a, f) for a in attention for f in ffn):
-            reasons = {e: engines.refuses(e, layer_idx, num_layers, *block) for e in deploy} if block != parent else {}
-            reason = next((f"{engine}: {why}" for engine, why in reasons.items() if why), None)
+            reason = _refused(block, layer_idx, num_layers, deploy, tensor_parallel) if block != parent else None
             if reason is None:
                 blocks.append(block)
+                rewrites = {e: engines.rewritten(e, layer_idx, num_layers, *block) for e in deploy}
+                for engine, rewrite in rewrites.items():
+                    if rewrite:
+                        rewritten.setdefault(f"{engine}: {rewrite}", []).append((layer_idx, block.id))
             else:
                 dropped.setdefault(reason, []).append((layer_idx, block.id))
         live = [{b.attention for b in blocks}, {b.ffn for b in blocks}]
@@ -80,7 +85,19 @@ def build_search_space(config: PretrainedConfig, space: SearchSpaceConfig, deplo
         )
     for reason, blocks in dropped.items():
         logger.info("deploy: %d blocks leave the search space (%s), e.g. layer %d %s", len(blocks), reason, *blocks[0])
+    for rewrite, blocks in rewritten.items():
+        logger.info("deploy: %d blocks need `hf-puzzle export` (%s), e.g. layer %d %s", len(blocks), rewrite, *blocks[0])
     return SearchSpace(parent, tuple(layers))
+
+
+def _refused(block: Block, layer_idx: int, num_layers: int, deploy: list[str], tensor_parallel: int) -> str | None:
+    heads = kv_heads(block.attention)
+    for engine in deploy:
+        if why := engines.refuses(engine, layer_idx, num_layers, *block):
+            return f"{engine}: {why}"
+        if heads is not None and not engines.splits_heads(engine, tensor_parallel, heads):
+            return f"{engine}: {heads} KV heads do not split over {tensor_parallel} devices"
+    return None
 
 
 def _layer_overrides(space: SearchSpaceConfig, num_layers: int) -> dict[int, dict]:
