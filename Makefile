@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test style clean
+.PHONY: demo test style llama-cpp clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e .[dev] -c constraints.txt
 	touch $@
+
+# builds llama.cpp from source (minutes, needs a C++ compiler); without it the tests that run it are skipped
+llama-cpp: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e .[llama-cpp] -c constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/hf-puzzle run recipes/puzzle/tiny_cpu.yaml --out runs/tiny_cpu

@@ -81,14 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _quiet_transformers() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the bars of loading weights; ours are left
+
+
 def _say(line: str) -> None:
     logger.info(line)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the bars of loading weights; ours are left
+    _quiet_transformers()
     recipe = load_recipe(args.recipe, args.overrides)
     out = args.out or Path("runs") / args.recipe.stem
     if isinstance(recipe, ParentRecipe):
@@ -165,6 +169,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    _quiet_transformers()
     from .engines.export import convert_folder
 
     out = args.out or args.folder.with_name(f"{args.folder.resolve().name}-{args.to}")
@@ -173,6 +178,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    _quiet_transformers()
     from .engines.export import export
 
     name = args.folder.resolve().name

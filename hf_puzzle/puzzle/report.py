@@ -39,6 +39,13 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
 # -- words
 
 
+def kept_text(quality: dict) -> str:
+    """Top-1 accuracy relative to the parent's; a parent that is never right keeps nothing to compare with."""
+    if quality["top1_kept"] is None:
+        return "-"
+    return f"{quality['top1_kept']:.2%} +- {quality['top1_kept_stderr']:.2%}"
+
+
 def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
     """`(quantity, parent, child, kept or ratio)`: the table of the report and of the console."""
     speed, memory = evaluation["speed"], evaluation["memory"]
@@ -62,7 +69,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         ("decode speed-up", "", "", ratio("decode")),
         ("speed-up of the architecture alone", "", "", f"{speed['same_code']:.2f}x"),
         ("top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
-         f"{quality['top1_kept']:.2%} +- {quality['top1_kept_stderr']:.2%}"),
+         kept_text(quality)),
         (f"cloze accuracy ({task['parent']['items']} items)", f"{task['parent']['accuracy']:.1%}",
          f"{task['distilled']['accuracy']:.1%}", kept),
         ("loss, nats", f"{quality['parent_loss']:.4f}", f"{quality['loss']:.4f}", f"+{quality['loss'] - quality['parent_loss']:.4f}"),
@@ -92,7 +99,7 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         quality = row["quality"]
         rows.append(
             (f"child in {row['weights']}: weights", f"{memory / 1e6:.1f} MB", f"{row['weight_bytes'] / 1e6:.1f} MB",
-             f"top-1 kept {quality['top1_kept']:.2%}")
+             f"top-1 kept {kept_text(quality)}")
         )  # fmt: skip
     return rows
 
@@ -119,7 +126,7 @@ def render(
         f"{evaluation['speed']['total']['confidence']:.0%}. Quality on {evaluation['quality']['distilled']['tokens']} test tokens "
         "that nothing in the search saw.",
         markdown_table(["", "parent", "child", "kept / ratio"], summary_rows(evaluation)),
-        f"Before GKD the child kept {before['top1_kept']:.2%} of top-1 (KL {before['kl']:.4f}); "
+        f"Before GKD the child kept {kept_text(before)} of top-1 (KL {before['kl']:.4f}); "
         f"GKD used {evaluation['gkd_tokens']} tokens.",
         "## The child, layer by layer",
         "![architecture](figures/architecture.png)",
@@ -168,7 +175,7 @@ def _baseline_table(baselines: list[dict]) -> str:
             row["name"],
             row["gkd_tokens"],
             f"{row['speed']['total']['value']:.2f}x",
-            f"{row['quality']['top1_kept']:.2%} +- {row['quality']['top1_kept_stderr']:.2%}",
+            kept_text(row["quality"]),
             f"{row['quality']['loss']:.4f}",
             f"{row['quality']['kl']:.4f}",
         )
@@ -252,10 +259,12 @@ def draw_frontier(evaluation: dict, baselines: list[dict], path: Path) -> None:
     points = [("parent", 1.0, 1.0, 0.0, PARENT, "o")]
     for name, label, marker in (("child", "child, before GKD", "s"), ("distilled", "child", "o")):
         quality = evaluation["quality"][name]
+        if quality["top1_kept"] is None:
+            continue
         points.append((label, speed["value"], quality["top1_kept"], quality["top1_kept_stderr"], CHILD, marker))
     for row in baselines:
         label = f"{row['name']}, {row['gkd_tokens'] // 1000}k" if row["gkd_tokens"] else row["name"]
-        if row["quality"]["top1_kept"] > 0.5 and row["name"] != "searched":
+        if (row["quality"]["top1_kept"] or 0.0) > 0.5 and row["name"] != "searched":
             quality = row["quality"]
             points.append(
                 (

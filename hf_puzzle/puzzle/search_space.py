@@ -86,7 +86,9 @@ def build_search_space(
     for reason, blocks in dropped.items():
         logger.info("deploy: %d blocks leave the search space (%s), e.g. layer %d %s", len(blocks), reason, *blocks[0])
     for rewrite, blocks in rewritten.items():
-        logger.info("deploy: %d blocks need `hf-puzzle export` (%s), e.g. layer %d %s", len(blocks), rewrite, *blocks[0])
+        logger.info(
+            "deploy: %d blocks need `hf-puzzle export` (%s), e.g. layer %d %s", len(blocks), rewrite, *blocks[0]
+        )
     return SearchSpace(parent, tuple(layers))
 
 

@@ -7,6 +7,7 @@ family calls its parts is found on the modules themselves (`remote/modeling_puzz
 import contextlib
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
@@ -17,6 +18,8 @@ from ..blocks import LINEAR, NONE, Variant, kv_heads, num_experts
 from ..formats import DECILM, decilm_refuses, parent_block, stock_class, stock_value, variant_overrides
 from ..remote.modeling_puzzle import FFN_ANSWERS_PAIR, Nothing, build_layer, layer_list, norms_of, place_of
 
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("attention", "ffn")
 # families that the tests take through every stage; others with the same anatomy are tried, with a warning
@@ -48,6 +51,11 @@ def check_parent(config, fmt: str = "auto") -> None:
         blocks = {(type(sub_block(layer, "attention")), type(sub_block(layer, "ffn"))) for layer in layers_of(parent)}
     except (KeyError, ValueError, TypeError) as error:
         raise UnsupportedParentError(f"parent family {config.model_type!r} is not supported: {error}") from None
+    if config.model_type not in TESTED_FAMILIES:
+        logger.warning(
+            "family %r has the right anatomy, but no test of ours takes it: see recipes/ADD_A_FAMILY.md",
+            config.model_type,
+        )
     if len(blocks) > 1:
         names = sorted({" + ".join(t.__name__ for t in pair) for pair in blocks})
         raise UnsupportedParentError(

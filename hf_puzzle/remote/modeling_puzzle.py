@@ -131,13 +131,13 @@ class WindowMask:
 
 @contextlib.contextmanager
 def global_values(config):
-    """Stock constructors may read attributes that differ per layer: they get the parent's values."""
-    config.allow_global_per_layer_attribute_access = True
+    """Stock constructors see the parent's config, in which no attribute differs per layer."""
+    spec = config.__dict__.pop("_heterogeneity_spec", None)
     try:
         yield
     finally:
-        # left on, it would be saved and warn in every later process
-        config.__dict__.pop("allow_global_per_layer_attribute_access", None)
+        if spec is not None:
+            config.__dict__["_heterogeneity_spec"] = spec
 
 
 def stock_value(config, name: str, default=None):

@@ -1,5 +1,6 @@
 """The whole run at its smallest, through the command line and from Python."""
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -10,6 +11,8 @@ import sys
 import pytest
 import torch
 import yaml
+from families import family_model
+from transformers import AutoTokenizer
 
 import hf_puzzle
 from hf_puzzle import artifacts, costs
@@ -17,6 +20,7 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
 from hf_puzzle.costs import Timing
 from hf_puzzle.data import train_tokenizer
+from hf_puzzle.formats import describe
 from hf_puzzle.puzzle import pipeline
 from hf_puzzle.puzzle.parent import train_parent
 from hf_puzzle.puzzle.pipeline import PuzzleRun, load_run
@@ -445,3 +449,25 @@ def test_a_parent_in_memory_is_checked_before_any_compute(folder, make_parent, t
     with pytest.raises(UnsupportedParentError, match="sliding window of 32"):
         PuzzleRun(recipe, tmp_path / "run", parent=parent).run()
     assert not (tmp_path / "run").exists()
+
+
+def test_another_family_runs_from_end_to_end(folder, finished, tmp_path):
+    """Qwen3 is no Llama: its child is written in the per-layer format, by the same stages."""
+    recipe = load_recipe(folder / "tiny.yaml")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "parent")
+    parent = family_model("qwen3", vocab_size=len(tokenizer))
+    space = {"attention": [2, "window8", "none"], "ffn": [32, "linear"], "width_multiple": 8}
+    limit = int(0.9 * parent.num_parameters())
+    recipe = dataclasses.replace(
+        recipe,
+        search_space=dataclasses.replace(recipe.search_space, **space),
+        constraints=dataclasses.replace(recipe.constraints, num_parameters=limit),
+        baselines=dataclasses.replace(recipe.baselines, names=[]),
+    )
+    run = PuzzleRun(recipe, tmp_path / "run", parent=parent, tokenizer=tokenizer)
+    run.run()
+    child = run.load_child("distilled")
+    assert type(child).__name__ == "PuzzleQwen3ForCausalLM"
+    assert child.num_parameters() <= limit
+    assert describe(child.config) == [Block.parse(text) for text in run.chosen["blocks"]]
+    assert (tmp_path / "run" / "distilled" / "modeling_puzzle.py").exists()
