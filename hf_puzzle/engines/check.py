@@ -9,14 +9,17 @@ from typing import Literal, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
 
 from ..blocks import LINEAR, NONE, Block
-from ..remote.configuration_decilm import DeciLMConfig, ffn_width
+from ..formats import DECILM_FAMILIES, describe, stock_of
+from ..formats import decilm_config as as_decilm
+from ..hub import FORMAT_VERSION
+from ..remote.configuration_decilm import DeciLMConfig
 from . import ENGINES, Engine, refuses, refuses_model, rewritten, why_not_direct
 
 
 OPENS, AFTER_EXPORT, NO = "opens", "opens after export", "no"
-FORMAT_VERSION = 1  # of the folders that this hf_puzzle writes and reads
 # stock architectures that every engine of the table has
 _EVERYWHERE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 _TRANSFORMERS_ENGINES = ("transformers", "transformers-serve", "continuous-batching")
@@ -106,11 +109,15 @@ def decilm_config(raw: Mapping, where: str | Path) -> DeciLMConfig:
             raise FolderError(f"{where}: {name} is {raw.get(name)!r}: expected a positive integer")
     if not isinstance(raw.get("block_configs"), list):
         raise FolderError(f"{where}: block_configs is {raw.get('block_configs')!r}: expected a list, one per layer")
+    if raw.get("head_dim") is not None and (type(raw["head_dim"]) is not int or raw["head_dim"] < 1):
+        raise FolderError(f"{where}: head_dim is {raw['head_dim']!r}: expected a positive integer, or none")
     try:
         config = DeciLMConfig.from_dict(dict(raw))
-        blocks_of(config)
-    except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
+        describe(config)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise FolderError(f"{where}: {error}") from None
+    if type(config.rope_theta) not in (int, float):
+        raise FolderError(f"{where}: rope_theta is {config.rope_theta!r}: expected a number")
     return config
 
 
@@ -126,8 +133,10 @@ def weight_files(folder: str | Path) -> list[Path]:
     index = _read_object(folder / "model.safetensors.index.json")
     if index is None:
         return []
-    files = []
-    for name in sorted(set(index.get("weight_map", {}).values())):
+    weight_map, files = index.get("weight_map"), []
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise FolderError(f"{folder}/model.safetensors.index.json: weight_map must name a file for every tensor")
+    for name in sorted(set(weight_map.values())):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise FolderError(f"{folder}/model.safetensors.index.json points outside the folder: {name!r}")
         if not (folder / name).exists():
@@ -150,26 +159,13 @@ def _shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
 # -- what a DeciLM config says
 
 
-def blocks_of(config: DeciLMConfig) -> list[Block]:
-    """What each layer is."""
-    return [
-        Block(
-            NONE if b.attention.no_op else LINEAR if b.attention.replace_with_linear
-            else config.num_attention_heads // int(b.attention.n_heads_in_group),
-            NONE if b.ffn.no_op else LINEAR if b.ffn.replace_with_linear
-            else ffn_width(b.ffn.ffn_mult, config.hidden_size),
-        )
-        for b in config.block_configs
-    ]  # fmt: skip
-
-
 def tensor_shapes(config: DeciLMConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a child's tensors; `lm_head.weight` is among them also where it is tied."""
     d, query = config.hidden_size, config.num_attention_heads * config.head_dim
     qkv_bias = config.attention_bias or getattr(config, "qkv_bias", False)
     vocabulary = (config.vocab_size, d)
     shapes = {"model.embed_tokens.weight": vocabulary, "model.norm.weight": (d,), "lm_head.weight": vocabulary}
-    for i, block in enumerate(blocks_of(config)):
+    for i, block in enumerate(describe(config)):
         maps = {}  # name: rows, columns, bias
         if block.attention == LINEAR:
             maps["self_attn.linear_attn"] = d, d, False
@@ -225,7 +221,7 @@ def _check_decilm(folder: Path, raw: dict) -> list[Verdict]:
     files = weight_files(folder)
     if files and not quantized:
         check_tensors(config, _shapes_in(files), folder)
-    blocks = blocks_of(config)
+    blocks = describe(config)
     return [_decilm_verdict(engine, folder, raw, config, blocks) for engine in _engines()]
 
 
@@ -234,31 +230,62 @@ def _engines() -> list[str]:
 
 
 def _decilm_verdict(engine: str, folder: Path, raw: dict, config: DeciLMConfig, blocks: list[Block]) -> Verdict:
-    row, last = ENGINES[engine], len(blocks)
-    if reason := refuses_model(engine, config, "rope_theta" in raw):
+    text, note = OPENS, "with trust_remote_code" if ENGINES[engine].remote_code else ""
+    if engine == "llama.cpp":
+        text, note = _llama_cpp_text(folder, config)
+    exports, reason = _exports(engine, folder, raw, config, blocks)
+    if text == NO:
+        return Verdict(engine, NO, note)
+    exports += [note] * (text == AFTER_EXPORT)
+    if reason is None and not exports:
+        return Verdict(engine, OPENS, note)
+    if (stock := _stock(config, blocks)) is not None:
+        why = "; ".join([*exports, *([reason] * (reason is not None))])
+        return Verdict(engine, AFTER_EXPORT, f"as {stock}, for all layers are alike (as it is: {why})")
+    # an export has rope_theta inside RoPE's scaling only
+    if (reason := reason or refuses_model(engine, config)) is not None:
         return Verdict(engine, NO, reason)
+    return Verdict(engine, AFTER_EXPORT, "; ".join(exports))
+
+
+def _exports(
+    engine: str, folder: Path, raw: dict, config: DeciLMConfig, blocks: list[Block]
+) -> tuple[list[str], str | None]:
+    """What an export as DeciLM changes for `engine`, and why there can be none, or None."""
+    if reason := refuses_model(engine, config, "rope_theta" in raw):
+        return [], reason
+    changes, why_not = _block_changes(engine, blocks)
+    if why_not is not None:
+        return [], why_not
+    changes += _whole_model(ENGINES[engine], config, blocks)
+    return changes + _json_layout(engine, raw, config) + _remote_code(engine, folder, raw), None
+
+
+def _block_changes(engine: str, blocks: list[Block]) -> tuple[list[str], str | None]:
+    """What is rewritten, with layers, and the first block that has no rewrite, or None."""
+    last = len(blocks)
     found: dict[str, list[int]] = {}
     for i, block in enumerate(blocks):
         if reason := refuses(engine, i, last, *block):
-            return Verdict(engine, NO, f"layer {i} ({block.id}): {reason}")
+            return [], f"layer {i} ({block.id}): {reason}"
         if reason := why_not_direct(engine, i, last, *block):
             found.setdefault(f"{reason} ({rewritten(engine, i, last, *block)})", []).append(i)
     exports = [f"layer{'s' * (len(layers) > 1)} {_some(layers)}: {text}" for text, layers in found.items()]
-    exports += (
-        _whole_model(row, config, blocks) + _json_layout(engine, raw, config) + _remote_code(engine, folder, raw)
-    )
-    note = "with trust_remote_code" if row.remote_code else ""
-    if engine == "llama.cpp":
-        status, note = _llama_cpp_text(folder, config)
-        if status == NO:
-            return Verdict(engine, NO, note)
-        if status == AFTER_EXPORT:
-            exports.append(note)
-    if not exports:
-        return Verdict(engine, OPENS, note)
-    if reason := refuses_model(engine, config):
-        return Verdict(engine, NO, f"{'; '.join(exports)}; and in an export: {reason}")
-    return Verdict(engine, AFTER_EXPORT, "; ".join(exports))
+    return exports, None
+
+
+def _stock(config: DeciLMConfig, blocks: list[Block]) -> str | None:
+    """The stock architecture whose every layer is the one block of this child, if it is and engines agree on the rest."""
+    units = [(kind, v) for block in blocks for kind, v in zip(("attention", "ffn"), block, strict=True) if v != NONE]
+    alike = len(set(units[::2])) == len(set(units[1::2])) == 1 and len(units) % 2 == 0
+    if not alike or units[0][0] != "attention" or units[1][0] != "ffn" or LINEAR in (units[0][1], units[1][1]):
+        return None
+    qkv_bias = getattr(config, "qkv_bias", False) and not config.attention_bias
+    if config.hidden_act != "silu" or (qkv_bias and config.mlp_bias):
+        return None
+    if config.rope_parameters["rope_type"] not in ("default", "llama3"):
+        return None
+    return "Qwen2ForCausalLM" if qkv_bias else "LlamaForCausalLM"
 
 
 def _some(layers: list[int]) -> str:
@@ -333,9 +360,10 @@ def _llama_cpp_text(folder: Path, config: DeciLMConfig) -> tuple[str, str]:
         if stock:
             return OPENS, "convert_hf_to_gguf.py wants a tokenizer.json of Llama 3, which is not in the folder"
         return AFTER_EXPORT, f"its converter takes a vocabulary of {config.vocab_size} for Llama 2's"
-    model = tokenizer.get("model") or {}
-    if model.get("type") != "BPE":
-        return NO, f"tokenizer.json is of type {model.get('type')!r}: only BPE is converted"
+    model = tokenizer.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind != "BPE":
+        return NO, f"tokenizer.json is of type {kind!r}: only BPE is converted"
     if model.get("byte_fallback"):
         return AFTER_EXPORT, "its converter merges the tokens of a byte-fallback BPE in a wrong order"
     if not stock:
@@ -357,7 +385,7 @@ def _check_per_layer(folder: Path, raw: dict, architecture: str) -> list[Verdict
         if not isinstance(overrides, dict):
             raise FolderError(f"{where}: per_layer_config[{key}] is {overrides!r}: expected an object")
         skip = overrides.get("skip", [])
-        if not isinstance(skip, list) or not set(skip) <= {"attention", "mlp"}:
+        if not isinstance(skip, list) or any(word not in ("attention", "mlp") for word in skip):
             raise FolderError(f"{where}: per_layer_config[{key}].skip is {skip!r}: expected 'attention' and 'mlp'")
     if not re.fullmatch(r"Puzzle\w+ForCausalLM", architecture):
         reason = f"{architecture} has no code for per_layer_config: stock classes ignore `skip`"
@@ -367,10 +395,7 @@ def _check_per_layer(folder: Path, raw: dict, architecture: str) -> list[Verdict
 
 def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, dict]) -> Verdict:
     if "per_layer" not in ENGINES[engine].formats:
-        way_out = ""
-        if raw.get("model_type") in ("llama", "mistral", "qwen2"):
-            way_out = f"; a {raw['model_type']} child may be written as decilm instead"
-        return Verdict(engine, NO, f"reads no per_layer_config{way_out}")
+        return _as_decilm_verdict(engine, folder, raw)
     wanted = "AutoModelForDecision" if engine == "transformers-serve" else "AutoModelForCausalLM"
     path = _code_file(folder, raw, wanted)
     if path is None or not path.exists():
@@ -382,6 +407,32 @@ def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, d
             if "num_key_value_heads" in overrides:
                 return Verdict(engine, NO, f"layer {key}: other KV heads than the paged cache, which has one count")
     return Verdict(engine, OPENS, "with trust_remote_code")
+
+
+def _as_decilm_verdict(engine: str, folder: Path, raw: dict) -> Verdict:
+    """What an engine of the other format says to this child once `hf-puzzle export` has written it so."""
+    reason = "reads no per_layer_config"
+    if str(raw.get("model_type")) not in DECILM_FAMILIES:
+        return Verdict(engine, NO, reason)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = as_decilm(stock_of(config), describe(config))
+    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
+        return Verdict(engine, NO, f"{reason}; as DeciLM: {error}")
+    row, blocks = ENGINES[engine], describe(config)
+    if stock := _stock(config, blocks):
+        return Verdict(engine, AFTER_EXPORT, f"as {stock}, for all layers are alike")
+    if reason := refuses_model(engine, config):
+        return Verdict(engine, NO, reason)
+    changes, why_not = _block_changes(engine, blocks)
+    if why_not is not None:
+        return Verdict(engine, NO, why_not)
+    text, note = _llama_cpp_text(folder, config) if engine == "llama.cpp" else (OPENS, "")
+    if text == NO:
+        return Verdict(engine, NO, note)
+    return Verdict(
+        engine, AFTER_EXPORT, "; ".join(["written as DeciLM", *changes, *_whole_model(row, config, blocks)])
+    )
 
 
 def _check_plain(raw: dict, architecture: str) -> list[Verdict]:

@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from transformers import LlamaConfig, Qwen2Config
+from transformers import PretrainedConfig
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
+from ..formats import stock_config
 from ..remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config
 from . import ENGINES, check_engines, refuses, refuses_model, runs_directly, splits_heads, why_not_direct
 from .check import check_tensors, decilm_config, read_config, weight_files
@@ -35,11 +36,6 @@ _NAMES = {
     "attention": ("input_layernorm.weight", "self_attn.", "linear_attn.weight"),
     "ffn": ("post_attention_layernorm.weight", "mlp.", "linear_mlp.weight"),
 }
-_SHARED_WITH_STOCK = (
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"),
-    *("max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "tie_word_embeddings"),
-    *("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout", "dtype"),
-)
 
 
 class CannotRun(ValueError):
@@ -98,7 +94,7 @@ def drop_dummies(config: DeciLMConfig, state: State) -> Rewritten:
     return chain.written()
 
 
-def as_plain(config: DeciLMConfig, state: State) -> tuple[LlamaConfig | Qwen2Config, State] | None:
+def as_plain(config: DeciLMConfig, state: State) -> tuple[PretrainedConfig, State] | None:
     """The child as a stock Llama (with biases on q, k and v only: Qwen2), which every engine opens without our code.
 
     None unless the chain can be cut into layers of one GQA attention and one FFN, all of them alike.
@@ -112,13 +108,7 @@ def as_plain(config: DeciLMConfig, state: State) -> tuple[LlamaConfig | Qwen2Con
     if len(blocks) != 1 or NONE in next(iter(blocks)) or (chain.qkv_bias and config.mlp_bias):
         return None
     block, child = blocks.pop(), chain.written()
-    shared = {name: getattr(child.config, name) for name in _SHARED_WITH_STOCK}
-    shared |= {"num_key_value_heads": block.attention, "intermediate_size": block.ffn}
-    shared |= {"rope_parameters": dict(config.rope_parameters)}
-    if chain.qkv_bias:
-        return Qwen2Config(**shared, architectures=["Qwen2ForCausalLM"]), child.state
-    biases = {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}
-    return LlamaConfig(**shared, **biases, architectures=["LlamaForCausalLM"]), child.state
+    return stock_config(child.config, block), child.state
 
 
 def read_folder(folder: str | Path) -> tuple[DeciLMConfig, State]:

@@ -61,7 +61,9 @@ def test_llama_cpp_folder_for_the_stock_converter(child, tmp_path):
 
 @pytest.mark.parametrize("engine", ["sglang", "exllamav3"])
 def test_what_cannot_be_expressed_is_refused_before_anything_is_written(child, engine, tmp_path):
-    with pytest.raises(rewrites.CannotRun, match=rf"{engine} cannot run layer 3 \(linear\+w512\): no linear attention"):
+    with pytest.raises(
+        rewrites.CannotRun, match=rf"{engine} cannot run layer 3 \(linear\+w512\): no linear attention"
+    ):
         export(child[0], engine, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["child"]
 
@@ -108,7 +110,9 @@ def test_dummy_layers_of_a_per_layer_child_are_dropped(tmp_path):
 
 
 def test_engines_that_read_decilm_get_a_per_layer_llama_as_decilm(tmp_path):
-    model = write(tmp_path / "child", [Block(2, 100), Block(4, "none"), Block("none", 40), Block(1, 64)], formats.PER_LAYER)
+    model = write(
+        tmp_path / "child", [Block(2, 100), Block(4, "none"), Block("none", 40), Block(1, 64)], formats.PER_LAYER
+    )
     assert {v.engine: v.status for v in check_folder(tmp_path / "child")}["vllm"] != NO
     changes = export(tmp_path / "child", "vllm", tmp_path / "out")
     assert changes[0] == "written as DeciLM"
