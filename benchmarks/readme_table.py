@@ -1,4 +1,4 @@
-"""Write the results of the committed JSON files into the README, between its two markers.
+"""Write the results of the committed JSON files into the README, between the markers of each section.
 
 python benchmarks/readme_table.py          # rewrite
 python benchmarks/readme_table.py --check  # exit 1 if the README is stale (a test calls it)
@@ -12,7 +12,6 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parent.parent
-START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
 def load(name: str) -> dict | None:
@@ -99,14 +98,57 @@ def results() -> str:
     return "\n\n".join(parts)
 
 
+def engines() -> str:
+    """What was run in other engines, and the formats' round trips."""
+    facts = []
+    if data := load("round_trip.json"):
+        assert not data["failures"]
+        facts.append(
+            f"{data['children']} children of {data['families']} families (every block kind in the first, a middle and the last "
+            f"layer) saved, pushed and loaded in a process without hf_puzzle: {data['bit_equal']} bit-equal, cached against "
+            f"uncached {data['cached_difference_max']:.0e} at most, all refused by the stock class without trust; "
+            f"{data['seconds']:.0f} s"
+        )
+    if data := load("llamacpp.json"):
+        rows = [*data["equality"]["rows"], *data["equality"]["rewritten"]]
+        worst = max(max(row["max_abs_difference"].values()) for row in rows)
+        assert all(row["greedy_identical"] for row in rows)
+        half = next(row for row in data["speed"]["rows"] if row["layout"] == "half the layers")["ratio"]
+        ids = data["token_ids"]
+        facts += [
+            f"llama.cpp, float32: largest logit difference {worst:.0e} over {len(rows)} layouts with every block kind of the "
+            f"search space, greedy tokens identical; token ids differ on {ids['different']} of {ids['lines']:,} lines",
+            f"llama.cpp, {data['speed']['outtype']}, one CPU thread: a child of half the depth runs "
+            f"{half['prefill']['value']:.2f}x faster in prefill and {half['decode']['value']:.2f}x in decode "
+            f"(>= {half['prefill']['lower_bound']:.2f}x and {half['decode']['lower_bound']:.2f}x)",
+        ]
+    if data := load("onnx.json"):
+        facts.append(
+            f"ONNX in onnxruntime: logits within {data['largest']:.0e} for prefill and decode of {len(data['models'])} models"
+        )
+    if data := load("assisted.json"):
+        best = max(data["rows"], key=lambda row: row["speed"]["value"])
+        facts.append(
+            f"the demo's child as draft of its parent: {best['identical']} of {best['prompts']} outputs identical, "
+            f"{best['accepted_per_step']:.1f} of {best['draft_tokens']} drafts accepted, {best['speed']['value']:.2f}x the parent's "
+            "speed (at this size, both models wait for Python; the report of every run has its own row)"
+        )
+    return "\n".join(f"- {fact}" for fact in facts)
+
+
+SECTIONS = {"results": results, "engines": engines}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, after = text.split(START)[0], text.split(END)[1]
-    fresh = f"{before}{START}\n{results()}\n{END}{after}"
+    text = fresh = readme.read_text()
+    for name, section in SECTIONS.items():
+        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        before, after = fresh.split(start)[0], fresh.split(end)[1]
+        fresh = f"{before}{start}\n{section()}\n{end}{after}"
     if args.check:
         return int(fresh != text)
     readme.write_text(fresh)
