@@ -22,7 +22,19 @@ from transformers import (
     Qwen2Config,
 )
 
-from .blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, window, windowed
+from .blocks import (
+    KINDS,
+    LINEAR,
+    NONE,
+    Block,
+    Variant,
+    kv_heads,
+    num_experts,
+    parse_variant,
+    variant_id,
+    window,
+    windowed,
+)
 from .remote import modeling_puzzle
 from .remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config, ffn_width
 from .remote.modeling_decilm import DeciLMForCausalLM
@@ -35,7 +47,7 @@ DECILM_FAMILIES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen
 _SHARED = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"),
     *("max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "pad_token_id", "bos_token_id"),
-    *("eos_token_id", "tie_word_embeddings", "dtype"),
+    *("eos_token_id", "tie_word_embeddings", "attention_dropout", "dtype"),
 )
 _SKIP_NAMES = {"attention": "attention", "ffn": "mlp"}  # transformers' words in `skip`
 
@@ -111,16 +123,22 @@ def block_overrides(config: PretrainedConfig, block: Block) -> dict:
 def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None:
     own = parent_block(config)
     where = f"layer {layer_idx}, block {block.id}"
+    for kind, variant in zip(KINDS, block, strict=True):
+        try:
+            if parse_variant(kind, variant_id(kind, variant)) == 0:
+                raise ValueError(f"{kind} of size 0; use {NONE}")
+        except ValueError as error:
+            raise FormatError(f"{where}: {error}") from None
     heads = kv_heads(block.attention)
     if heads is not None and heads != own.attention:
         if not has_kv_heads(config):
             raise FormatError(
                 f"{where}: {config.model_type} has no grouped KV heads; use kv{own.attention}, linear or none"
             )
-        if stock_value(config, "num_attention_heads") % heads:
-            raise FormatError(
-                f"{where}: {heads} KV heads do not divide {stock_value(config, 'num_attention_heads')} heads"
-            )
+        queries = stock_value(config, "num_attention_heads")
+        if queries % heads:
+            divisors = ", ".join(str(n) for n in range(1, queries + 1) if queries % n == 0)
+            raise FormatError(f"{where}: {heads} KV heads do not divide {queries} heads; use one of {divisors}")
     if isinstance(block.ffn, int) and num_experts(own.ffn):
         raise FormatError(f"{where}: the parent's FFN is a mixture of experts; use e<number>, linear or none")
     if num_experts(block.ffn) is not None and not num_experts(own.ffn):
@@ -136,11 +154,10 @@ def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> Pretraine
     child = _with_layers(config, len(blocks))
     for layer_idx, block in enumerate(blocks):
         _check_block(config, layer_idx, block)
-    windows = {window(block.attention) for block in blocks} - {None}
+    windows = {size: i for i, block in reversed(list(enumerate(blocks))) if (size := window(block.attention))}
     if len(windows) > 1:
-        raise FormatError(
-            f"windows of {sorted(windows)} tokens in one model: masks and caches know one size; choose one"
-        )
+        found = " and ".join(f"{size} tokens (layer {i})" for size, i in sorted(windows.items()))
+        raise FormatError(f"windows of {found} in one model: masks and caches know one size; choose one")
     child.replace_with_linear, child.attention_window, child.kv_sharing_modes = [], None, None
     overrides = {i: own for i, block in enumerate(blocks) if (own := block_overrides(config, block))}
     if not overrides:
@@ -242,7 +259,8 @@ def stock_config(config: DeciLMConfig, block: Block) -> PretrainedConfig:
     shared |= {"rope_parameters": dict(config.rope_parameters)}
     shared |= {"num_key_value_heads": block.attention, "intermediate_size": block.ffn}
     if qkv_bias:
-        return Qwen2Config(**shared)
+        return Qwen2Config(**shared, architectures=["Qwen2ForCausalLM"])
+    shared["architectures"] = ["LlamaForCausalLM"]
     return LlamaConfig(**shared, attention_bias=config.attention_bias, mlp_bias=config.mlp_bias)
 
 
@@ -261,7 +279,7 @@ def _decilm_block(config: DeciLMConfig, entry) -> Block:
     attention, ffn = entry.attention, entry.ffn
     return Block(
         NONE if attention.no_op else LINEAR if attention.replace_with_linear
-        else config.num_attention_heads // attention.n_heads_in_group,
+        else config.num_attention_heads // int(attention.n_heads_in_group),
         NONE if ffn.no_op else LINEAR if ffn.replace_with_linear else ffn_width(ffn.ffn_mult, config.hidden_size),
     )  # fmt: skip
 
@@ -289,8 +307,14 @@ def format_of(config: PretrainedConfig) -> str | None:
     return PER_LAYER if getattr(config, "is_heterogeneous", False) else None
 
 
+def _check_format(fmt: str, *others: str) -> None:
+    if fmt not in (*FORMATS, *others):
+        raise FormatError(f"unknown format {fmt!r}; known: {', '.join((*FORMATS, *others))}")
+
+
 def child_config(config: PretrainedConfig, blocks: list[Block], fmt: str) -> PretrainedConfig:
     """The config of a child of a stock parent in format `fmt`."""
+    _check_format(fmt)
     return decilm_config(config, blocks) if fmt == DECILM else per_layer_config(config, blocks)
 
 
@@ -335,6 +359,7 @@ def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str
     Raises:
         FormatError: `wanted` cannot.
     """
+    _check_format(wanted, "auto")
     if wanted == PER_LAYER:
         return PER_LAYER
     try:
@@ -373,7 +398,7 @@ def simplify(
             match = _LAYER.fullmatch(name)
             renamed[f"{match[1]}{place[int(match[2])]}{match[3]}" if match else name] = tensor
         state = renamed
-    stock = _stock_of(config, kept)
+    stock = stock_of(config, kept)
     own, blocks = parent_block(stock), [blocks[i] for i in kept]
     common = blocks[0] if len(set(blocks)) == 1 else None
     if common is None or {LINEAR, NONE} & set(common) or window(common.attention):
@@ -385,7 +410,7 @@ def simplify(
     return stock, state, [*changes, UNIFORM]
 
 
-def _stock_of(config: PretrainedConfig, kept: list[int] | None = None) -> PretrainedConfig:
+def stock_of(config: PretrainedConfig, kept: list[int] | None = None) -> PretrainedConfig:
     """The parent's config of a per-layer child, of its `kept` layers."""
     stock = copy.deepcopy(config)
     stock.per_layer_config = None
@@ -419,13 +444,12 @@ def convert(
     Raises:
         FormatError: what the target cannot express, with the layer.
     """
-    if to not in FORMATS:
-        raise FormatError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
+    _check_format(to)
     if format_of(config) == to:
         return config, state
     blocks = describe(config)
     if to == DECILM:
-        source = _stock_of(config)
+        source = stock_of(config)
         target, widths = (
             decilm_config(source, blocks),
             [decilm_width(b.ffn) if isinstance(b.ffn, int) else None for b in blocks],
@@ -457,4 +481,6 @@ def _needed_width(state: dict[str, torch.Tensor], layer_idx: int) -> int:
     for name in ("up_proj.bias", "gate_proj.bias"):
         if (bias := state.get(f"model.layers.{layer_idx}.mlp.{name}")) is not None:
             used = used | (bias != 0)
-    return int(used.nonzero().max()) + 1 if used.any() else 1
+    # more zeros than pad to the next multiple are channels of the model: without them, the way back would be another
+    least = max(1, len(used) - FFN_WIDTH_STEP + 1)
+    return max(least, int(used.nonzero().max()) + 1) if used.any() else least

@@ -3,6 +3,9 @@
 import torch
 import transformers
 
+from hf_puzzle import formats
+from hf_puzzle.blocks import Block, num_experts, windowed
+
 
 SIZES = {
     "vocab_size": 128,
@@ -53,14 +56,44 @@ def family_config(name: str, **overrides):
     return getattr(transformers, f"{stock}Config")(**(SIZES | own | overrides))
 
 
-def family_model(name: str, seed: int = 0, **overrides):
-    """A tiny parent of a family; biases and norms are not at their trivial values."""
-    config = family_config(name, **overrides)
-    torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+def spread(model):
+    """`model` ready to compute, its biases and norms away from their trivial values."""
     for parameter_name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.data += 0.2 * torch.randn_like(parameter)
         elif "experts" in parameter_name or "router" in parameter_name:
             parameter.data.normal_(0.0, 0.1)
-    return model
+    return model.eval().requires_grad_(False)
+
+
+def family_model(name: str, seed: int = 0, **overrides):
+    """A tiny parent of a family; biases and norms are not at their trivial values."""
+    config = family_config(name, **overrides)
+    torch.manual_seed(seed)
+    return spread(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def family_child(name: str, blocks: list[Block], seed: int = 0, fmt: str = formats.PER_LAYER, **overrides):
+    """A tiny child of a family with random weights and `blocks`."""
+    config = formats.child_config(family_config(name, **overrides), blocks, fmt)
+    torch.manual_seed(seed)
+    return spread(formats.model_class(config)(config))
+
+
+def block_kinds(name: str, window: int = 6) -> dict[str, Block]:
+    """One block of every kind that a family knows; each differs from the parent's block in one sub-block."""
+    own = formats.parent_block(family_config(name))
+    smaller = f"e{num_experts(own.ffn) // 2}" if num_experts(own.ffn) else own.ffn // 2
+    return ({} if name == "gpt_neox" else {"kv_heads": Block(own.attention // 2, own.ffn)}) | {
+        "ffn_width" if own.ffn == SIZES["intermediate_size"] else "experts": Block(own.attention, smaller),
+        "linear_attention": Block("linear", own.ffn),
+        "linear_ffn": Block(own.attention, "linear"),
+        "no_attention": Block("none", own.ffn),
+        "no_ffn": Block(own.attention, "none"),
+        "window": Block(windowed(own.attention, window), own.ffn),
+    }
+
+
+def own_block(name: str) -> Block:
+    """The block of a family's parent."""
+    return formats.parent_block(family_config(name))

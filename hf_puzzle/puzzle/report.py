@@ -120,7 +120,7 @@ def render(
     machine = evaluation["environment"]
     parts = [
         f"# {recipe.parent.name}: a cheaper child",
-        f"Measured on {machine['gpu'] or machine['cpu']} ({machine['cpu_count']} cores), {costs.dtype}, batch {work['batch_size']}, "
+        f"Measured in {costs.workload.get('engine', 'transformers')} on {machine['gpu'] or machine['cpu']} ({machine['cpu_count']} cores), {costs.dtype}, batch {work['batch_size']}, "
         f"{work['prefill_tokens']} prompt and {work['decode_tokens']} generated tokens, {costs.workload['clock']} clock, "
         f"{evaluation['speed']['total']['rounds']} interleaved rounds; bounds are one-sided at "
         f"{evaluation['speed']['total']['confidence']:.0%}. Quality on {evaluation['quality']['distilled']['tokens']} test tokens "
