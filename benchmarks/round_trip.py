@@ -10,6 +10,7 @@ import argparse
 import collections
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -166,6 +167,8 @@ def main() -> None:
             rows = [job | json.loads(answer) for job, answer in zip(sent, answers, strict=True)]
         requests = len(server.requests)
     seconds = time.perf_counter() - start
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_seconds = sum(each.ru_utime + each.ru_stime for each in usage)
 
     from hf_puzzle import artifacts
 
@@ -174,8 +177,8 @@ def main() -> None:
         f"{found['children']} children of {found['families']} families: {found['bit_equal']} bit-equal, cached within "
         f"{found['cached_difference_max']:.1e}, {len(found['failures'])} failures, {seconds:.0f} s"
     )
-    result = {"environment": artifacts.environment(), "seed": args.seed, "seconds": seconds, "http_requests": requests}
-    artifacts.write_json(args.out, result | found)
+    times = {"seconds": seconds, "cpu_seconds": cpu_seconds, "http_requests": requests}
+    artifacts.write_json(args.out, {"environment": artifacts.environment(), "seed": args.seed} | times | found)
     sys.exit(bool(found["failures"]))
 
 
