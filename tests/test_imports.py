@@ -9,7 +9,11 @@ import pytest
 
 
 ROOT = Path(__file__).parents[1] / "hf_puzzle"
-MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py") if "optimum_plugin" not in path.parts}
+MODULES = {
+    path.relative_to(ROOT).with_suffix("").as_posix(): path
+    for path in ROOT.rglob("*.py")
+    if "optimum_plugin" not in path.parts
+}
 SHARED = {"artifacts", "blocks", "costs", "data", "engines", "evaluation", "formats", "hub", "optim", "training"}
 SYSTEMS = {"puzzle"}
 

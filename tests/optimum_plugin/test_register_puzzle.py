@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from optimum.commands import optimum_cli
 
 from hf_puzzle import cli
@@ -12,8 +13,6 @@ def test_optimum_cli_runs_our_command_line(monkeypatch):
     monkeypatch.setattr(cli, "main", lambda argv: seen.append(argv) or 7)
     for arguments in (["puzzle", "check", "folder"], ["puzzle", "--", "export", "--target", "vllm"]):
         monkeypatch.setattr(sys, "argv", ["optimum-cli", *arguments])
-        try:
+        with pytest.raises(SystemExit, match="7"):
             optimum_cli.main()
-        except SystemExit as end:
-            assert end.code == 7
     assert seen == [["check", "folder"], ["export", "--target", "vllm"]]

@@ -13,11 +13,15 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 class PuzzleCommand(BaseOptimumCLICommand):
     """Hands everything behind `puzzle` to hf_puzzle's own command line."""
 
-    COMMAND = CommandInfo(name="puzzle", help="Compress a model for one machine, and check, convert, export the child.")
+    COMMAND = CommandInfo(
+        name="puzzle", help="Compress a model for one machine, and check, convert, export the child."
+    )
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("arguments", nargs=argparse.REMAINDER, help="as of `hf-puzzle`; `puzzle -- --help` lists them")
+        parser.add_argument(
+            "arguments", nargs=argparse.REMAINDER, help="as of `hf-puzzle`; `puzzle -- --help` lists them"
+        )
 
     def run(self) -> None:
         from hf_puzzle.cli import main
