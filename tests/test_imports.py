@@ -15,7 +15,7 @@ MODULES = {
     if "optimum_plugin" not in path.parts
 }
 SHARED = {"artifacts", "blocks", "costs", "data", "engines", "evaluation", "formats", "hub", "optim", "training"}
-SYSTEMS = {"puzzle"}
+SYSTEMS = {"mrkl", "pcw", "puzzle"}
 
 
 def ours(module, source):

@@ -9,7 +9,7 @@ import pytest
 
 REMOTE = Path(__file__).parents[2] / "hf_puzzle" / "remote"
 FILES = sorted(REMOTE.glob("*.py"))
-ALLOWED = {"torch", "transformers"} | sys.stdlib_module_names
+ALLOWED = {"safetensors", "torch", "transformers"} | sys.stdlib_module_names
 
 
 def forbidden_imports(source, siblings):

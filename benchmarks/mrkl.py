@@ -1,0 +1,121 @@
+"""MRKL's gates on our own held-back queries, an eighth expert, and decoding under the grammar (arXiv 2205.00445).
+
+    python benchmarks/mrkl.py [--decodes 10000] [--practice ../shared/mrkl_practice]
+
+Writes mrkl.json beside this file. The held-back wordings were measured once before any of them was looked at; those
+first numbers stand under `first_blind` and are not overwritten.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hf_puzzle.mrkl.data import make_world
+from hf_puzzle.mrkl.evaluate import HELDBACK, ask_all, extend, score
+from hf_puzzle.mrkl.train import train
+from hf_puzzle.remote.calls_mrkl import Expert
+from hf_puzzle.remote.constrained_mrkl import CallProcessor, TokenGrammar, call_grammar, resolve, vocabulary
+from hf_puzzle.remote.experts_mrkl import Experts
+
+
+OUT = Path(__file__).with_suffix(".json")
+
+
+def decodes(count: int, batch: int = 250, seed: int = 0) -> dict:
+    """Sample `count` calls from an untrained model under the grammar of all seven experts; how many are valid."""
+    torch.manual_seed(seed)
+    pieces = ["", *string.printable, '{"name": "', '", "arguments": {', '": ', "}}", "<n0>", "<d0>", "old town", " 12"]
+    slots, values = (
+        {"n0": "n", "d0": "d", "c0": "c", "u0": "u"},
+        {"n0": "7", "d0": "2021-03-05", "c0": "USD", "u0": "mile"},
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        world = make_world(directory, "train", 0)
+        experts = Experts.from_fixtures(directory, world.today)
+        grammar = call_grammar(
+            {name: e.parameters for name, e in experts.items()}, slots, "How warm was the old town on 5 March"
+        )
+        tokens = TokenGrammar(grammar, vocabulary(pieces), eos=0)
+        config = LlamaConfig(
+            vocab_size=len(pieces), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+        )
+        model = LlamaForCausalLM(config).eval()
+        valid, made, names, start = 0, 0, {}, time.process_time()
+        while made < count:
+            prompt = torch.randint(1, len(pieces), (min(batch, count - made), 4))
+            out = model.generate(
+                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=500, do_sample=True,
+                logits_processor=[CallProcessor(tokens, 4)], pad_token_id=0, eos_token_id=0,
+            )  # fmt: skip
+            for row in out[:, 4:].tolist():
+                made += 1
+                try:
+                    call = json.loads("".join(pieces[token] for token in row))
+                    # the schema alone: an expert's own check asks for more, such as what goes with which operation
+                    Expert.check(experts[call["name"]], resolve(call["arguments"], values))
+                    valid += 0 in row
+                    names[call["name"]] = names.get(call["name"], 0) + 1
+                except ValueError:
+                    continue
+    return {"decodes": made, "schema_valid": valid, "by_expert": names, "cpu_s": round(time.process_time() - start, 1)}
+
+
+def practice(folder: Path) -> dict:
+    """Scores of the practice set by its own scorer."""
+    with tempfile.TemporaryDirectory() as work:
+        predictions, scores = Path(work) / "p.jsonl", Path(work) / "s.json"
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        run = [sys.executable, folder / "run.py", "hf_puzzle.mrkl.evaluate:factory", "--out", predictions]
+        said = subprocess.run(run, check=True, capture_output=True, text=True, env=environment).stdout
+        database = said.rsplit("--db", 1)[1].strip()
+        subprocess.run(
+            [sys.executable, folder / "score.py", predictions, "--json", scores, "--db", database],
+            check=True,
+            capture_output=True,
+        )
+        out = json.loads(scores.read_text())
+    tables = {
+        key.removeprefix("category / "): value
+        for key, value in out["tables"].items()
+        if key == "all" or key.startswith("category / ")
+    }
+    return {"tables": tables} | {
+        key: value for key, value in out.items() if key != "tables" and not key.startswith("wording")
+    }
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--decodes", type=int, default=10_000)
+    parser.add_argument("--practice", type=Path)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    before = json.loads(OUT.read_text()) if OUT.exists() else {}
+    rows = [json.loads(line) for line in HELDBACK.read_text(encoding="utf-8").splitlines()]
+    found = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "first_blind": before.get("first_blind"),
+        "heldback": score(rows, ask_all(rows)),
+        "eighth_expert": extend(),
+        "training": train()[1],
+        "constrained": decodes(arguments.decodes),
+        "practice": practice(arguments.practice.resolve()) if arguments.practice else before.get("practice"),
+    }
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: found[key] for key in ("eighth_expert", "constrained")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Evaluation of MRKL: a system behind one callable, our own held-back queries, and their scores (arXiv 2205.00445).
+
+`factory(fixtures_dir, today)` is the system under test, made of public parts only. `heldback` writes queries in
+wordings that neither the router nor its calibration has seen, about worlds with other tables and towns; `score` says
+how many were routed, traced and answered rightly, how often a call was false or missed, and how far confidences can be
+trusted.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+
+from ..remote.experts_mrkl import Experts
+from ..remote.planner_mrkl import Limits, Planner
+from ..remote.router_mrkl import LinearRouter
+from ..remote.slots_mrkl import Known
+from .data import Example, Generator, make_world, solve
+
+
+HELDBACK = Path(__file__).parents[2] / "recipes" / "mrkl" / "heldback.jsonl"
+
+
+def factory(fixtures_dir, today: str):
+    """A callable query -> {"answer", "status", "trace", "confidence", "message"} over a folder of fixtures.
+
+    Raises: what the experts and `Known` raise for missing folders or a date that is none.
+    """
+    known = Known.from_fixtures(fixtures_dir, today)
+    planner = Planner(Experts.from_fixtures(fixtures_dir, today), known, LinearRouter.default(), Limits())
+    return planner.ask
+
+
+# -- held-back queries
+
+
+def heldback(path=HELDBACK, seed: int = 11, count: int = 420, worlds: int = 2) -> list:
+    """Write held-back queries with gold to `path`, arithmetic of 1..9 digits in digits and words included; the rows.
+
+    A row: {"id", "world", "query", "category", "sub", "calls", "results", "kind", "meta"}. Worlds are named by pool
+    and seed and made again by `data.make_world`.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        for number in range(worlds):
+            folder = Path(directory) / str(number)
+            world = make_world(folder, "held", seed + number)
+            experts = Experts.from_fixtures(folder, world.today)
+            generator = Generator(world, "held", seed + number)
+            examples = generator.draw(count // worlds)
+            for digits in range(1, 10):
+                examples += [generator.arithmetic(digits, style) for style in ("digits", "words") for _ in range(4)]
+            seen = set()
+            for example in examples:
+                results, status = solve(example.calls, experts) if example.calls else ([], "ok")
+                if status == "ok" and example.query not in seen:
+                    seen.add(example.query)
+                    rows.append(
+                        {"id": f"held-{len(rows):04d}", "world": f"held-{seed + number}", "query": example.query}
+                        | {"category": example.category, "sub": example.sub, "calls": example.calls}
+                        | {"results": results, "kind": example.kind, "meta": example.meta}
+                    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return rows
+
+
+def ask_all(rows: list, make=factory) -> list:
+    """Answers of `make(fixtures, today)` to `rows`, each with its latency in ms; worlds are made again."""
+    systems, found = {}, []
+    with tempfile.TemporaryDirectory() as directory:
+        for row in rows:
+            if row["world"] not in systems:
+                pool, seed = row["world"].rsplit("-", 1)
+                folder = Path(directory) / row["world"]
+                world = make_world(folder, pool, int(seed))
+                systems[row["world"]] = make(folder, world.today)
+            start = time.perf_counter()
+            answer = systems[row["world"]](row["query"])
+            found.append({**answer, "latency_ms": (time.perf_counter() - start) * 1e3})
+    return found
+
+
+# -- scores
+
+
+def route_right(row: dict, answer: dict) -> bool:
+    """Whether the same experts were called, whatever the order."""
+    return sorted(step["expert"] for step in answer["trace"]) == sorted(step["expert"] for step in row["calls"])
+
+
+def answer_right(row: dict, answer: dict) -> bool:
+    """Whether the answer is gold's: numbers exactly or to 1e-6, dates and texts as written; chat calls nothing."""
+    if row["kind"] == "abstain":
+        return not answer["trace"]
+    if answer["status"] != "ok" or not answer["trace"]:
+        return False
+    gold, said = row["results"][-1], answer["trace"][-1]["result"]
+    if row["kind"] != "number":
+        return gold.lower() in str(answer["answer"]).lower()
+    try:
+        gold, said = Fraction(gold), Fraction(said.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return False
+    return abs(gold - said) <= Fraction(1, 10**6) * max(1, abs(gold))
+
+
+def calibration_error(confidences: list, right: list, bins: int = 10) -> float:
+    """Expected calibration error over equal-width bins."""
+    groups = defaultdict(list)
+    for confidence, hit in zip(confidences, right, strict=True):
+        groups[min(bins - 1, int(confidence * bins))].append((confidence, hit))
+    gaps = (abs(sum(c for c, _ in group) - sum(h for _, h in group)) for group in groups.values())
+    return sum(gaps) / max(1, len(right))
+
+
+def coverage(confidences: list, right: list, precision: float = 0.95) -> float:
+    """The largest share of queries, most confident first, of which `precision` are right."""
+    hits, best = 0, 0.0
+    ranked = sorted(zip(confidences, right, strict=True), key=lambda pair: -pair[0])
+    for i, (_, hit) in enumerate(ranked, 1):
+        hits += hit
+        if hits / i >= precision:
+            best = i / len(ranked)
+    return best
+
+
+def score(rows: list, answers: list) -> dict:
+    """All numbers of the research note's protocol (D.7) for `answers` to `rows`.
+
+    Raises: ValueError when their lengths differ.
+    """
+    if len(rows) != len(answers):
+        raise ValueError(f"{len(rows)} rows and {len(answers)} answers")
+    tables = defaultdict(lambda: defaultdict(list))
+    for row, answer in zip(rows, answers, strict=True):
+        keys = ["all", f"category {row['category']}"]
+        if row["category"] == "arithmetic" and row["meta"]["style"] != "comma":
+            keys += [f"digits {row['meta']['style']} {row['meta']['digits']}", f"style {row['meta']['style']}"]
+        for key in keys:
+            tables[key]["route"].append(route_right(row, answer))
+            tables[key]["answer"].append(answer_right(row, answer))
+    chat = [answer for row, answer in zip(rows, answers, strict=True) if not row["calls"]]
+    called = [answer for row, answer in zip(rows, answers, strict=True) if row["calls"]]
+    confidences, right = [answer["confidence"] for answer in answers], tables["all"]["route"]
+    times = sorted(answer["latency_ms"] for answer in answers)
+    return {
+        "rows": len(rows),
+        "tables": {
+            key: {name: round(sum(v) / len(v), 4) for name, v in table.items()} | {"n": len(table["route"])}
+            for key, table in sorted(tables.items())
+        },
+        "false_call_rate": round(sum(bool(a["trace"]) for a in chat) / max(1, len(chat)), 4),
+        "missed_call_rate": round(sum(not a["trace"] for a in called) / max(1, len(called)), 4),
+        "self_computed": sum(a["answer"] is not None and not a["trace"] for a in called),
+        "ece": round(calibration_error(confidences, right), 4),
+        "coverage_at_95_precision": round(coverage(confidences, right), 4),
+        "latency_ms": {"p50": round(times[len(times) // 2], 2), "p95": round(times[int(len(times) * 0.95)], 2), "max": round(times[-1], 2)},
+    }  # fmt: skip
+
+
+def extend(seed: int = 0, examples: int = 200) -> dict:
+    """Add an eighth expert to the shipped router with `examples` queries: accuracy of the old routes before and after.
+
+    The expert is a train timetable. The router is trained on from where it is, with the old classes' own generated
+    queries, and must not forget them. Returns accuracies of routes by the router alone, and CPU seconds.
+    """
+    import random
+
+    from ..remote.slots_mrkl import read
+    from .train import labelled
+
+    rng = random.Random(seed)
+    forms = {
+        "train": ["When does the train from {a} to {b} leave", "Next departure from {a} to {b}", "Which platform does the {a} train use", "Trains between {a} and {b}", "Is there a train to {b}", "Show the timetable from {a} to {b}"],
+        "held": ["At what hour do trains for {b} depart from {a}", "Give me rail connections from {a} to {b}", "What platform is the train to {b} on"],
+    }  # fmt: skip
+
+    def draw(pool, count, towns):
+        return [rng.choice(forms[pool]).format(a=rng.choice(towns), b=rng.choice(towns)) + "?" for _ in range(count)]
+
+    with tempfile.TemporaryDirectory() as directory:
+        old = labelled("train", 1500, 2, seed, directory)
+        test = labelled("held", 600, 2, seed + 11, directory)
+        known, _, world, _ = test[0]
+        router = LinearRouter.default()
+
+        def accuracy(rows):
+            hits = 0
+            for known, _, _, example in rows:
+                found = router.probabilities(read(example.query, known))
+                hits += max(found, key=found.get) == example.route
+            return hits / len(rows)
+
+        before = accuracy(test)
+        start = time.process_time()
+        readings = [read(example.query, known) for known, _, _, example in old]
+        readings += [read(text, known) for text in draw("train", examples, world.towns)]
+        router.fit(readings, [example.route for _, _, _, example in old] + ["trains"] * examples, epochs=4, rate=0.01)
+        seconds = time.process_time() - start
+        probes = [router.probabilities(read(text, known)) for text in draw("held", 100, world.towns)]
+    return {
+        "old_before": round(before, 4),
+        "old_after": round(accuracy(test), 4),
+        "new_expert": sum(max(p, key=p.get) == "trains" for p in probes) / len(probes),
+        "retrain_cpu_s": round(seconds, 1),
+    }
+
+
+def main(argv=None) -> dict:
+    """Command line: score the shipped system on the held-back queries; `--write` draws them anew first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heldback", default=str(HELDBACK))
+    parser.add_argument("--write", action="store_true", help="draw the held-back queries anew")
+    arguments = parser.parse_args(argv)
+    if arguments.write:
+        heldback(arguments.heldback)
+    rows = [json.loads(line) for line in Path(arguments.heldback).read_text(encoding="utf-8").splitlines()]
+    return score(rows, ask_all(rows))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(), indent=1))  # noqa: T201
+
+
+__all__ = ["Example", "ask_all", "extend", "factory", "heldback", "score"]

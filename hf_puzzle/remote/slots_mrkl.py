@@ -1,0 +1,1025 @@
+"""Slots of a query: what MRKL (arXiv 2205.00445) lifts out of the text before anything is routed or parsed.
+
+Numbers, dates, currencies, units, time words and known entities (places, page titles, values of text columns) are
+found symbolically, normalised exactly, and replaced by `<n0>`, `<d0>`, `<c0>`, `<u0>`, `<t0>`, `<e0>`, `<x0>`. The router and
+the extractors see the masked text, so neither the length of a number nor the spelling of a name reaches them.
+Relative dates are resolved against a reference date; the clock of the machine is never read.
+"""
+
+import datetime
+import json
+import re
+import sqlite3
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+
+# longer texts are not queries; every expression below is linear or nearly so up to here
+MAX_CHARS = 2000
+# distinct values of one text column that are kept as entities
+MAX_VALUES = 20000
+# decimal exponents read as numbers; the calculator's own bound is far below
+MAX_EXPONENT = 2000
+KINDS = {
+    "n": "number",
+    "d": "date",
+    "m": "month",
+    "c": "currency",
+    "u": "unit",
+    "t": "time word",
+    "e": "entity",
+    "x": "unknown name",
+}
+
+# -- vocabularies
+
+ONES = {
+    word: value
+    for value, word in enumerate(
+        str.split(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+            "sixteen seventeen eighteen nineteen"
+        )
+    )
+}
+TENS = {
+    word: 10 * value
+    for value, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+} | {"fourty": 40}
+SCALES = {
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "quadrillion": 10**15,
+    "quintillion": 10**18,
+}
+GROUPS = {"dozen": 12, "gross": 144, "score": 20}
+PARTS = {
+    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
+}  # fmt: skip
+ORDINALS = {
+    word: value
+    for value, word in enumerate(
+        str.split(
+            "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
+            "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
+        ),
+        1,
+    )
+} | {"thirtieth": 30}
+ORDINALS |= {
+    f"{tens}-{word}": (20 if tens == "twenty" else 30) + ORDINALS[word]
+    for tens, words in (("twenty", "first second third fourth fifth sixth seventh eighth ninth"), ("thirty", "first"))
+    for word in words.split()
+}
+MONTHS = {
+    name: value
+    for value, name in enumerate(
+        [
+            "january",
+            "february",
+            "march",
+            "april",
+            "may",
+            "june",
+            "july",
+            "august",
+            "september",
+            "october",
+            "november",
+            "december",
+        ],
+        1,
+    )
+}
+MONTH_FORMS = MONTHS | {name[:3]: value for name, value in MONTHS.items()} | {"sept": 9}
+WEEKDAYS = {
+    name: value
+    for value, name in enumerate(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
+}
+HOLIDAYS = {
+    "christmas eve": (12, 24), "christmas day": (12, 25), "christmas": (12, 25), "boxing day": (12, 26),
+    "new year's eve": (12, 31), "new year's day": (1, 1), "new years day": (1, 1), "halloween": (10, 31),
+    "valentine's day": (2, 14), "valentines day": (2, 14),
+}  # fmt: skip
+TIME_WORDS = {
+    "day": "day", "days": "day", "week": "week", "weeks": "week", "fortnight": "fortnight", "fortnights": "fortnight",
+    "month": "month", "months": "month", "year": "year", "years": "year", "decade": "decade", "decades": "decade",
+}  # fmt: skip
+
+# names that stand for one currency, and names that several share with the one meant when only the noun is said
+CURRENCY_NAMES = {
+    "AUD": "australian dollar|aussie dollar|aud$", "BGN": "bulgarian lev|bulgarian leva|lev|leva",
+    "BRL": "brazilian real|brazilian reais|reais", "CAD": "canadian dollar|loonie", "CHF": "swiss franc|franc|sfr",
+    "CNY": "chinese yuan|yuan|renminbi|rmb", "CZK": "czech koruna|czech crown|koruna|koruny",
+    "DKK": "danish krone|danish kroner|danish crown", "EUR": "euro|european euro",
+    "GBP": "british pound|pound sterling|pounds sterling|sterling|uk pound|english pound|quid|british pounds sterling",
+    "HKD": "hong kong dollar", "HUF": "hungarian forint|forint", "IDR": "indonesian rupiah|rupiah",
+    "ILS": "israeli shekel|shekel|new shekel", "INR": "indian rupee|rupee", "ISK": "icelandic krona|icelandic kronur",
+    "JPY": "japanese yen|yen", "KRW": "south korean won|korean won|won", "MXN": "mexican peso",
+    "MYR": "malaysian ringgit|ringgit", "NOK": "norwegian krone|norwegian kroner|norwegian crown",
+    "NZD": "new zealand dollar|kiwi dollar", "PHP": "philippine peso", "PLN": "polish zloty|zloty|zlotys|zlotych|polish zlotys",
+    "RON": "romanian leu|romanian lei", "RUB": "russian rouble|russian ruble|rouble|ruble",
+    "SEK": "swedish krona|swedish kronor|swedish crown|krona|kronor", "SGD": "singapore dollar",
+    "THB": "thai baht|baht", "TRY": "turkish lira|lira", "USD": "us dollar|american dollar|united states dollar|dollar|greenback|buck|u.s. dollar",
+    "ZAR": "south african rand|rand",
+}  # fmt: skip
+SHARED_CURRENCIES = {
+    "dollar": ("USD", "CAD", "AUD", "NZD", "HKD", "SGD"), "krone": ("NOK", "DKK"), "kroner": ("NOK", "DKK"),
+    "crown": ("SEK", "NOK", "DKK", "CZK"), "peso": ("MXN", "PHP"), "rupee": ("INR",), "real": (), "won": ("KRW",),
+}  # fmt: skip
+CURRENCY_SIGNS = {
+    "US$": "USD", "A$": "AUD", "AU$": "AUD", "C$": "CAD", "CA$": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD",
+    "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "zł": "PLN", "₩": "KRW", "₺": "TRY", "₽": "RUB", "฿": "THB",
+}  # fmt: skip
+KNOWN_CODES = frozenset(CURRENCY_NAMES)
+# words that would be read as currencies in ordinary sentences
+NOT_ALONE = {"won", "real", "rand", "lev", "buck", "bucks", "try", "all", "sterling", "crown", "crowns", "score"}
+
+UNIT_NAMES = {
+    "nanometer": "nm", "micrometer": "micron", "millimeter": "mm|millimetre", "centimeter": "cm|centimetre", "decimeter": "dm",
+    "meter": "m|metre", "kilometer": "km|kilometre|klick|kms", "inch": "inches|in|\"", "foot": "feet|ft", "yard": "yd|yds",
+    "mile": "mi|statute mile", "nautical_mile": "nmi|sea mile", "furlong": "", "fathom": "", "league": "", "light_year": "",
+    "milligram": "mg", "gram": "g|gramme|gms", "kilogram": "kg|kilo|kilogramme|kgs", "tonne": "metric ton|metric tonne|t",
+    "ton": "short ton", "ounce": "oz|ounce of weight|weight ounce", "pound": "lb|lbs|pound of mass|pound mass|pound weight|pound in weight", "stone": "st",
+    "carat": "", "milliliter": "ml|millilitre|mls", "centiliter": "cl|centilitre", "deciliter": "dl|decilitre", "liter": "l|litre|ltr",
+    "cubic_meter": "cubic metre|m3|m³", "gallon": "gal|us gallon|american gallon|u.s. gallon", "quart": "qt", "pint": "pt", "cup": "",
+    "fluid_ounce": "fl oz|floz", "tablespoon": "tbsp", "teaspoon": "tsp", "barrel": "bbl", "second": "sec|secs|s", "minute": "min|mins",
+    "hour": "h|hr|hrs", "day": "days of 24 hours|d", "week": "", "millisecond": "ms", "degC": "celsius|degree celsius|degrees celsius|°c|deg c|degree c|degrees c|centigrade|degree centigrade|degrees centigrade|c",
+    "degF": "fahrenheit|degree fahrenheit|degrees fahrenheit|°f|deg f|degree f|degrees f|f", "kelvin": "k|degree kelvin",
+    "meter_per_second": "metre per second|metre a second|meter a second|m/s|mps|meter/second|metre/second|metres each second",
+    "kilometer_per_hour": "kilometre per hour|kilometre an hour|kilometer an hour|km/h|kmh|kph|kmph|km per hour|kilometer/hour|km an hour",
+    "mile_per_hour": "mph|mile an hour|mi/h|mile/hour", "knot": "kn|kt", "foot_per_second": "foot per second|feet per second|ft/s|feet a second",
+    "square_meter": "square metre|m2|m²|sqm", "square_kilometer": "square kilometre|km2|km²", "square_foot": "square feet|sq ft|ft2",
+    "square_mile": "", "square_yard": "", "square_inch": "", "hectare": "ha", "acre": "", "joule": "j", "kilojoule": "kj", "calorie": "cal",
+    "kilocalorie": "kcal", "kilowatt_hour": "kwh", "watt": "w", "kilowatt": "kw", "horsepower": "hp", "pascal": "pa", "bar": "",
+    "psi": "", "atmosphere": "atm", "bit": "", "byte": "", "kilobyte": "kb", "megabyte": "mb", "gigabyte": "gb", "terabyte": "tb",
+}  # fmt: skip
+# spellings that are also everyday words or letters: units only beside a number or at the end of a conversion
+SHY_UNITS = {
+    "m", "in", "mi", "g", "t", "st", "l", "s", "h", "d", "c", "f", "k", "kt", "kn", "j", "w", "pa", "hp", "cal", "pt",
+    "cup", "cups", "bar", "bars", "ha", "min", "sec", "ms", "mb", "gb", "stone", "stones", "second", "seconds", "minute",
+    "minutes", "league", "leagues", "bit", "bits", "yard", "yards", "ton", "tons", "tonne", "tonnes", "score", "knot", "knots",
+    "carat", "carats", "barrel", "barrels", "byte", "bytes", "hour", "hours", "foot", "feet", "mile", "miles", "cl", "dl", "dm", "nm",
+    "kilo", "kilos", "pound", "pounds", "ounce", "ounces", "pint", "pints", "degree c", "degree f",
+}  # fmt: skip
+# after these, "minus" is a sign and not the operator
+BEFORE_SIGN = frozenset(
+    str.split(
+        "plus minus times by and of from is are to add subtract multiply divide sum than what with between over equals or value"
+    )
+)
+# beside these, "one" is the number and not the pronoun or the article
+BESIDE_ONE = frozenset(
+    str.split(
+        "plus minus times divided multiplied add subtract multiply divide percent by from and squared over sum between"
+    )
+)
+# "best paid" is a superlative, whatever values a column has
+GRADES = {"best", "worst", "highest", "lowest", "top", "least", "most", "well", "better", "first", "last"}
+STOP_ENTITIES = {"a", "an", "the", "of", "in", "on", "at", "to", "is", "no", "yes", "all", "and", "or", "one", "may"}
+IRREGULAR = {
+    "people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse", "geese": "goose", "loaves": "loaf",
+    "leaves": "leaf", "shelves": "shelf", "wolves": "wolf", "calves": "calf", "knives": "knife", "movies": "movie", "cookies": "cookie",
+}  # fmt: skip
+WORD = re.compile(r"[^\W_]+")
+
+
+def plural(word: str) -> str:
+    """Regular English plural of the last word of `word`."""
+    if re.search(r"(?:s|x|z|ch|sh)$", word):
+        return word + "es"
+    return word[:-1] + "ies" if re.search(r"[^aeiou]y$", word) else word + "s"
+
+
+def singular(word: str) -> str:
+    """English singular, regular but for a few words; words that are no plurals come back unchanged."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if re.search(r"(?:ss|x|z|ch|sh)es$", word):
+        return word[:-2]
+    if word.endswith(("ss", "us", "is")) or len(word) < 4:
+        return word
+    return word.removesuffix("s")
+
+
+# -- what is known: data of the experts that queries may mention
+
+
+@dataclass
+class Column:
+    """A column: `kind` is "id", "number", "date" or "text"; `values` are the distinct texts of a text column."""
+
+    table: str
+    name: str
+    kind: str
+    values: tuple = ()
+
+    @property
+    def words(self) -> tuple:
+        """Lower-case singular words of the name; camel case is split."""
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
+        return tuple(singular(w) for w in re.findall(r"[a-z]+", spaced))
+
+
+@dataclass
+class Schema:
+    """Tables of a database and the columns that join them.
+
+    `columns`: table -> column name -> Column. `joins`: (table, column, other table, other column), declared foreign
+    keys first, then `<thing>_id` against the table of things.
+    """
+
+    columns: dict = field(default_factory=dict)
+    joins: list = field(default_factory=list)
+
+    @classmethod
+    def from_sqlite(cls, path) -> "Schema":
+        """Read the schema of the SQLite file at `path`, opened read-only.
+
+        Raises: ValueError when it is not a SQLite database.
+        """
+        connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            return cls.from_connection(connection)
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path} is not a SQLite database: {error}") from error
+        finally:
+            connection.close()
+
+    @classmethod
+    def from_connection(cls, connection) -> "Schema":
+        """Read the schema through an open SQLite connection."""
+
+        def quoted(name):
+            return '"' + name.replace('"', '""') + '"'
+
+        names = [
+            row[0]
+            for row in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name"
+            )
+        ]
+        schema = cls()
+        for table in names:
+            columns = {}
+            for _, name, kind, _, _, key in connection.execute(f"PRAGMA table_info({quoted(table)})"):
+                columns[name] = cls._column(connection, table, name, kind.upper(), key, quoted)
+            schema.columns[table] = columns
+        for table in names:
+            for row in connection.execute(f"PRAGMA foreign_key_list({quoted(table)})"):
+                if row[2] in schema.columns:
+                    target = row[4] or next(iter(schema.columns[row[2]]))
+                    schema.joins.append((table, row[3], row[2], target))
+        schema._guess_joins()
+        return schema
+
+    @staticmethod
+    def _column(connection, table, name, kind, key, quoted) -> Column:
+        sample = [
+            row[0]
+            for row in connection.execute(
+                f"SELECT {quoted(name)} FROM {quoted(table)} WHERE {quoted(name)} IS NOT NULL LIMIT 50"
+            )
+        ]
+        if name.lower() == "id" or name.lower().endswith("_id") or (key and "INT" in kind):
+            return Column(table, name, "id")
+        if sample and all(isinstance(v, str) and re.match(r"\d{4}-\d\d-\d\d", v) for v in sample):
+            return Column(table, name, "date")
+        if sample and all(isinstance(v, int | float) for v in sample):
+            return Column(table, name, "number")
+        if any(word in kind for word in ("INT", "REAL", "NUM", "FLOA", "DOUB", "DEC")):
+            return Column(table, name, "number")
+        rows = connection.execute(
+            f"SELECT DISTINCT {quoted(name)} FROM {quoted(table)} WHERE typeof({quoted(name)})='text' LIMIT {MAX_VALUES}"
+        )
+        return Column(table, name, "text", tuple(row[0] for row in rows))
+
+    def _guess_joins(self):
+        seen = {(a, b) for a, b, _, _ in self.joins}
+        for table, columns in self.columns.items():
+            for name in columns:
+                stem = name.lower().removesuffix("_id")
+                if not name.lower().endswith("_id") or (table, name) in seen:
+                    continue
+                for other, theirs in self.columns.items():
+                    key = next((k for k in theirs if k.lower() in ("id", name.lower())), None)
+                    if other != table and key and singular(other.lower()) in (stem, stem.rsplit("_", 1)[-1]):
+                        self.joins.append((table, name, other, key))
+                        break
+        linked = {frozenset((a, c)) for a, _, c, _ in self.joins}
+        for table, columns in self.columns.items():
+            for name, column in columns.items():
+                for other, theirs in self.columns.items():
+                    # orders.customer holds customers.name
+                    names = [c for c in theirs.values() if c.kind == "text" and c.words[-1] in ("name", "title")]
+                    if (
+                        column.kind == "text" and other != table and names
+                        and singular(name.lower()) == singular(other.lower())
+                        and set(column.values) <= set(names[0].values) and column.values
+                        and frozenset((table, other)) not in linked
+                    ):  # fmt: skip
+                        self.joins.append((table, name, other, names[0].name))
+
+
+@dataclass
+class Known:
+    """What queries may mention: data of the experts, and the reference date.
+
+    `today` ISO date; `places`, `titles` names; `currencies` codes with rates; `units` unit names of the units expert
+    with their spellings, {name: [spelling, ...]}; `schema` of the database.
+    """
+
+    today: str
+    places: tuple = ()
+    titles: tuple = ()
+    currencies: tuple = ()
+    units: dict = field(default_factory=dict)
+    schema: Schema = field(default_factory=Schema)
+
+    def __post_init__(self):
+        datetime.date.fromisoformat(self.today)
+        self._entities = {}
+        for kind, names in (("place", self.places), ("title", self.titles)):
+            for name in names:
+                self._add(name, (kind, name))
+        for table, columns in self.schema.columns.items():
+            for column in columns.values():
+                for value in column.values:
+                    if len(value) <= 80 and not re.fullmatch(r"[\d\W]+", value):
+                        self._add(value, ("value", table, column.name, value))
+        for found in self._entities.values():
+            found.sort(key=lambda item: -len(item[0]))
+        self.names = {
+            w: "column" for columns in self.schema.columns.values() for c in columns.values() for w in c.words
+        }
+        self.names |= {
+            singular(w): "table" for table in self.schema.columns for w in re.findall(r"[a-z]+", table.lower())
+        }
+        self.names = {word: kind for word, kind in self.names.items() if len(word) > 2 and word not in STOP_ENTITIES}
+        self._units = _unit_table(self.units)
+        self._currencies = _currency_table(self.currencies)
+
+    @classmethod
+    def from_fixtures(cls, directory, today: str) -> "Known":
+        """Read `rates.json`, `units.json`, `weather.json`, `wiki.jsonl` and the first `*.sqlite`; each may be absent."""
+        directory = Path(directory)
+
+        def load(name, default):
+            path = directory / name
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+        rates = load("rates.json", {})
+        tables = rates.get("rates", {}).values()
+        codes = {rates["base"]} | {code for table in tables for code in table} if rates else ()
+        wiki = directory / "wiki.jsonl"
+        lines = wiki.read_text(encoding="utf-8").splitlines() if wiki.exists() else ()
+        databases = sorted(p for p in directory.iterdir() if p.suffix in (".sqlite", ".sqlite3", ".db"))
+        return cls(
+            today,
+            places=tuple(dict.fromkeys(key.split("|")[0] for key in load("weather.json", {}))),
+            titles=tuple(json.loads(line)["title"] for line in lines if line.strip()),
+            currencies=tuple(sorted(codes)),
+            units={name: [*unit.get("forms", ())] for name, unit in load("units.json", {}).items()},
+            schema=Schema.from_sqlite(databases[0]) if databases else Schema(),
+        )
+
+    def unit(self, text: str) -> str:
+        """The unit's name for one of its spellings; an unknown one comes back unchanged."""
+        return self._units.get(_unit_tokens(text.replace("_", " ")), text)
+
+    def _add(self, name, reference):
+        tokens = tuple(WORD.findall(name.lower()))
+        if tokens and not (len(tokens) == 1 and (tokens[0] in STOP_ENTITIES or len(tokens[0]) < 2)):
+            self._entities.setdefault(tokens[0], []).append((tokens, reference))
+
+    def entities_at(self, tokens: list, i: int):
+        """(number of tokens, references) of the longest known name at `tokens[i]`, or None."""
+        first = tokens[i]
+        best, found = 0, []
+        for form in dict.fromkeys((first, singular(first))):
+            for name, reference in self._entities.get(form, ()):
+                size = len(name)
+                if size < best:
+                    break
+                heard = tokens[i : i + size]
+                if len(heard) < size or heard[1:-1] != list(name[1:-1]):
+                    continue
+                if heard[-1] != name[-1] and singular(heard[-1]) != name[-1]:
+                    continue
+                if form != first and size > 1:
+                    continue
+                if size > best:
+                    best, found = size, []
+                if reference not in found:
+                    found.append(reference)
+        return (best, found) if best else None
+
+
+def _unit_table(units: dict) -> dict:
+    """{tuple of lower-case tokens: unit name}, the names of the units expert winning over the built-in ones."""
+    table = {}
+
+    def spell(alias, name):
+        alias = alias.lower().replace("_", " ").strip()
+        forms = {alias, plural(alias)} if len(alias) > 3 else {alias}
+        head, _, tail = alias.partition(" per ")
+        if tail:
+            forms |= {f"{plural(head)} per {tail}", f"{plural(head)} a {tail}", f"{head}/{tail}"}
+        head, _, tail = alias.partition(" of ")
+        if tail:
+            forms |= {f"{plural(head)} of {tail}"}
+        head, _, tail = alias.partition(" ")
+        if head in ("degree", "pound", "ounce", "foot", "mile", "metre", "meter"):
+            forms |= {f"{plural(head)} {tail}"}
+        for form in list(forms):
+            forms |= {form.replace("metre", "meter"), form.replace("meter", "metre")}
+            forms |= {form.replace("litre", "liter"), form.replace("liter", "litre")}
+        for form in forms:
+            tokens = _unit_tokens(form)
+            if tokens:
+                table.setdefault(tokens, name)
+
+    for name, forms in units.items():
+        for alias in (name, *forms):
+            spell(alias, name)
+    for name, aliases in UNIT_NAMES.items():
+        forms = [name.replace("_", " "), *filter(None, aliases.split("|"))]
+        theirs = next((table[t] for t in map(_unit_tokens, forms) if t in table), name)
+        for alias in forms:
+            spell(alias, theirs)
+    return table
+
+
+def _unit_tokens(text) -> tuple:
+    return tuple(re.findall(r"[^\W_]+|[°/\"³²]", text.lower()))
+
+
+def _currency_table(codes) -> dict:
+    """{tuple of lower-case words: currency code}; a noun several currencies share means the one that has a rate."""
+    table = {}
+    for code, names in CURRENCY_NAMES.items():
+        for name in names.split("|"):
+            for form in (name, plural(name)):
+                table.setdefault(tuple(WORD.findall(form)), code)
+    for noun, shared in SHARED_CURRENCIES.items():
+        present = [code for code in shared if code in codes] or list(shared)
+        if present:
+            for form in (noun, plural(noun)):
+                table[(form,)] = present[0]
+    for code in {*codes, *KNOWN_CODES}:
+        table[(code.lower(),)] = code
+    return table
+
+
+# -- slots
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slot of a kind in `KINDS`: characters [start, end) of the query read as `kind` with normalised `value`.
+
+    `value`: Fraction for numbers, ISO date or year-month, currency code, unit name, "day" .. "decade", or for entities
+    a tuple of references ("place", name), ("title", name), ("value", table, column, value).
+    `pieces`: the two numbers if words such as "four hundred and twenty" also read as two.
+    """
+
+    kind: str
+    start: int
+    end: int
+    value: object
+    text: str
+    pieces: tuple = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A query with its slots in order. `ids`: placeholder name of each slot, `n0`, `d0`, ...
+
+    `mentions`: words of the text that name a table or a column, word -> "table" or "column".
+    """
+
+    text: str
+    slots: tuple
+    mentions: dict = field(default_factory=dict)
+
+    @property
+    def ids(self) -> tuple:
+        counts = {}
+        names = []
+        for slot in self.slots:
+            counts[slot.kind] = counts.get(slot.kind, -1) + 1
+            names.append(f"{slot.kind}{counts[slot.kind]}")
+        return tuple(names)
+
+    @property
+    def masked(self) -> str:
+        """The query, lower case, with `<id>` in place of each slot and one space between words."""
+        parts, at = [], 0
+        for name, slot in zip(self.ids, self.slots, strict=True):
+            parts += [_plain(self.text[at : slot.start]).lower(), f" <{name}> "]
+            at = slot.end
+        parts.append(_plain(self.text[at:]).lower())
+        return re.sub(r"\s+", " ", "".join(parts)).strip()
+
+    def of(self, kind: str) -> list:
+        """Slots of one kind, in order."""
+        return [slot for slot in self.slots if slot.kind == kind]
+
+
+def _plain(text: str) -> str:
+    # angle brackets are ours in masked text
+    return text.replace("<=", " at most ").replace(">=", " at least ").replace("<", " under ").replace(">", " over ")
+
+
+TRANSLATION = str.maketrans(
+    {"’": "'", "‘": "'", "“": '"', "”": '"', "−": "-", "–": "-", "—": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
+     "×": "*", "·": "*", "÷": "/", "\t": " ", "\n": " ", "\r": " ", "\u200b": " "}
+)  # fmt: skip
+MONTH = r"(?P<month>january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept|sep|oct|nov|dec)\.?"
+ORDINAL = "|".join(sorted((re.escape(o).replace(r"\-", "[- ]") for o in ORDINALS), key=len, reverse=True))
+DAY = rf"(?P<day>\d{{1,2}}(?:\s?(?:st|nd|rd|th))?|{ORDINAL})"
+YEAR = r"(?P<year>\d{4})(?![\d.,]*\d)"
+DATE_FORMS = [
+    re.compile(form, re.I)
+    for form in (
+        r"(?<![\d.,-])(?P<year>\d{4})(?P<sep>[-/.])(?P<month>\d{1,2})(?P=sep)(?P<day>\d{1,2})(?:T[\d:]+Z?)?(?![\d-])",
+        r"(?<![\d.,/-])(?P<day>\d{1,2})(?P<sep>[-/.])(?P<month>\d{1,2})(?P=sep)(?P<year>\d{4})(?![\d/-])",
+        rf"(?:\bthe\s+)?\b{DAY}(?:\s+day)?(?:\s+of)?[\s-]+{MONTH}\b[\s,-]*(?:of\s+)?(?:the\s+year\s+)?{YEAR}",
+        rf"\b{MONTH}\s+(?:the\s+)?{DAY}\b\s*,?\s*(?:of\s+)?{YEAR}",
+        rf"(?<![\d.,])\b{YEAR},?\s+{MONTH}\s+{DAY}\b",
+    )
+]
+NO_YEAR = [
+    re.compile(form, re.I)
+    for form in (
+        rf"(?:\bthe\s+)?\b{DAY}\s+(?:of\s+)?{MONTH}(?![\w])(?!\s+\d{{4}})",
+        rf"\b{MONTH}\s+(?:the\s+)?(?P<day>\d{{1,2}}(?:st|nd|rd|th)?)\b(?![\d,.]*\d)",
+    )
+]
+MONTH_OF_YEAR = [
+    re.compile(rf"\b{MONTH}\s*,?\s*(?:of\s+)?(?:the\s+year\s+)?{YEAR}\b", re.I),
+    re.compile(r"(?<![\d./-])(?P<year>[12]\d{3})-(?P<month>0[1-9]|1[0-2])(?![\d./-])"),
+]
+RELATIVE = re.compile(
+    r"\b(?:(?P<far>the day (?:before yesterday|after tomorrow))|(?P<near>today|yesterday|tomorrow|tonight)"
+    rf"|(?:on\s+)?(?P<which>last|next|this(?: coming| past)?|coming|past|previous)\s+(?P<weekday>{'|'.join(WEEKDAYS)}))\b",
+    re.I,
+)
+HOLIDAY = re.compile(rf"\b(?P<name>{'|'.join(HOLIDAYS)})\b(?:,?\s+(?:of\s+|in\s+)?{YEAR})?", re.I)
+NUMBER = re.compile(
+    r"(?P<sign>[-+](?=[\d.]))?"
+    r"(?P<body>\d{1,3}(?:[,'\u00a0 ]\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?:,\d{2})*,\d{3}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"(?P<exponent>[eE][+-]?\d{1,4}(?![\w.]))?"
+    r"(?P<ordinal>(?:st|nd|rd|th)\b)?"
+    r"(?P<scale>\s?(?:thousand|million|billion|trillion|dozen|hundred)\b|[kK](?![\w])|\s?(?:mn|bn)\b)?"
+)
+
+
+NAME = re.compile(r"\b[A-Z][\w'-]*[a-z][\w-]*(?:[ ](?:(?:of|de|la|von|van|the) )?[A-Z](?:['-]?\w+)*)*")
+COMMON = {
+    *MONTHS,
+    *WEEKDAYS,
+    "i",
+    "i'm",
+    "i'd",
+    "english",
+    "please",
+    "sql",
+    "ok",
+    "what's",
+    "who's",
+    "how's",
+    "mr",
+    "mrs",
+    "dr",
+}
+OPENERS = frozenset(
+    str.split(
+        "what who when where which how why is are was were do does did can could would will tell give show "
+        "find convert compute calculate add subtract multiply divide list count on in at for if the a an name "
+        "say please express change turn let take work sum has have had during between from of by with about "
+        "describe write explain since as until our i hey hello hi good thanks report state check look search "
+        "get fetch read according whose whom using given suppose"
+    )
+)
+
+
+def read(text: str, known: Known) -> Reading:
+    """Find the slots of `text`.
+
+    Args: `text` of at most MAX_CHARS characters (ValueError otherwise); `known` names and the reference date.
+    Returns: a Reading; slots do not overlap and are ordered by position. Day/month/year with figures only is read day
+    first unless that is no date; a day without a year is in the reference year.
+    """
+    if len(text) > MAX_CHARS:
+        raise ValueError(f"a query has at most {MAX_CHARS} characters, this one has {len(text)}")
+    plain = text.translate(TRANSLATION)
+    finder = _Finder(plain, known)
+    finder.entities(lambda size, heard: size > 1 and heard != heard.lower())
+    finder.dates()
+    finder.entities(lambda size, heard: size > 1 or heard[0].isupper())
+    finder.units_with_figures()
+    finder.numbers()
+    finder.currencies_and_units()
+    finder.entities(lambda size, heard: True, not_after=GRADES)
+    finder.unknown_names()
+    slots = sorted(finder.slots, key=lambda slot: slot.start)
+    mentions = {
+        w.lower(): known.names[singular(w.lower())] for w, _, _ in finder.words if singular(w.lower()) in known.names
+    }
+    return Reading(plain, tuple(slots), mentions)
+
+
+class _Finder:
+    def __init__(self, text, known):
+        self.text, self.known, self.slots = text, known, []
+        self.taken = bytearray(len(text))
+        self.today = datetime.date.fromisoformat(known.today)
+        self.words = [(m.group(), m.start(), m.end()) for m in WORD.finditer(text)]
+
+    def add(self, kind, start, end, value, pieces=()):
+        if not any(self.taken[start:end]):
+            self.taken[start:end] = b"\1" * (end - start)
+            self.slots.append(Slot(kind, start, end, value, self.text[start:end], pieces))
+
+    def entities(self, accept, not_after=()):
+        tokens = [word.lower() for word, _, _ in self.words]
+        i = 0
+        while i < len(tokens):
+            hit = self.known.entities_at(tokens, i)
+            if hit:
+                start, end = self.words[i][1], self.words[i + hit[0] - 1][2]
+                graded = i and tokens[i - 1] in not_after
+                if not graded and accept(hit[0], self.text[start:end]) and not any(self.taken[start:end]):
+                    self.add("e", start, end, tuple(hit[1]))
+                    i += hit[0]
+                    continue
+            i += 1
+
+    def dates(self):
+        for i, form in enumerate(DATE_FORMS):
+            for m in form.finditer(self.text):
+                day, month = m["day"], m["month"]
+                if i == 1 and int(month) > 12 >= int(day):
+                    day, month = month, day
+                self._date(m, m["year"], month, day)
+        for form in MONTH_OF_YEAR:
+            for m in form.finditer(self.text):
+                self.add("m", m.start(), m.end(), f"{m['year']}-{_month(m['month']):02d}")
+        for form in NO_YEAR:
+            for m in form.finditer(self.text):
+                if m["month"].lower() != "may" or m["month"][0].isupper():
+                    self._date(m, str(self.today.year), m["month"], m["day"])
+        for m in HOLIDAY.finditer(self.text):
+            month, day = HOLIDAYS[m["name"].lower()]
+            self._date(m, m["year"] or str(self.today.year), str(month), str(day))
+        for m in RELATIVE.finditer(self.text):
+            self.add("d", m.start(), m.end(), self._relative(m).isoformat())
+
+    def _date(self, m, year, month, day):
+        day = day.lower()
+        number = int(re.match(r"\d+", day)[0]) if day[0].isdigit() else ORDINALS[day.replace(" ", "-")]
+        month = _month(month)
+        if 1 <= month <= 12 and 1 <= number <= 31:
+            self.add("d", m.start(), m.end(), f"{int(year):04d}-{month:02d}-{number:02d}")
+
+    def _relative(self, m):
+        days = {"today": 0, "tonight": 0, "yesterday": -1, "tomorrow": 1}
+        if m["near"]:
+            return self.today + datetime.timedelta(days[m["near"].lower()])
+        if m["far"]:
+            return self.today + datetime.timedelta(-2 if "before" in m["far"].lower() else 2)
+        gap = WEEKDAYS[m["weekday"].lower()] - self.today.weekday()
+        which = m["which"].lower()
+        if "last" in which or "past" in which or "previous" in which:
+            return self.today + datetime.timedelta((gap % 7 or 7) - 7 if gap % 7 else -7)
+        ahead = gap % 7
+        return self.today + datetime.timedelta(ahead if which == "this" else ahead or 7)
+
+    def unknown_names(self):
+        """Capitalised or quoted words that no expert knows: they must not be dropped silently."""
+        for m in re.finditer(r"(?<![\w])([\"'])(?P<name>[^\"']{2,60})\1(?![\w])", self.text):
+            if not any(self.taken[m.start() : m.end()]):
+                self.add("x", m.start(), m.end(), m["name"])
+        starts = {m.end() for m in re.finditer(r"(?:^|[.?!:;\n])[\s\"'(]*", self.text)}
+        for m in NAME.finditer(self.text):
+            words = m.group().split()
+            start = m.start()
+            while words and (
+                words[0].lower() in COMMON or (start in starts and len(words) > 1 and words[0].lower() in OPENERS)
+            ):
+                start += len(words[0]) + 1
+                words = words[1:]
+            while words and (words[-1].lower() in COMMON or words[-1].islower()):
+                words = words[:-1]
+            text = " ".join(words)
+            if not words or (start in starts and len(words) == 1) or text.isupper() and len(text) < 4:
+                continue
+            if self.text.count(" ") and all(w[:1].isupper() for w in re.findall(r"[A-Za-z]+", self.text)):
+                continue
+            self.add("x", start, start + len(text), text)
+
+    def units_with_figures(self):
+        for words, name in self.known._units.items():
+            if len(words) > 1 and any(word.isdigit() for word in words):
+                for m in re.finditer(r"\b" + r"\W+".join(map(re.escape, words)) + r"\b", self.text, re.I):
+                    self.add("u", m.start(), m.end(), name)
+
+    def numbers(self):
+        for m in NUMBER.finditer(self.text):
+            start = m.start()
+            before = self.text[:start].rstrip()
+            if m["ordinal"]:
+                continue
+            sign = m["sign"] or ""
+            if sign and re.search(r"[\w)%]$", before) and not re.search(r"[a-z]\s$", self.text[:start], re.I):
+                start, sign = start + 1, ""
+            elif start and (self.text[start - 1].isalnum() or self.text[start - 1] in "_."):
+                continue
+            end = m.end()
+            plural_of_it = (
+                m["scale"] is None and re.match(r"'?s\b", self.text[end:]) and re.search(r"many $", self.text[:start])
+            )
+            scale = (m["scale"] or "").strip().lower()
+            if plural_of_it:
+                end += plural_of_it.end()
+            elif m["scale"] is None and re.match(r"[a-zA-Z_]", self.text[end : end + 1]) and not m["exponent"]:
+                # 5km: the letters are a unit, if they are one; 3rd was handled above, 7b is a name
+                letters = re.match(r"[a-zA-Z/]+", self.text[end:])[0].lower()
+                if _unit_tokens(letters) not in self.known._units and letters.upper() not in KNOWN_CODES:
+                    continue
+            factor = {"k": 1000, "mn": 10**6, "bn": 10**9, "hundred": 100, "dozen": 12, "": 1} | SCALES
+            body = re.sub(r"[,'\u00a0 ]", "", m["body"])
+            exponent = m["exponent"] or ""
+            if exponent and abs(int(exponent[1:])) > MAX_EXPONENT:
+                continue
+            value = Fraction(body + exponent)
+            value *= factor[scale]
+            self.add("n", start, end, -value if sign == "-" else value)
+        self._number_words()
+
+    def _number_words(self):
+        words = [(w.lower(), s, e) for w, s, e in self.words]
+        i = 0
+        while i < len(words):
+            stop = self._run(words, i)
+            # after a number, "minus" is the operator
+            operator = words[i][0] == "minus" and i and words[i - 1][0] not in BEFORE_SIGN
+            hit = None if operator or stop == i else _spoken([w for w, _, _ in words[i:stop]])
+            if not hit:
+                i += 1
+                continue
+            size, value, pieces = hit
+            if self._is_number(words, i, size):
+                self.add("n", words[i][1], words[i + size - 1][2], value, pieces)
+            i += size
+
+    def _run(self, words, i):
+        """Where the words that can be one spelled number with `words[i]` end: taken text and punctuation end it."""
+        if self.taken[words[i][1]]:
+            return i
+        j = i + 1
+        while j < len(words) and j < i + 60:
+            gap = self.text[words[j - 1][2] : words[j][1]]
+            # a comma inside a number follows a scale word, or it separates two numbers
+            if (
+                self.taken[words[j][1]]
+                or gap not in (" ", "-", ", ", "  ")
+                or ("," in gap and words[j - 1][0] not in SCALES)
+            ):
+                break
+            j += 1
+        return j
+
+    def _is_number(self, words, i, size):
+        """Not the pronoun `one`, the verb `second`, or the article before a fraction that divides nothing."""
+        if size > 1 or words[i][0] not in ("one", "half", "quarter", "third", "score", "gross", "zero"):
+            return True
+        before = words[i - 1][0] if i else ""
+        after = words[i + 1][0] if i + 1 < len(words) else ""
+        if words[i][0] == "one":
+            measure = (after,) in self.known._units or (after,) in self.known._currencies or after in TIME_WORDS
+            return measure or (before in BESIDE_ONE or after in BESIDE_ONE) and after not in ("of", "that", "another")
+        if words[i][0] in ("half", "quarter", "third"):
+            return (
+                after in ("of", "the", "as")
+                or words[i][0] == "half"
+                and (after.isdigit() or after == "a" or after in ONES or after in TENS or after in TIME_WORDS)
+            )
+        return words[i][0] == "zero"
+
+    def currencies_and_units(self):
+        for sign in sorted(CURRENCY_SIGNS, key=len, reverse=True):
+            for m in re.finditer(re.escape(sign) + ("(?!\\w)" if sign == "zł" else ""), self.text):
+                self.add("c", m.start(), m.end(), CURRENCY_SIGNS[sign])
+        tokens = [
+            (m.group().lower(), m.start(), m.end()) for m in re.finditer(r"[^\W\d_]+\d?(?![\d])|[°/\"³²]", self.text)
+        ]
+        found = []
+        i = 0
+        while i < len(tokens):
+            hit = self._measure(tokens, i)
+            if hit:
+                found.append(hit)
+                i += hit[0]
+            else:
+                i += 1
+        currencies = {
+            code for _, _, _, options in found for kind, code in options if kind == "c" and len(options) == 1
+        }
+        currencies |= {slot.value for slot in self.slots if slot.kind == "c"}
+        masses = any(len(options) == 1 and options[0][0] == "u" for _, _, _, options in found)
+        for _, start, end, options in found:
+            kinds = dict(options)
+            if len(options) > 1:
+                # pounds: money among money, mass among measures, money when alone
+                kinds = {"u": kinds["u"]} if masses and not currencies else {"c": kinds["c"]}
+            for kind, value in kinds.items():
+                self.add(kind, start, end, value)
+
+    def _measure(self, tokens, i):
+        """(number of tokens, start, end, [(kind, value), ...]) of the unit, currency or time word at token i."""
+        for size in range(min(5, len(tokens) - i), 0, -1):
+            words = tuple(t for t, _, _ in tokens[i : i + size])
+            start, end = tokens[i][1], tokens[i + size - 1][2]
+            between = self.text[start:end]
+            if any(self.taken[start:end]) or re.search(r"[,;:.?!]\s", between):
+                continue
+            options = []
+            if words in self.known._currencies:
+                options.append(("c", self.known._currencies[words]))
+            unit = self.known._units.get(words)
+            if unit is None and len(words) == 1 and words[0] in TIME_WORDS:
+                return 1, start, end, [("t", TIME_WORDS[words[0]])]
+            if unit is not None and size == 1 and words[0] in TIME_WORDS:
+                return 1, start, end, [("t", TIME_WORDS[words[0]])]
+            if words in (("pound",), ("pounds",)):
+                return 1, start, end, [("c", "GBP"), ("u", unit or "pound")]
+            if unit is not None:
+                options.append(("u", unit))
+            spelled = " ".join(words)
+            if options and size == 1 and self._shy(spelled, start, end, options[0][0]):
+                continue
+            if options:
+                if between.count("(") > between.count(")") and self.text[end : end + 1] == ")":
+                    end += 1
+                return size, start, end, options[:1]
+        return None
+
+    def _shy(self, word, start, end, kind):
+        """Whether an everyday word should not be read as a unit or currency at this place."""
+        raw = self.text[start:end]
+        before, after = self.text[:start].rstrip(), self.text[end:].lstrip()
+        beside_number = (
+            bool(before) and bool(self.taken[len(before) - 1]) and re.search(r"[\d\w)]$", before) is not None
+        )
+        beside_number = beside_number or bool(re.search(r"\d\)?$", before))
+        if kind == "c":
+            if word in NOT_ALONE or (len(word) == 3 and word.upper() in KNOWN_CODES and raw != raw.upper()):
+                return not (beside_number or re.search(r"\b(?:to|in|into|as|from|of)$", before, re.I))
+            return False
+        if word not in SHY_UNITS and len(word) > 2:
+            return False
+        if beside_number:
+            # "5 in dollars": the preposition
+            return word == "in" and not re.match(r"(?:to|in|into|as|=|are|is|equals?|,|$|\?)", after)
+        if len(word) <= 2 or word == "min":
+            at_end = not after or after[0] in "?.,!);" or re.match(r"(?:is|are|equals?|from|if|please)\b", after)
+            return not (re.search(r"\b(?:to|in|into|as|many|using)$", before, re.I) and at_end and word != "in")
+        if re.search(r"\b(?:a|the|last|first|one|every|that|this|per|an|each)$", before, re.I) and not re.search(
+            r"\b(?:in|to|into|of|is) (?:a|an|one)$", before, re.I
+        ):
+            return word in (
+                "second",
+                "minute",
+                "hour",
+                "stone",
+                "foot",
+                "mile",
+                "pound",
+                "bar",
+                "cup",
+                "knot",
+                "bit",
+                "league",
+                "score",
+            )
+        return not (
+            re.search(
+                r"\b(?:to|in|into|as|many|much|of|from|number|and|with|measured|using|by|half|than|the|are|is|(?:in|to|into|of|is) (?:a|an|one)|<\w+>)$",
+                before,
+                re.I,
+            )
+            or re.search(
+                r"^(?:to|in|into|are|is|equals?|would|do|does|make|was|were|long|high|tall|as)\b", after, re.I
+            )
+        )
+
+
+def _month(text) -> int:
+    return int(text) if text.isdigit() else MONTH_FORMS[text.lower().rstrip(".")]
+
+
+def _spoken(words: list):
+    """The longest number at the start of `words`: (number of words, value, pieces), or None."""
+    i, sign = 0, 1
+    if words and words[0] in ("minus", "negative"):
+        i, sign = 1, -1
+    if i < len(words) and words[i] in ("a", "an") and i + 1 < len(words):
+        if words[i + 1] in ("hundred", "dozen", "score", "gross", *SCALES):
+            head = _spoken(["one", *words[i + 1 :]])
+            return head and (head[0] + i, sign * head[1], head[2])
+        if words[i + 1] in PARTS and words[i + 1] not in ("halves",) and i + 2 < len(words) and words[i + 2] == "of":
+            return i + 2, sign * Fraction(1, PARTS[words[i + 1]]), ()
+        return None
+    hit = _cardinal(words[i:])
+    if not hit:
+        if i < len(words) and words[i] in ("half", "quarter", "third", "dozen", "score", "gross"):
+            value = Fraction(1, PARTS[words[i]]) if words[i] in PARTS else Fraction(GROUPS[words[i]])
+            return (i + 1, sign * value, ()) if words[i] not in ("score", "gross") else None
+        return None
+    size, value, pieces = hit
+    i += size
+    rest = words[i:]
+    if rest and rest[0] == "point" and len(rest) > 1 and rest[1] in ONES and ONES[rest[1]] < 10:
+        digits = ""
+        i += 1
+        while i < len(words) and words[i] in ONES and ONES[words[i]] < 10:
+            digits += str(ONES[words[i]])
+            i += 1
+        value, pieces = value + Fraction(int(digits), 10 ** len(digits)), ()
+        if i < len(words) and words[i] in SCALES:
+            value *= SCALES[words[i]]
+            i += 1
+    elif rest and rest[0] == "dozen":
+        value, pieces, i = value * 12, (), i + 1
+    elif rest and rest[0] == "score":
+        value, pieces, i = value * 20, (), i + 1
+    elif rest and singular(rest[0]) in PARTS and rest[0] not in ("seconds",) and value.denominator == 1 and size == 1:
+        if rest[0] in ("halves",) or rest[0] != singular(rest[0]) or value == 1:
+            value, pieces, i = value / PARTS[singular(rest[0])] if rest[0] != "halves" else value / 2, (), i + 1
+    elif rest[:3] == ["and", "a", "half"]:
+        value, pieces, i = value + Fraction(1, 2), (), i + 3
+    elif rest[:3] == ["and", "a", "quarter"]:
+        value, pieces, i = value + Fraction(1, 4), (), i + 3
+    if sign < 0:
+        pieces = tuple((-a, b) for a, b in pieces)
+    return i, sign * value, pieces
+
+
+def _cardinal(words: list):
+    """(number of words, value, pieces) of a spelled cardinal at the start of `words`, or None.
+
+    "and" joins only what may follow it in British usage, a part below one hundred after hundred, thousand, ...; each
+    such "and" is also kept as a pair in `pieces`, since "add four hundred and twenty" has two numbers.
+    """
+    total, group, i = 0, None, 0
+    last_scale = 10**30
+    joints = []
+    while i < len(words):
+        word = words[i]
+        if word in TENS and (group is None or group % 100 == 0 and group):
+            ones = ONES.get(words[i + 1], 0) if i + 1 < len(words) else 0
+            ones = ones if 1 <= ones <= 9 else 0
+            group = (group or 0) + TENS[word] + ones
+            i += 2 if ones else 1
+        elif word in ONES and (group is None or (group % 100 == 0 and group and ONES[word])):
+            group = (group or 0) + ONES[word]
+            i += 1
+        elif word == "hundred" and group is not None and 0 < group < 100:
+            group *= 100
+            i += 1
+        elif word in SCALES and group is not None and SCALES[word] < last_scale and group:
+            last_scale = SCALES[word]
+            total, group = total + group * last_scale, None
+            i += 1
+        elif word == "and" and i and words[i - 1] in ("hundred", *SCALES) and i + 1 < len(words):
+            part = _below_hundred(words[i + 1 :])
+            after = words[i + 1 + part] if i + 1 + part < len(words) else ""
+            if not part or after == "hundred" or SCALES.get(after, 0) >= last_scale:
+                break
+            joints.append((i, total + (group or 0)))
+            i += 1
+        else:
+            break
+    if i == 0 or (total == 0 and group is None):
+        return None
+    value = total + (group or 0)
+    pieces = []
+    for at, left in joints:
+        right = _cardinal(words[at + 1 : i])
+        if right and right[0] == i - at - 1:
+            pieces.append((Fraction(left), Fraction(right[1])))
+    return i, Fraction(value), tuple(pieces)
+
+
+def _below_hundred(words) -> int:
+    if words[0] in TENS:
+        return 2 if len(words) > 1 and 1 <= ONES.get(words[1], 0) <= 9 else 1
+    return 1 if ONES.get(words[0], 0) else 0

@@ -1,0 +1,348 @@
+"""Adapters on one frozen model: calls in slot ids, always valid; the model without them unchanged; saved and loaded."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from hf_puzzle.mrkl.adapters import (
+    accuracy,
+    adapters_of,
+    answer_of,
+    call_accuracy,
+    encode_pair,
+    fit,
+    make_model,
+    make_tokenizer,
+    route_rows,
+    train_adapter,
+    write,
+)
+from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, chat, conversions, pairs_for, weather
+from hf_puzzle.mrkl.run import phrase_rows, run_recipe
+from hf_puzzle.recipe import RecipeError, parse_recipe
+from hf_puzzle.remote.adapters_mrkl import (
+    SEPARATOR,
+    Adapters,
+    CallGrammar,
+    Extractor,
+    LabelRouter,
+    Phraser,
+    WordRouter,
+    content_words,
+    decode_items,
+    disabled,
+    load_router,
+    save_router,
+)
+from hf_puzzle.remote.calls_mrkl import MRKLError
+from hf_puzzle.remote.experts_mrkl import Calculator, Currency, Units, Weather
+from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
+from hf_puzzle.remote.router_mrkl import Router
+from hf_puzzle.remote.slots_mrkl import read
+
+
+EXPERTS = {
+    "calculator": Calculator(),
+    "units": Units(),
+    "currency": Currency({"base": "EUR", "rates": {"2022-05-02": {"USD": "1.05"}}}),
+    "weather": Weather({"Kelby|2022-03-01": {"tmax": 9}}),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(0, **SMALL).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def folders(tokenizer, tmp_path_factory):
+    """A soft prompt and three LoRAs after a few steps."""
+    folder = tmp_path_factory.mktemp("adapters")
+    rows = {
+        "calculator": [(p.question, p.items) for p in arithmetic(64, 0)],
+        "units": [(p.question, p.items) for p in conversions(64, 0, "units")],
+        "router": route_rows(pairs_for("units", 48, 0), chat(16, 0)),
+        "phrase": phrase_rows(64, 0),
+    }
+    for name, pairs in rows.items():
+        method = "prompt" if name == "calculator" else "lora"
+        trained, facts = train_adapter(
+            make_model(0, **SMALL), tokenizer, pairs, name, method, steps=6, virtual_tokens=4, batch_size=8
+        )
+        assert facts["trainable"] == (4 * 64 if method == "prompt" else facts["trainable"])
+        trained.save_pretrained(str(folder))
+    return folder
+
+
+# -- pairs
+
+
+@pytest.mark.parametrize("operations", [1, 2])
+def test_the_call_of_a_pair_comes_to_its_answer(operations):
+    for mode in ("slots", "copy", "alone"):
+        for pair in arithmetic(60, 3, (1, 2, 5, 9), mode, operations=operations):
+            assert answer_of("".join(pair.items), pair, mode) == pair.answer, pair
+
+
+def test_pools_share_no_wording():
+    seen = {p.question for p in arithmetic(800, 0)}
+    for pool in ("carrier", "operator"):
+        assert not seen & {p.question for p in arithmetic(200, 1, pool=pool)}
+    assert not {p.question for p in weather(200, 0)} & {p.question for p in weather(100, 1, "carrier")}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_pairs_are_in_the_grammar_of_their_expert(name):
+    for pair in pairs_for(name, 40, 2):
+        reading = read(pair.text, KNOWN)
+        grammar = CallGrammar(EXPERTS[name], reading)
+        assert reading.masked == pair.question
+        items = []
+        for item in pair.items:
+            assert item in grammar.next(items), (pair, item)
+            items.append(item)
+        assert grammar.next(items) == []
+        EXPERTS[name].check(grammar.arguments(items))
+
+
+def test_items_are_encoded_as_decoding_writes_them(tokenizer):
+    pair = arithmetic(1, 0)[0]
+    _, ids = encode_pair(tokenizer, pair.question, pair.items)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "".join(pair.items)
+
+
+# -- decoding
+
+
+def test_an_untrained_model_writes_valid_calls_only(model, tokenizer):
+    rng = random.Random(0)
+    for _ in range(40):
+        name = rng.choice(TASKS)
+        pair = pairs_for(name, 5, rng.randrange(10**6))[0]
+        grammar = CallGrammar(EXPERTS[name], read(pair.text, KNOWN))
+        prompt = tokenizer(pair.question + SEPARATOR)["input_ids"]
+        items, probability = decode_items(model, tokenizer, prompt, grammar.next)
+        assert grammar.next(items) == []
+        EXPERTS[name].check(grammar.arguments(items))
+        assert 0 <= probability <= 1
+
+
+def test_decoding_follows_the_likelier_item(model, tokenizer):
+    prompt = tokenizer("which?" + SEPARATOR)["input_ids"]
+
+    def following(items):
+        return [] if items else [" <n0>", " <n1>"]
+
+    items, probability = decode_items(model, tokenizer, prompt, following)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+    ids = [tokenizer(item)["input_ids"] for item in (" <n0>", " <n1>")]
+    assert all(len(each) == 1 for each in ids)
+    pair = logits[[each[0] for each in ids]].softmax(0)
+    assert items == [[" <n0>", " <n1>"][int(pair.argmax())]]
+    assert probability == pytest.approx(pair.max().item(), rel=1e-4)
+    with pytest.raises(MRKLError, match="within 3 tokens"):
+        decode_items(model, tokenizer, prompt, lambda items: [" <n0>"], max_tokens=3)
+
+
+def test_without_the_slots_there_is_no_call():
+    grammar = CallGrammar(EXPERTS["units"], read("what is the sum of 3 and 4?", KNOWN))
+    assert not grammar.possible
+
+
+# -- adapters
+
+
+def test_a_model_learns_slots_and_the_grammar_only_helps(tokenizer):
+    small = make_model(1, **SMALL)
+    pairs = arithmetic(1500, 0, diverse=False)
+    loss = fit(small, tokenizer, [(p.question, p.items) for p in pairs], 60, 1e-2, 32, muon=True)
+    assert loss < 1.5
+    tests = arithmetic(20, 9, (6,), diverse=False)
+    free = call_accuracy(small, tokenizer, EXPERTS["calculator"], tests, constrained=False)
+    bound = call_accuracy(small, tokenizer, EXPERTS["calculator"], tests)
+    assert 0 <= free <= bound <= 1
+    assert accuracy(small, tokenizer, tests, "slots") >= free
+
+
+def test_other_methods_are_refused(model, tokenizer):
+    with pytest.raises(MRKLError, match="lora, prompt, full"):
+        train_adapter(model, tokenizer, [], "x", "prefix")
+
+
+def test_adapters_are_silent_until_they_are_used(model, tokenizer, folders):
+    ids = torch.tensor([tokenizer("what is <n0> plus <n1> ?")["input_ids"]])
+    with torch.no_grad():
+        before = model(ids).logits
+        adapters = Adapters(model, {name: folders / name for name in ("calculator", "units", "router")})
+        assert torch.equal(model(ids).logits, before)
+        outputs = {}
+        for name in ("calculator", "units", "router", "units"):
+            with adapters.use(name) as adapted:
+                logits = adapted(input_ids=ids).logits[:, -ids.shape[1] :]
+                assert not torch.equal(logits, before)
+                assert torch.equal(outputs.setdefault(name, logits), logits)
+                with disabled(model):
+                    assert torch.equal(model(ids).logits, before)
+            assert torch.equal(model(ids).logits, before)
+    assert "units" in adapters
+    with pytest.raises(MRKLError, match="nearest known: units"), adapters.use("unit"):
+        pass
+    with pytest.raises(MRKLError, match="holds no adapter"):
+        adapters.load("x", folders)
+
+
+def test_trained_adapters_can_be_used_without_a_folder(tokenizer):
+    small = make_model(0, **SMALL)
+    rows = [(p.question, p.items) for p in arithmetic(16, 0)]
+    trained, _ = train_adapter(small, tokenizer, rows, "calculator", "lora", 2, batch_size=4)
+    adapters = adapters_of(small, {"calculator": trained})
+    questions = [p.question for p in arithmetic(3, 1)]
+    plain = write(small, tokenizer, questions, 6)
+    with adapters.use("calculator") as adapted:
+        assert len(write(adapted, tokenizer, questions, 6)) == 3
+    assert write(small, tokenizer, questions, 6) == plain
+
+
+# -- routers, extractor, phraser: saved with a pipeline
+
+
+class Always(Router):
+    def __init__(self, name):
+        self.name, self.classes = name, (name, "none")
+
+    def probabilities(self, reading):
+        return {self.name: 0.99, "none": 0.01}
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_label_logits_are_the_models_probabilities(model, tokenizer, folders, adapter):
+    router = LabelRouter({"units": "converts"}, folders / "router" if adapter else None)
+    with pytest.raises(MRKLError, match="attach"):
+        LabelRouter({"units": "converts"}).probabilities(read("x", KNOWN))
+    router.attach(model, tokenizer)
+    reading = read("convert 3 miles to feet", KNOWN)
+    found = router.probabilities(reading)
+    assert set(found) == {"none", "many", "units"}
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    # one label at a time, without padding
+    scores = []
+    for label in router.label_ids():
+        ids = torch.tensor([[*router.prompt_ids(reading), *label]])
+        use = router.adapters.use("router") if adapter else disabled(model)
+        with use as adapted, torch.no_grad():
+            logits = (adapted if adapter else model)(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        scores.append(logits.gather(1, ids[0, 1:, None])[-len(label) :].sum())
+    assert torch.allclose(torch.stack(scores).softmax(0), torch.tensor(list(found.values())), atol=1e-5)
+
+
+def test_routers_of_the_model_are_saved_and_loaded(model, tokenizer, folders, tmp_path):
+    reading = read("convert 3 miles to feet", KNOWN)
+    label = LabelRouter({"units": "converts"}, folders / "router")
+    for router in (
+        label,
+        WordRouter(label, {"tide": content_words("height of the tide")}),
+        LabelRouter({"units": "c"}),
+    ):
+        saved = json.loads(json.dumps(save_router(router, tmp_path / "data")))
+        files = {
+            f"data/{p.relative_to(tmp_path / 'data').as_posix()}": p
+            for p in (tmp_path / "data").rglob("*")
+            if p.is_file()
+        }
+        loaded = load_router(saved, files)
+        for each in (router, loaded):
+            getattr(each, "router", each).attach(model, tokenizer)
+        assert loaded.probabilities(reading) == router.probabilities(reading)
+    with pytest.raises(MRKLError, match="cannot be saved"):
+        save_router(Always("units"), tmp_path)
+    with pytest.raises(MRKLError, match="unknown"):
+        load_router({"kind": "other"}, {})
+
+
+def test_words_find_an_expert_that_the_router_does_not_know():
+    router = WordRouter(None, {"tide": content_words("How high is the tide at the pier?")})
+    said = router.probabilities(read("how high is the tide at Kelby?", KNOWN))
+    assert said["tide"] > 0.9
+    assert router.probabilities(read("write a poem about the tide and the moon", KNOWN))["tide"] < 0.3
+    assert sum(said.values()) == pytest.approx(1)
+
+
+def test_the_extractor_writes_calls_where_the_router_is_sure(model, tokenizer, folders):
+    extractor = Extractor({"units": folders / "units"}, threshold=0.0)
+    extractor.attach(model, tokenizer)
+    query = "fiddle 5 miles round to feet"
+    name, arguments, confidence = extractor.call(query, KNOWN, EXPERTS, Always("units"))
+    assert name == "units"
+    assert arguments["value"] == "5"
+    assert {arguments["from"], arguments["to"]} <= {"mile", "foot"}
+    assert 0 < confidence < 1
+    extractor.threshold = 0.995
+    assert extractor.call(query, KNOWN, EXPERTS, Always("units")) is None
+    assert extractor.call(query, KNOWN, EXPERTS, Always("weather")) is None
+    assert extractor.call(query, KNOWN, EXPERTS, None) is None
+
+
+def test_a_pipeline_keeps_its_adapters(model, tokenizer, folders, tmp_path):
+    extractor, phraser = Extractor({"units": folders / "units"}, 0.25), Phraser(folders / "phrase")
+    router = LabelRouter({"units": "converts"}, folders / "router")
+    ask = MrklPipeline(
+        model=model, tokenizer=tokenizer, experts=[Units(), Calculator()], today="2022-05-02", router=router,
+        extractor=extractor, phraser=phraser,
+    )  # fmt: skip
+    queries = ["convert 3 miles to feet", "what is 2 plus 3?", "write a poem"]
+    replies = ask(queries, max_new_tokens=5, phrase=True, do_sample=False)
+    ask.save_pretrained(tmp_path / "p")
+    from transformers import pipeline
+
+    loaded = pipeline("mrkl", model=str(tmp_path / "p"), pipeline_class=MrklPipeline)
+    assert loaded(queries, max_new_tokens=5, phrase=True, do_sample=False) == replies
+    assert loaded.extractor.threshold == 0.25
+    assert loaded.phraser.say("q", "5", KNOWN) == ask.phraser.say("q", "5", KNOWN)
+
+
+# -- the recipe
+
+TINY = {
+    "system": "mrkl", "today": "2022-05-02", "threads": 1, "train": {"num_steps": 3, "batch_size": 8, "config": SMALL},
+    "adapters": {"experts": ["calculator"], "num_steps": 2, "num_pairs": 16, "batch_size": 4},
+    "phrase": {"num_steps": 2, "num_pairs": 16}, "evaluate": {"questions": 4, "digits": [1]},
+    "questions": ["What is 2 plus 3?"],
+}  # fmt: skip
+
+
+def test_a_recipe_runs_from_end_to_end_and_not_twice(tmp_path):
+    said = []
+    report = run_recipe(parse_recipe(TINY), tmp_path / "run", tmp_path, say=said.append)
+    assert "=> 5" in report
+    assert "| calculator |" in report
+    assert (tmp_path / "run" / "pipeline" / "mrkl.json").exists()
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert set(evaluation) >= {"calls", "digits", "routing"}
+    again = []
+    assert run_recipe(parse_recipe(TINY), tmp_path / "run", tmp_path, say=again.append) == report
+    assert not any("done" in line for line in again)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": {"name": "x"}}, "either train"),
+        ({"train": None}, "either train"),
+        ({"changes": [{"sql": "x", "ask": "y"}]}, "shop.sqlite"),
+        ({"questionz": []}, "questions"),
+    ],
+)
+def test_wrong_recipes_are_said(tmp_path, change, message):
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(parse_recipe({**TINY, **change}), tmp_path / "run", tmp_path)
