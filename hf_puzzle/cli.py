@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from .recipe import SYSTEMS, ParentRecipe, describe_keys, load_recipe
+from .recipe import SYSTEMS, ParentRecipe, describe_keys, load_recipe, recipe_class
 
 
 logger = logging.getLogger("hf_puzzle")
@@ -99,6 +99,16 @@ def _run(args: argparse.Namespace) -> int:
         from .puzzle.parent import train_parent
 
         print(f"parent: {train_parent(recipe, out)}")
+        return 0
+    if recipe.system == "pcw":
+        from .pcw.evaluate import run_recipe
+
+        print(run_recipe(recipe, out, args.recipe.parent, args.only, args.start, _say))
+        return 0
+    if recipe.system == "mrkl":
+        from .mrkl.run import run_recipe
+
+        print(run_recipe(recipe, out, args.recipe.parent, args.only, args.start, _say))
         return 0
     from .puzzle.pipeline import PuzzleRun
 
@@ -195,7 +205,7 @@ def _keys(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     table = Table("key", "default", "meaning")
-    for row in describe_keys(SYSTEMS[args.system]):
+    for row in describe_keys(recipe_class(args.system)):
         table.add_row(*row)
     Console().print(table)
     return 0

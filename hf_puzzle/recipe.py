@@ -5,6 +5,7 @@ import difflib
 import types
 import typing
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,7 +260,22 @@ class ParentRecipe:
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
 
 
-SYSTEMS = {"puzzle": PuzzleRecipe, "parent": ParentRecipe}
+# a name is imported when a recipe of its system is read
+SYSTEMS = {
+    "puzzle": PuzzleRecipe,
+    "parent": ParentRecipe,
+    "pcw": "hf_puzzle.pcw.recipe.PCWRecipe",
+    "mrkl": "hf_puzzle.mrkl.recipe.MRKLRecipe",
+}
+
+
+def recipe_class(system: str) -> type:
+    """The dataclass of a system's recipes."""
+    found = SYSTEMS[system]
+    if isinstance(found, str):
+        module, _, name = found.rpartition(".")
+        found = getattr(import_module(module), name)
+    return found
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> PuzzleRecipe | ParentRecipe:
@@ -287,7 +303,7 @@ def parse_recipe(raw: object, overrides: list[str] = ()) -> PuzzleRecipe | Paren
         raise RecipeError(
             f"system: {system!r} is unknown{did_you_mean(str(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
         )
-    return _parse(SYSTEMS[system], raw, "")
+    return _parse(recipe_class(system), raw, "")
 
 
 def _override(raw: dict, override: str) -> dict:
@@ -411,4 +427,7 @@ def describe_keys(section: type, prefix: str = "") -> list[tuple[str, str, str]]
         else:
             default = "required" if f.default_factory is dataclasses.MISSING else str(f.default_factory())
         rows.append((prefix + f.name, default, f.metadata["help"]))
+        many = "[]" if typing.get_origin(hints[f.name]) is list else ""
+        for inner in filter(dataclasses.is_dataclass, typing.get_args(hints[f.name])):
+            rows.extend(describe_keys(inner, f"{prefix}{f.name}{many}."))
     return rows

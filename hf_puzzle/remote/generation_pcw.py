@@ -790,10 +790,10 @@ class _Plan:
 
 def _plan(model, encoded: EncodedWindows, *knobs) -> _Plan:
     kind = check_encoded(model, encoded)
-    return _Plan(encoded, **_check_knobs(model, kind, len(encoded.windows), *knobs))
+    return _Plan(encoded, **check_knobs(model, kind, len(encoded.windows), *knobs))
 
 
-def _check_knobs(model, kind, count: int, mode, temperature, self_weight, top_k_windows, weights, beta) -> dict:
+def check_knobs(model, kind, count: int, mode, temperature, self_weight, top_k_windows, weights, beta) -> dict:
     """The parts of a `_Plan` over `count` windows; PCWError for a knob out of its range."""
     if mode not in MODES:
         raise PCWError(f"mode is {mode!r}: expected one of {', '.join(MODES)}")
@@ -1150,7 +1150,7 @@ def generate(
         prefix = _token_ids(model, prefix or (), "prefix")
         windows = _window_ids(model, kind, contexts, prefix)
     knobs = (mode, attention_temperature, self_weight, top_k_windows, weights, beta)
-    knobs = _check_knobs(model, kind, len(windows), *knobs)
+    knobs = check_knobs(model, kind, len(windows), *knobs)
     if top_k_windows is not None and len(ids) > 1:
         raise PCWError("top_k_windows chooses windows for one task: generate one at a time")
     first, longest = len(prefix) + max(map(len, windows)), int(mask.sum(1).max())

@@ -1,0 +1,388 @@
+"""The paper's protocol (PCW, arXiv 2212.10947, section 3): accuracy by number of windows and mode, over draws."""
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .. import artifacts
+from ..recipe import RecipeError, to_dict
+from ..remote.generation_pcw import PCWError, encode_windows, score_labels
+from ..remote.pipeline_pcw import CONTENT_FREE
+from ..remote.windows_pcw import (
+    Demonstration,
+    Labels,
+    Template,
+    Tokens,
+    context_size,
+    drop_longest,
+    lay_out_demonstrations,
+    n_max,
+    read_demonstrations,
+    tokenize_labels,
+)
+from ..stages import Stage, run_stages
+from ..training import resolve_device
+from .episodes import SEPARATOR, TEMPLATE, make_dataset, make_tokenizer, train_in_context_model
+from .recipe import DatasetConfig, PCWRecipe
+
+
+logger = logging.getLogger(__name__)
+
+EPISODE_TRAIN_ITEMS = 4000
+REDRAWN_AT_MOST = 0.2  # of the draws, as in the paper
+MANY_LABELS = 20
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A data set as the protocol needs it."""
+
+    title: str
+    template: Template
+    train: list[Demonstration]
+    test: list[Demonstration]
+    labels: tuple[str, ...]
+
+
+# -- data
+
+
+def load_examples(config: DatasetConfig, test_items: int, seed: int) -> Examples:
+    """Training and test examples of a data set; `test_items` of the latter, shuffled by `seed`.
+
+    Raises RecipeError for a split or column that is not there, and what `read_demonstrations` raises.
+    """
+    title = config.title or config.name
+    if config.name == "episode":
+        template = Template(TEMPLATE, SEPARATOR)
+        train, test, labels = make_dataset(config.num_classes, EPISODE_TRAIN_ITEMS, test_items, config.seed)
+        title = config.title or f"episode of seed {config.seed}"
+        return Examples(
+            title, template, *(read_demonstrations(part, template, labels)[0] for part in (train, test)), tuple(labels)
+        )
+    from datasets import load_dataset
+
+    template = Template(config.template, config.separator)
+    splits = load_dataset(config.name, config.config_name, revision=config.revision)
+    if config.train_split not in splits:
+        raise RecipeError(f"{config.name} has no split {config.train_split!r}; it has {', '.join(splits)}")
+    if config.test_split in splits:
+        train, test = splits[config.train_split], splits[config.test_split]
+    else:
+        parts = splits[config.train_split].train_test_split(test_size=0.25, seed=42)
+        train, test = parts["train"], parts["test"]
+    for name in (*template.fields, config.label_column):
+        if name not in train.column_names:
+            raise RecipeError(f"{config.name} has no column {name!r}; it has {', '.join(train.column_names)}")
+    test = test.shuffle(seed=seed).select(range(min(test_items, len(test))))
+    labels = config.labels
+    if labels is None and (names := getattr(train.features[config.label_column], "names", None)) is not None:
+        labels = [name.replace("_", " ") for name in names]
+    read = []
+    for part in (train, test):
+        columns = {name: part[name] for name in template.fields}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        pairs = list(zip(rows, part[config.label_column], strict=True))
+        found, names = read_demonstrations(pairs, template, labels)
+        labels = labels or list(names)
+        read.append(found)
+    return Examples(title, template, *read, tuple(labels))
+
+
+# -- the protocol
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Token counts of a data set under a tokenizer, in the paper's terms."""
+
+    context: int
+    n_max: int
+    task_tokens: int
+    train: list[int]
+    test: list[int]
+
+
+def measure(examples: Examples, labels: Labels, tokens: Tokens, context: int) -> Sizes:
+    """n_max, and the indices of training and test examples that stay once the longest 1 % are dropped.
+
+    Raises PCWError where not even one demonstration fits beside the longest test text.
+    """
+    template, separator = examples.template, examples.template.separator
+    sizes = []
+    for part, text in (
+        (examples.train, lambda e: template.demonstration(e.inputs, e.label) + separator),
+        (examples.test, lambda e: separator + template.task(e.inputs)),
+    ):
+        lengths = [len(tokens.ids(text(example))) for example in part]
+        kept = sorted(range(len(part)), key=lengths.__getitem__)[: len(drop_longest(lengths))]
+        sizes.append({i: lengths[i] for i in kept})
+    train, test = sizes
+    task_tokens = max(test.values()) + max(map(len, labels.tokens))
+    count = n_max(context - len(tokens.start()), list(test.values()), list(train.values()))
+    if count < 1:
+        raise PCWError(
+            f"{examples.title}: not one demonstration fits beside the longest test text into {context} tokens"
+        )
+    return Sizes(context, count, task_tokens, sorted(train), sorted(test))
+
+
+def draw(sizes: Sizes, num_windows: Sequence[int], seed: int) -> list[int]:
+    """Indices of max(num_windows) * n_max training examples; those for fewer windows begin them, so that B compare."""
+    wanted = max(num_windows) * sizes.n_max
+    if wanted > len(sizes.train):
+        raise PCWError(f"{wanted} demonstrations are wanted, there are {len(sizes.train)}: take fewer windows")
+    order = torch.randperm(len(sizes.train), generator=torch.Generator().manual_seed(seed))[:wanted]
+    return [sizes.train[i] for i in order.tolist()]
+
+
+def evaluate_dataset(
+    model, tokenizer, examples: Examples, recipe: PCWRecipe, done: set, say: Callable
+) -> Iterable[dict]:
+    """One row per draw, number of windows and mode that is not in `done`."""
+    protocol = recipe.protocol
+    tokens = Tokens(tokenizer, protocol.tokenization)
+    labels = tokenize_labels(tokens, examples.labels, examples.template)
+    sizes = measure(examples, labels, tokens, protocol.context_size or context_size(model.config))
+    say(f"{examples.title}: {len(labels.names)} labels, n_max {sizes.n_max} in {sizes.context} tokens")
+    redrawn = 0
+    for number in range(protocol.draws):
+        wanted = [
+            (b, mode)
+            for b in protocol.num_windows
+            for mode in protocol.modes
+            if (examples.title, number, b, mode) not in done
+        ]
+        if not wanted:
+            continue
+        layouts, attempt = None, 0
+        while layouts is None:
+            seed = recipe.seed + number + 1_000_003 * attempt
+            try:
+                layouts = {b: _lay_out(tokenizer, examples, sizes, protocol, b, seed) for b in protocol.num_windows}
+            except PCWError:
+                redrawn, attempt = redrawn + 1, attempt + 1
+                if redrawn > max(1, REDRAWN_AT_MOST * protocol.draws):
+                    raise
+        for b, mode in wanted:
+            yield {
+                "dataset": examples.title, "labels": len(labels.names), "n_max": sizes.n_max, "draw": number,
+                "num_windows": b, "mode": mode, "redrawn": attempt,
+                **_accuracy(model, examples, sizes, labels, layouts[b], protocol, mode),
+            }  # fmt: skip
+
+
+def _lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed: int):
+    chosen = [examples.train[i] for i in draw(sizes, protocol.num_windows, seed)[: b * sizes.n_max]]
+    return lay_out_demonstrations(
+        tokenizer, chosen, examples.labels, examples.template, sizes.context,
+        num_windows=b, task_tokens=sizes.task_tokens, seed=seed, tokenization=protocol.tokenization,
+    )  # fmt: skip
+
+
+def _accuracy(model, examples: Examples, sizes: Sizes, labels: Labels, layout, protocol, mode: str) -> dict:
+    """Accuracy in [0, 1] over the test texts, and over those whose label the windows show; seconds are wall time."""
+    began = time.perf_counter()
+    template = examples.template
+    test = [examples.test[i] for i in sizes.test]
+    encoded = encode_windows(model, layout.windows, layout.prefix, protocol.alignment)
+
+    def score(texts: list[tuple[str, ...]]) -> torch.Tensor:
+        tasks = [layout.task(template.separator + template.task(inputs)) for inputs in texts]
+        options = {"scores": protocol.scores, "mode": mode, "temperature": protocol.attention_temperature}
+        parts = range(0, len(tasks), protocol.batch_size)
+        parts = [
+            score_labels(model, encoded, tasks[i : i + protocol.batch_size], labels.tokens, **options) for i in parts
+        ]
+        return torch.cat(parts).softmax(-1).log()
+
+    scores = score([example.inputs for example in test])
+    if protocol.calibrate:
+        scores = scores - score([(text,) * len(template.fields) for text in CONTENT_FREE]).exp().mean(0).log()
+    right = [labels.names[i] == example.label for i, example in zip(scores.argmax(-1).tolist(), test, strict=True)]
+    shown = set(layout.classes)
+    seen = [r for r, example in zip(right, test, strict=True) if example.label in shown]
+    return {
+        "accuracy": sum(right) / len(right),
+        "seen": len(seen) / len(right),
+        "accuracy_seen": sum(seen) / max(1, len(seen)),
+        "test_items": len(right),
+        "window_tokens": max(map(len, layout.windows)),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+# -- what came out
+
+
+def summarize(rows: Sequence[dict]) -> list[dict]:
+    """Per data set, mode and B: mean and standard deviation over draws, and the mean's 95 % interval."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["dataset"], row["mode"], row["num_windows"]), []).append(row)
+    summary = []
+    for (dataset, mode, b), members in groups.items():
+        values = [row["accuracy"] for row in members]
+        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+        summary.append(
+            {
+                "dataset": dataset, "labels": members[0]["labels"], "mode": mode, "num_windows": b, "n_max": members[0]["n_max"],
+                "draws": len(values), "accuracy": statistics.mean(values),
+                "deviation": None if math.isnan(deviation) else deviation,
+                "half_interval": None if math.isnan(deviation) else 1.96 * deviation / math.sqrt(len(values)),
+                "seen": statistics.mean(row["seen"] for row in members),
+                "accuracy_seen": statistics.mean(row["accuracy_seen"] for row in members),
+            }
+        )  # fmt: skip
+    return summary
+
+
+def compare(rows: Sequence[dict], dataset: str, mode: str = "pcw", few: int = 1, many: int = 3) -> dict | None:
+    """Accuracy with `many` windows minus that with `few`, paired by draw; its mean and standard error."""
+    by_draw: dict[int, dict[int, float]] = {}
+    for row in rows:
+        if row["dataset"] == dataset and row["mode"] == mode:
+            by_draw.setdefault(row["draw"], {})[row["num_windows"]] = row["accuracy"]
+    gains = [each[many] - each[few] for each in by_draw.values() if few in each and many in each]
+    if len(gains) < 2:
+        return None
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    return {"gain": statistics.mean(gains), "standard_error": error, "draws": len(gains), "few": few, "many": many}
+
+
+def verdict(summary: Sequence[dict], dataset: str, gain: dict) -> str:
+    """One sentence on `compare`: the gain, or why there is none."""
+    few, many = (
+        next(r for r in summary if (r["dataset"], r["mode"], r["num_windows"]) == (dataset, "pcw", gain[name]))
+        for name in ("few", "many")
+    )
+    what = f"B={gain['many']} against B={gain['few']}: {gain['gain']:+.1%} +- {gain['standard_error']:.1%} (standard error)"
+    if gain["gain"] > gain["standard_error"]:
+        seen = f"labels shown for {few['seen']:.0%} > {many['seen']:.0%} of the texts"
+        return f"{what}; {seen}, accuracy where shown {few['accuracy_seen']:.0%} > {many['accuracy_seen']:.0%}"
+    if few["labels"] <= MANY_LABELS:
+        return f"{what}: few labels, which one window shows already ({few['seen']:.0%}); the paper finds no gain there either"
+    if few["accuracy"] > 0.98:
+        return f"{what}: one window is enough ({few['accuracy']:.1%})"
+    if many["accuracy_seen"] < few["accuracy_seen"]:
+        return (
+            f"{what}: more labels are shown ({few['seen']:.0%} > {many['seen']:.0%}), but where they are shown accuracy falls "
+            f"({few['accuracy_seen']:.0%} > {many['accuracy_seen']:.0%}): the attention is spread over more windows than it "
+            "was trained on"
+        )
+    return f"{what}: within the noise of {gain['draws']} draws"
+
+
+def report(rows: Sequence[dict], model: str) -> str:
+    """`report.md`: a table per data set, B across, one line per mode."""
+    summary = summarize(rows)
+    lines = [
+        "# Parallel context windows",
+        "",
+        f"Model: {model}. Accuracy in %, mean over draws +- 95 % interval of the mean",
+    ]
+    lines[-1] += (
+        " (normal), standard deviation over draws in brackets. The demonstrations of B windows begin those of B + 1."
+    )
+    for dataset in dict.fromkeys(row["dataset"] for row in summary):
+        own = [row for row in summary if row["dataset"] == dataset]
+        counts = sorted({row["num_windows"] for row in own})
+        lines += ["", f"## {dataset}: {own[0]['labels']} labels, {own[0]['n_max']} demonstrations per window", ""]
+        lines += ["| mode | " + " | ".join(f"B={b}" for b in counts) + " |", "|---" * (len(counts) + 1) + "|"]
+        for mode in dict.fromkeys(row["mode"] for row in own):
+            cells = {row["num_windows"]: _cell(row) for row in own if row["mode"] == mode}
+            lines.append(f"| {mode} | " + " | ".join(cells.get(b, "-") for b in counts) + " |")
+        if (gain := compare(rows, dataset)) is not None:
+            lines += ["", verdict(summary, dataset, gain) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict) -> str:
+    if row["deviation"] is None:
+        return f"{100 * row['accuracy']:.1f}"
+    return f"{100 * row['accuracy']:.1f} +- {100 * row['half_interval']:.1f} ({100 * row['deviation']:.1f})"
+
+
+# -- a run
+
+
+def run_recipe(
+    recipe: PCWRecipe, out: Path, base: Path, only: str | None = None, start: str | None = None, say=logger.info
+) -> str:
+    """Run `model` (where the recipe trains one), `evaluate` and `report` in `out`; the text of `report.md`.
+
+    A killed evaluation continues at the draw it was in. Raises RecipeError for a recipe with both or neither of
+    `train` and `model.name`, and what the stages raise.
+    """
+    if (recipe.train is None) == (recipe.model.name is None):
+        raise RecipeError("give either train (a small model made here) or model.name")
+    if "pcw" not in recipe.protocol.modes or min(recipe.protocol.num_windows, default=0) < 1:
+        raise RecipeError("protocol: modes must hold pcw, and num_windows numbers from 1 on")
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    out = Path(out)
+    settings = to_dict(recipe)
+    shared = {"seed": recipe.seed, "device": recipe.device}
+    stages = [
+        Stage("evaluate", lambda: _evaluate(recipe, out, base, say),
+              {k: settings[k] for k in ("datasets", "protocol", "model")} | shared,
+              ("model",) if recipe.train else (), ("draws.jsonl",)),
+        Stage("report", lambda: _write_report(recipe, out), {}, ("evaluate",), ("pcw.json", "report.md")),
+    ]  # fmt: skip
+    if recipe.train is not None:
+        train = Stage("model", lambda: _train(recipe, out), {"train": settings["train"]} | shared, (), ("model",))
+        stages.insert(0, train)
+    with artifacts.locked(out):
+        run_stages(out, stages, only, start, say)
+    path = out / "report.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _train(recipe: PCWRecipe, out: Path) -> None:
+    began = time.process_time()
+    model, reached = train_in_context_model(recipe.train, recipe.seed, resolve_device(recipe.device))
+    model.save_pretrained(out / "model")
+    make_tokenizer().save_pretrained(out / "model")
+    seconds = round(time.process_time() - began, 1)
+    row = {**reached, "parameters": model.num_parameters(), "cpu_seconds": seconds}
+    artifacts.write_json(out / "model" / "training.json", row | {"environment": artifacts.environment()})
+
+
+def _evaluate(recipe: PCWRecipe, out: Path, base: Path, say: Callable) -> None:
+    config = recipe.model
+    name, options = str(out / "model"), {"dtype": config.dtype}
+    if config.name is not None:
+        beside = base / config.name
+        name = str(beside) if beside.exists() else config.name
+        options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(name, **options).to(resolve_device(recipe.device)).eval()
+    options.pop("dtype")
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    path = out / "draws.jsonl"
+    done = {(r["dataset"], r["draw"], r["num_windows"], r["mode"]) for r in artifacts.read_jsonl(path)}
+    for each in recipe.datasets:
+        examples = load_examples(each, recipe.protocol.test_items, recipe.seed)
+        for row in evaluate_dataset(model, tokenizer, examples, recipe, done, say):
+            artifacts.append_jsonl(path, row)
+
+
+def _write_report(recipe: PCWRecipe, out: Path) -> None:
+    rows = artifacts.read_jsonl(out / "draws.jsonl")
+    datasets = dict.fromkeys(row["dataset"] for row in rows)
+    results = {
+        "summary": summarize(rows),
+        "gains": {dataset: compare(rows, dataset) for dataset in datasets},
+        "recipe": to_dict(recipe),
+        "environment": artifacts.environment(),
+    }
+    if recipe.train is not None:
+        results["training"] = artifacts.read_json(out / "model" / "training.json")
+    artifacts.write_json(out / "pcw.json", results)
+    artifacts.write_text(out / "report.md", report(rows, recipe.model.name or "a small Llama trained here"))

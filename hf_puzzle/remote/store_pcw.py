@@ -1,0 +1,111 @@
+"""Encoded windows on disk: safetensors, and a JSON file that says which model, tokenizer and prefix they belong to.
+
+A cache of keys and values is worthless with any other weights, and nothing in it shows that: a store is refused by every
+model but its own.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .generation_pcw import EncodedWindows, PCWError
+
+
+TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
+SAMPLE = 64  # values per tensor that go into a model's hash
+# what may change without changing a model's function
+VOLATILE = {
+    "_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "architectures", "auto_map",
+    "custom_pipelines", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_attentions",
+    "output_hidden_states", "return_dict",
+}  # fmt: skip
+
+
+def model_hash(model) -> str:
+    """sha256 (16 hex digits) of config, and of shape and evenly spaced values of every weight, as stored."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in VOLATILE}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(bytes(sample.view(torch.uint8).tolist()))
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_hash(tokenizer) -> str:
+    """sha256 (16 hex digits) of the vocabulary and of the ids of a probe, which shows special tokens and spaces."""
+    probe = tokenizer(" A probe,\n  42 Ünïcödé\t== .")["input_ids"]
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps([vocabulary, list(probe)]).encode()).hexdigest()[:16]
+
+
+def _identity(model, tokenizer, prefix) -> dict:
+    return {
+        "model": model_hash(model),
+        "tokenizer": None if tokenizer is None else tokenizer_hash(tokenizer),
+        "prefix": list(prefix),
+    }
+
+
+def save_windows(folder: str | Path, encoded: EncodedWindows, model, tokenizer=None) -> Path:
+    """Write `encoded` to `folder`; a store that is there is replaced file by file, the JSON last.
+
+    A crash between the two leaves a pair that `load_windows` refuses, since both carry one random id.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pair = uuid.uuid4().hex
+    _replace(folder / TENSORS, lambda path: save_file(encoded.state_dict(), path, metadata={"id": pair}))
+    header = {"pcw_store_version": VERSION, "id": pair, **_identity(model, tokenizer, encoded.prefix)}
+    header |= {"windows": encoded.lengths, "alignment": encoded.alignment, "bytes": encoded.num_bytes}
+    text = json.dumps(header, indent=1) + "\n"
+    _replace(folder / HEADER, lambda path: path.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def _replace(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_windows(folder: str | Path, model, tokenizer=None, prefix=None) -> EncodedWindows:
+    """The windows of a store, on the model's device and dtype.
+
+    Args:
+        tokenizer: checked against the one the store was saved with, where both are given.
+        prefix: token ids, checked against the store's where given.
+
+    Raises PCWError for a store that is missing, torn, of another version, model, tokenizer or prefix.
+    """
+    folder = Path(folder)
+    try:
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            pair = (file.metadata() or {}).get("id")
+    except FileNotFoundError as error:
+        raise PCWError(f"{folder} holds no window store: {Path(error.filename or HEADER).name} is missing") from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise PCWError(f"{folder} is a broken window store ({error}): encode the windows again") from None
+    if header.get("pcw_store_version") != VERSION:
+        raise PCWError(f"{folder} is a store of version {header.get('pcw_store_version')}: this code reads {VERSION}")
+    if header["id"] != pair:
+        raise PCWError(f"{folder} is half written: {HEADER} and {TENSORS} are of two saves; encode the windows again")
+    found = _identity(model, tokenizer, header["prefix"] if prefix is None else prefix)
+    for what, value in found.items():
+        if value is not None and header[what] is not None and header[what] != value:
+            raise PCWError(f"{folder} was saved with another {what}: it has {header[what]}, expected {value}")
+    return EncodedWindows.from_state(state, model)
