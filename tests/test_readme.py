@@ -42,3 +42,17 @@ def test_results_are_those_of_the_committed_json_files():
 def test_files_named_in_the_readme_exist():
     for name in re.findall(r"`((?:recipes|benchmarks|hf_puzzle|tests)/[\w./]+)`", README):
         assert (ROOT / name).exists(), name
+
+
+def section(title: str) -> list[str]:
+    """Python examples of one section."""
+    text = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_parallel_windows_run_as_written(tmp_path):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    program = "\n".join(section("Parallel context windows"))
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "runs/classifier/pcw.json").exists()
