@@ -1,7 +1,7 @@
 """Compositions: questions that take several experts in a fixed order, written down as data (MRKL, arXiv 2205.00445).
 
 The paper's flagship question, "which of the green-energy companies rose most last month?", needs documents, calendar,
-database and calculator one after the other (section 5, Jurassic-X). A `Composition` names such an order once, with
+database and calculator one after the other (its system Jurassic-X). A `Composition` names such an order once, with
 arguments that are read from the slots of a question; it is JSON, no code, and is saved with a pipeline. Its calls keep
 the limits of all calls: a deadline each, a budget, no repeats, and results that are data.
 """
@@ -148,10 +148,10 @@ class ComposingPlanner(Planner):
         self.compositions = {each.name: each for each in compositions}
         for each in compositions:
             for step in each.steps:
-                if "expert" in step and step["expert"] not in self.experts:
-                    raise MRKLError(
-                        f"composition {each.name!r} needs an expert {step['expert']!r}{nearest(step['expert'], self.experts)}"
-                    )
+                name = step.get("expert")
+                if name is not None and name not in self.experts:
+                    hint = nearest(name, self.experts)
+                    raise MRKLError(f"composition {each.name!r} needs an expert {name!r}{hint}")
 
     def call(self, name, arguments, seconds) -> Result:
         # the registry knows what was registered, and does not call what changed since
@@ -223,7 +223,7 @@ class _Run:
             self.numbers[name] = [len(self.trace)]
             self.values[name], self.rows[name] = result.exact, rows
             return
-        results, source = [], self.rows[step["each"]]
+        results, source, before = [], self.rows[step["each"]], len(self.trace)
         for row in source:
             result = self.call(step["expert"], step["arguments"], {"row": row, "from": step["each"]})
             if self.failure is not None:
@@ -236,7 +236,7 @@ class _Run:
                 )
                 return
         self.values[name], self.rows[name] = results, source
-        self.numbers[name] = list(range(len(self.trace) - len(source) + 1, len(self.trace) + 1))
+        self.numbers[name] = list(range(before + 1, len(self.trace) + 1))
 
     def call(self, expert, arguments, row) -> Result:
         """One call with its fields filled in, from the memo when it was made before.

@@ -1,7 +1,8 @@
-"""Adapters on one frozen model: calls in slot ids, always valid; the model without them unchanged; saved and loaded."""
+"""Adapters on one frozen model: calls in slot ids, always valid; the model unchanged without them; saved, loaded."""
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from hf_puzzle.mrkl.adapters import (
 )
 from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, chat, conversions, pairs_for, weather
 from hf_puzzle.mrkl.run import phrase_rows, run_recipe
-from hf_puzzle.recipe import RecipeError, parse_recipe
+from hf_puzzle.recipe import RecipeError, load_recipe, parse_recipe
 from hf_puzzle.remote.adapters_mrkl import (
     SEPARATOR,
     Adapters,
@@ -43,6 +44,7 @@ from hf_puzzle.remote.router_mrkl import Router
 from hf_puzzle.remote.slots_mrkl import read
 
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "mrkl"
 EXPERTS = {
     "calculator": Calculator(),
     "units": Units(),
@@ -332,6 +334,11 @@ def test_a_recipe_runs_from_end_to_end_and_not_twice(tmp_path):
     again = []
     assert run_recipe(parse_recipe(TINY), tmp_path / "run", tmp_path, say=again.append) == report
     assert not any("done" in line for line in again)
+
+
+@pytest.mark.parametrize("name", ["tiny_cpu", "jurassic_x"])
+def test_shipped_recipes_parse(name):
+    assert load_recipe(RECIPES / f"{name}.yaml").system == "mrkl"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Compositions: the Jurassic-X question over its data, fresh facts, limits, and mistakes in writing one down."""
 
+import json
+import runpy
 import shutil
 import sqlite3
 from fractions import Fraction
@@ -72,6 +74,16 @@ def test_the_trace_can_be_computed_again(data):
     assert lines[0] == "1. dates(op=shift, date=2022-05-02, months=-1) = 2022-04-02"
     assert lines[1].endswith("[page s1]")
     assert len(lines) == len(reply["trace"])
+
+
+def test_the_data_is_what_its_script_writes(data):
+    made = runpy.run_path(str(data / "make_data.py"))
+    pages = [json.loads(line) for line in (data / "wiki.jsonl").read_text().splitlines()]
+    assert pages == list(made["pages"]())
+    with sqlite3.connect(data / "shop.sqlite") as connection:
+        rows = connection.execute("SELECT company, day, price FROM shares").fetchall()
+    connection.close()
+    assert sorted(rows) == sorted((name, day, float(price)) for name, day, price in made["prices"]())
 
 
 def test_a_changed_row_changes_the_answer(data):

@@ -1,0 +1,326 @@
+"""Training the language model's side of MRKL: small models, and one adapter per expert on one frozen model.
+
+MRKL (arXiv 2205.00445, calculator study) trains a soft prompt on a frozen model to write a call's arguments; so does
+`train_adapter(method="prompt")`. On small models a prompt can select a skill but not create one, and LoRA is the
+default. Everything trains with `Trainer` on (question, items) pairs; the loss counts the items alone.
+"""
+
+import functools
+import logging
+import math
+import random
+import re
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    get_cosine_schedule_with_warmup,
+)
+
+from ..optim import MuonWithAdamW
+from ..remote.adapters_mrkl import END, SEPARATOR, Adapters, CallGrammar, decode_items, encode_items
+from ..remote.calls_mrkl import MRKLError, NumberError, parse_number
+from ..remote.exact_mrkl import Calculator
+from ..remote.router_mrkl import fit_confidence, fit_temperature
+from ..remote.slots_mrkl import read
+from ..training import show_progress, training_arguments
+from .pairs import KNOWN, Pair, arithmetic, chat, conversions, skills, weather
+
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("lora", "prompt", "full")
+VOCABULARY = 480
+SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.05,
+    "tie_word_embeddings": True,
+}
+
+
+# -- a small model
+
+
+@functools.cache
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over generated questions and items, digits one by one, slot ids whole."""
+    texts = [text for mode in ("slots", "copy", "alone") for pair in arithmetic(600, 11, (1, 2, 3, 6, 9), mode)
+             for text in (pair.question, "".join(pair.items))]  # fmt: skip
+    for made in (conversions(300, 12, "units"), conversions(300, 13, "currency"), weather(300, 14)):
+        texts += [text for pair in made for text in (pair.question, "".join(pair.items), pair.text)]
+    texts += chat(200, 15)
+    tokenizer = Tokenizer(models.BPE())
+    slots = pre_tokenizers.Split(Regex(r" ?<\w\d+>|\d| ?[^\s<\d]+|\s"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [slots, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+
+
+def make_model(seed: int = 0, **sizes) -> LlamaForCausalLM:
+    """An untrained Llama of about a million parameters for `make_tokenizer`."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{**SIZES, **sizes}, vocab_size=len(make_tokenizer()), pad_token_id=0, eos_token_id=1, bos_token_id=None
+    )
+    return LlamaForCausalLM(config)
+
+
+def encode_pair(tokenizer, question: str, items: Sequence[str]) -> tuple[list[int], list[int]]:
+    """(ids before the call, ids of the call and its end)."""
+    prompt = tokenizer(question + SEPARATOR, add_special_tokens=False)["input_ids"]
+    return prompt, [*encode_items(tokenizer, items), tokenizer.eos_token_id]
+
+
+class _Collator:
+    def __init__(self, pad: int):
+        self.pad = pad
+
+    def __call__(self, rows) -> dict:
+        width = max(len(prompt) + len(call) for prompt, call in rows)
+        batch = {"input_ids": [], "attention_mask": [], "labels": []}
+        for prompt, call in rows:
+            rest = width - len(prompt) - len(call)
+            batch["input_ids"].append([*prompt, *call, *[self.pad] * rest])
+            batch["attention_mask"].append([1] * (width - rest) + [0] * rest)
+            batch["labels"].append([-100] * len(prompt) + call + [-100] * rest)
+        return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+def fit(
+    model,
+    tokenizer,
+    rows: Sequence[tuple[str, Sequence[str]]],
+    steps: int,
+    rate: float,
+    batch_size: int = 48,
+    seed: int = 0,
+    muon: bool = False,
+    name: str = "pairs",
+    folder: str | Path = "unused",
+) -> float:
+    """Trains what requires a gradient in `model` on (question, items) rows; the mean loss of the last steps."""
+    encoded = [encode_pair(tokenizer, *row) for row in rows]
+    torch.manual_seed(seed)
+    arguments = training_arguments(
+        folder, name, {}, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=rate, seed=seed,
+        use_cpu=not torch.cuda.is_available(), logging_steps=max(1, steps // 10), disable_tqdm=True,
+    )  # fmt: skip
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    optimizer = (
+        MuonWithAdamW(named, lr=rate) if muon else torch.optim.AdamW([p for _, p in named], lr=rate, weight_decay=0.0)
+    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(30, steps // 5), steps)
+    trainer = Trainer(
+        model, arguments, _Collator(tokenizer.pad_token_id or 0), encoded, optimizers=(optimizer, schedule)
+    )
+    show_progress(trainer, name)
+    trainer.train()
+    model.eval()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row][-1]
+
+
+def pretrain(steps: int = 500, seed: int = 0, digits=(1, 2, 3), batch_size: int = 48, **sizes):
+    """The frozen model of the demonstrations: six small tasks over slot-masked questions of four experts.
+
+    Returns: (model, last loss).
+    """
+    count = min(steps * batch_size, 20_000)
+    rows = list(skills(count // 2, seed, digits))
+    made = [
+        *conversions(count // 6, seed, "units"),
+        *conversions(count // 6, seed, "currency"),
+        *weather(count // 6, seed),
+    ]
+    rows += [(f"echo: {pair.question}", (f" {pair.question}", " ;")) for pair in made[::3]]
+    rows += [(f"slots: {pair.question}", (*_slots(pair.question), " ;")) for pair in made]
+    random.Random(seed).shuffle(rows)
+    model = make_model(seed, **sizes)
+    return model, fit(model, make_tokenizer(), rows, steps, 1e-2, batch_size, seed, muon=True, name="pretrain")
+
+
+def _slots(question) -> list[str]:
+    return [f" {slot}" for slot in re.findall(r"<\w\d+>", question)]
+
+
+# -- adapters
+
+
+def train_adapter(
+    model,
+    tokenizer,
+    rows: Sequence[tuple[str, Sequence[str]]],
+    name: str,
+    method: str = "lora",
+    steps: int = 150,
+    rate: float | None = None,
+    rank: int = 8,
+    virtual_tokens: int = 20,
+    batch_size: int = 48,
+    seed: int = 0,
+):
+    """One adapter on the frozen `model`.
+
+    Args:
+        rows: (question, items) pairs.
+        name: Of the adapter: its expert, or "router".
+        method: "lora" (rank `rank`, all linear layers), "prompt" (soft prompt of `virtual_tokens`, as in the paper) or
+            "full" (no adapter; for comparison).
+    Returns: (PeftModel, or `model` itself for "full"; facts: trainable parameters, loss, CPU seconds).
+    Raises MRKLError for another method.
+    """
+    if method not in METHODS:
+        raise MRKLError(f"method {method!r} is none of {', '.join(METHODS)}")
+    torch.manual_seed(seed)
+    trained = model.requires_grad_(method == "full")
+    if method != "full":
+        from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+        if method == "lora":
+            config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        else:
+            config = PromptTuningConfig(
+                task_type="CAUSAL_LM", num_virtual_tokens=virtual_tokens, num_transformer_submodules=1,
+                num_attention_heads=model.config.num_attention_heads, num_layers=model.config.num_hidden_layers,
+                token_dim=model.config.hidden_size,
+            )  # fmt: skip
+        trained = get_peft_model(model, config, adapter_name=name)
+    rate = rate or {"lora": 3e-3, "prompt": 0.1, "full": 1e-3}[method]
+    began = time.process_time()
+    loss = fit(trained, tokenizer, rows, steps, rate, batch_size, seed, name=f"{name} ({method})")
+    count = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    return trained, {"trainable": count, "loss": round(loss, 4), "cpu_seconds": round(time.process_time() - began, 1)}
+
+
+def adapters_of(model, trained: dict) -> Adapters:
+    """`Adapters` over {name: PeftModel} that `train_adapter` made on `model`, one PeftModel per kind."""
+    found = Adapters(model)
+    for name, peft_model in trained.items():
+        key = "prompt" if peft_model.peft_config[name].is_prompt_learning else "layers"
+        found.add(name, peft_model, key)
+    return found
+
+
+# -- measuring
+
+
+@torch.no_grad()
+def write(model, tokenizer, questions: Sequence[str], max_tokens: int = 48, batch_size: int = 64) -> list[str]:
+    """What `model` writes after each question, greedily and without a grammar, up to its end."""
+    found = []
+    device = next(model.parameters()).device
+    for start in range(0, len(questions), batch_size):
+        rows = [
+            tokenizer(question + SEPARATOR, add_special_tokens=False)["input_ids"]
+            for question in questions[start : start + batch_size]
+        ]
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0,
+            eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        found += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return found
+
+
+def answer_of(written: str, pair: Pair, mode: str) -> Fraction | None:
+    """The number that a written call comes to, by the calculator in modes "slots" and "copy"; None if it is none."""
+    body = written.split(";")[0].strip()
+    if mode == "slots":
+        reading = read(pair.text, KNOWN)
+        slots = {f"<{n}>": s.value for n, s in zip(reading.ids, reading.slots, strict=True) if s.kind == "n"}
+        body = re.sub(r"<\w+>", lambda m: str(slots.get(m[0], "?")), body)
+    elif mode == "copy":
+        pieces = re.split(r"(?:^|\s)([-+*/()])(?=\s|$)", body)
+        body = " ".join(_copied(piece) for piece in pieces if piece and piece.strip())
+    try:
+        if mode == "alone":
+            return parse_number(body)
+        result = Calculator()(expression=body)
+        return parse_number(result.exact) if result.status == "ok" else None
+    except NumberError:
+        return None
+
+
+def _copied(piece: str) -> str:
+    piece = piece.strip()
+    if piece in {"+", "-", "*", "/", "(", ")"} or piece.isdigit():
+        return piece
+    values = [slot.value for slot in read(piece, KNOWN).slots if slot.kind == "n"]
+    return str(values[0]) if len(values) == 1 else "?"
+
+
+def accuracy(model, tokenizer, pairs: Sequence[Pair], mode: str) -> float:
+    """Share of arithmetic pairs whose written call (or answer) comes to the right number."""
+    longest = max(len(encode_items(tokenizer, pair.items)) for pair in pairs)
+    texts = write(model, tokenizer, [pair.question for pair in pairs], min(longest + 8, 96))
+    return sum(answer_of(text, pair, mode) == pair.answer for text, pair in zip(texts, pairs, strict=True)) / len(
+        pairs
+    )
+
+
+def call_accuracy(model, tokenizer, expert, pairs: Sequence[Pair], constrained: bool = True) -> float:
+    """Share of slot pairs whose call is written item for item; `constrained`: under the expert's grammar."""
+    hits = 0
+    if not constrained:
+        texts = write(model, tokenizer, [pair.question for pair in pairs])
+        return sum(t == "".join(p.items) for t, p in zip(texts, pairs, strict=True)) / len(pairs)
+    for pair in pairs:
+        grammar = CallGrammar(expert, read(pair.text, KNOWN))
+        prompt = tokenizer(pair.question + SEPARATOR, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            items, _ = decode_items(model, tokenizer, prompt, grammar.next)
+        hits += tuple(items) == pair.items
+    return hits / len(pairs)
+
+
+def calibrate(router, rows: Sequence[tuple[str, str]], precision: float = 0.95):
+    """Fits the temperature, confidence and threshold of a router with logits on (text, class) rows; returns it.
+
+    The confidence is that the router's first choice is right, from its log-probability and that of `none`.
+    """
+    readings = [read(text, KNOWN) for text, _ in rows]
+    labels = torch.tensor([router.classes.index(name) for _, name in rows])
+    router.calibration.temperature = fit_temperature(torch.stack([router.logits(r) for r in readings]), labels)
+    values, right = [], []
+    for reading, (_, name) in zip(readings, rows, strict=True):
+        found = router.probabilities(reading)
+        best = max(found, key=found.get)
+        logs = {key: math.log(max(found[key], 1e-6)) for key in (best, "none")}
+        values.append(
+            {"found": 1.0, "cost": 0.0, "logp": logs[best], "none": logs["none"], "calls": 0.0, "margin": 0.0}
+        )
+        right.append(best == name)
+    temperature = router.calibration.temperature
+    router.calibration = fit_confidence(values, right, precision)
+    router.calibration.temperature = temperature
+    return router
+
+
+def route_rows(pairs: Sequence[Pair], chats: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Rows that teach an adapter to name the expert of a question; see `LabelRouter`."""
+    rows = [(pair.question, (f" {pair.expert}", END)) for pair in pairs]
+    return rows + [(read(text, KNOWN).masked, (" none", END)) for text in chats]
