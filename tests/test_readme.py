@@ -56,3 +56,11 @@ def test_parallel_windows_run_as_written(tmp_path):
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "runs/classifier/pcw.json").exists()
+
+
+def test_mrkl_runs_as_written(tmp_path):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    program = "\n".join(section("MRKL: exact experts beside a language model"))
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "'answer': '43'" in run.stdout
