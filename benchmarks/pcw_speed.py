@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import random
 import statistics
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def held_bytes() -> Iterator[list[int]]:
 
     def update(self, *args, **kwargs):
         answer = stock(self, *args, **kwargs)
+        if id(self) not in live:  # what is freed is not held
+            weakref.finalize(self, live.pop, id(self), None)
         live[id(self)] = sum(t.numel() * t.element_size() for t in (self.keys, self.values))
         peak[0] = max(peak[0], sum(live.values()))
         return answer
