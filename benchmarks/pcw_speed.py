@@ -157,13 +157,12 @@ def queries_of(model, encoded, generator, rounds, clock) -> dict:
         {"packed against one by one": ("one by one", "packed")},
     )
     memory = []
-    for count in (1, 4, QUERIES):
+    for count in (1, 4, QUERIES, 4 * QUERIES):
         row = {"queries": count, "context_bytes": encoded.num_bytes}
         for name, packed in (("packed", True), ("batch", False)):
             with held_bytes() as peak:
-                task_logits(model, encoded, tasks[:count], packed=packed)
-            own = encoded.num_bytes // encoded.num_tokens * TASK * count
-            row[name] = {"peak_cache_bytes": peak[0], "of_which_context": peak[0] - own}
+                task_logits(model, encoded, (tasks * 4)[:count], packed=packed)
+            row[name] = {"peak_cache_bytes": peak[0], "copies_of_context": peak[0] / encoded.num_bytes}
         memory.append(row)
         print(f"    {count} queries: {row}")
     pairs = zip(jobs["packed"](), jobs["batch"](), strict=True)
