@@ -79,7 +79,7 @@ def main() -> None:
         )
     result = {
         "environment": artifacts.environment(),
-        "child": str(args.child) if args.child else [block.id for block in UNTRAINED],
+        "child": args.child.name if args.child else [block.id for block in UNTRAINED],
         "trained": args.child is not None,
         "prompt_tokens": args.prompt_tokens,
         "new_tokens": args.new_tokens,
