@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from . import artifacts
 from .formats import DECILM, PER_LAYER, FormatError, check_loading, format_of, model_class
@@ -91,3 +92,25 @@ def read_model_folder(folder: str | Path) -> tuple[PretrainedConfig, dict[str, t
         inputs = {name for name in heads if "embed" in name or "wte" in name}
         state = {name: tensor for name, tensor in state.items() if name not in heads - inputs}
     return model.config, state
+
+
+def write_custom_generate(folder: str | Path, module: str, generate: str, requirements: str, readme: str) -> Path:
+    """Write `custom_generate/` (code and requirements) and a README to `folder`, which may hold a model already.
+
+    In a folder that holds a model, `from_pretrained(..., trust_remote_code=True)` makes this function the model's
+    `generate`; a README that is there is kept.
+
+    Args:
+        module: file of `remote/` that holds the function; what it imports from its siblings is copied too.
+        generate: text of `generate.py`.
+    """
+    folder, source = Path(folder), REMOTE / f"{module}.py"
+    code = folder / "custom_generate"
+    code.mkdir(parents=True, exist_ok=True)
+    for path in [source, *map(Path, get_relative_import_files(source))]:
+        shutil.copyfile(path, code / path.name)
+    artifacts.write_text(code / "generate.py", generate)
+    artifacts.write_text(code / "requirements.txt", requirements)
+    if not (folder / "README.md").exists():
+        artifacts.write_text(folder / "README.md", readme)
+    return folder

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from .. import artifacts
+from .. import hub
 from ..remote.generation_mrkl import CUSTOM_GENERATE, REQUIREMENTS
-from ..remote.pipeline_mrkl import copy_module
 
 
 README = """---
@@ -67,12 +66,4 @@ def write_custom_generate(folder: str | Path) -> Path:
     In a folder that holds a model, `from_pretrained(..., trust_remote_code=True)` makes this function the model's
     `generate`; a README that is there is kept.
     """
-    folder = Path(folder)
-    code = folder / "custom_generate"
-    code.mkdir(parents=True, exist_ok=True)
-    copy_module("generation_mrkl", code)
-    artifacts.write_text(code / "generate.py", CUSTOM_GENERATE)
-    artifacts.write_text(code / "requirements.txt", REQUIREMENTS)
-    if not (folder / "README.md").exists():
-        artifacts.write_text(folder / "README.md", README)
-    return folder
+    return hub.write_custom_generate(folder, "generation_mrkl", CUSTOM_GENERATE, REQUIREMENTS, README)

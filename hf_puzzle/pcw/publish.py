@@ -1,12 +1,10 @@
 """The Hub folder behind `model.generate(..., custom_generate=folder)`."""
 
-import shutil
 from pathlib import Path
 
-from .. import artifacts
+from .. import hub
 
 
-REMOTE = Path(__file__).parents[1] / "remote"
 GENERATE = '''"""Parallel Context Windows (arXiv 2212.10947) for `model.generate(..., custom_generate=...)`."""
 
 from .generation_pcw import generate
@@ -63,12 +61,4 @@ def write_custom_generate(folder: str | Path) -> Path:
     In a folder that holds a model, `from_pretrained(..., trust_remote_code=True)` makes this function the model's
     `generate`; a README that is there is kept.
     """
-    folder = Path(folder)
-    code = folder / "custom_generate"
-    code.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(REMOTE / "generation_pcw.py", code / "generation_pcw.py")
-    artifacts.write_text(code / "generate.py", GENERATE)
-    artifacts.write_text(code / "requirements.txt", REQUIREMENTS)
-    if not (folder / "README.md").exists():
-        artifacts.write_text(folder / "README.md", README)
-    return folder
+    return hub.write_custom_generate(folder, "generation_pcw", GENERATE, REQUIREMENTS, README)
