@@ -19,13 +19,15 @@ from fractions import Fraction
 
 from .calls_mrkl import Expert, Result, exact_text, number_text, run_with_deadline
 from .questions_mrkl import Reader
-from .slots_mrkl import MAX_CHARS, Known, read, singular
+from .slots_mrkl import MAX_CHARS, ORDINALS, RELATIVE, Known, read, singular
 
 
 BUILT_IN = ("calculator", "currency", "units", "dates", "database", "weather", "wiki")
 MAX_DEPTH = 12
 # readings tried per query; beyond it the best one so far is taken
 MAX_READINGS = 4000
+# the same in CPU time of the thread, which a loaded machine does not shorten: repetitive text has costly readings
+MAX_READING_SECONDS = 1.0
 # a reading that leaves a name, a date or a number of the query unexplained is none
 MAX_COST = 2.9
 WEATHER_UNITS = {"tmax": "degC", "tmin": "degC", "rain": "millimeter", "wind": "kilometer_per_hour"}
@@ -135,12 +137,12 @@ _RE = _Patterns()
 FILLER = re.compile(
     r"^(?:(?:[,.:;!?-]|please|kindly|hey|hi|hello|so|ok|okay|well|now|and|quick question|question|(?:can|could|would|will) you(?: please)?(?: (?:tell|help|give))?(?: me)?|"
     r"(?:just )?(?:tell|give|show|get|find|fetch|state|report|write|name|provide|return)(?: me| us| out)?(?=\s)|i(?:'d| would) (?:like|love) to know|i (?:need|want|wish)(?: to (?:know|find out|see|have|get))?|"
-    r"do you know|let me know|let's|calculate|compute|work out|workout|figure out|find out|determine|evaluate|solve|simplify|reckon|estimate|carry out|perform|"
+    r"do you know|let me know|let's|calculate|compute|work out|workout|figure out|find out|determine|evaluate|solve|simplify|reckon(?: up)?|estimate|carry out|perform|"
     r"what(?:'s| is| are| was| were| will be| would be| would| will| did| does| do)?(?: the (?:value|result|outcome|answer|total value|numerical value|amount)(?: of| to| when| if| for)?)?(?: (?:you|we|i|one) (?:get|obtain|have|find)(?: (?:if|when|by|from))?(?: (?:you|we|i|one|someone))?)?|"
     r"how (?:much|many|large|big) (?:is|are|does|do|was|would be|will be)?|the (?:value|result|outcome|answer|amount)(?: of| to| when| if)?|when (?:you|we|i|one)|if (?:you|we|i|one)|by|a|an|the|it(?: is)?|exactly|of|simply|is|are|figure|number)(?![\w'])\s*(?=[<(\w+-]|$))",
 )  # fmt: skip
 TAIL = re.compile(
-    r"\s*(?:[?.!,;:=]|,? and (?:tell|give|show|let) (?:me|us)(?: know)?(?: the| what the)?(?: result| answer| outcome| number| it)?(?: is)?|please|thanks|thank you|cheers|for me|exactly|precisely|right now|equals?|equal to|(?:equal|come|amount|work out) to|make|makes|give|gives|come out (?:at|to|as)|"
+    r"\s*(?:[?.!,;:=]|, what (?:do|would|will|did|does) (?:you|we|i|one|that|it) (?:get|have|end up with|arrive at|obtain|find|reach|make|give)(?: left)?|,? and (?:tell|give|show|let) (?:me|us)(?: know)?(?: the| what the)?(?: result| answer| outcome| number| it)?(?: is)?|please|thanks|thank you|cheers|for me|exactly|precisely|right now|equals?|equal to|(?:equal|come|amount|work out) to|make|makes|give|gives|come out (?:at|to|as)|"
     r"is (?:what|how much)|be|(?:is|are|was|does it|do they|do you get|do i get|is that|is it)|(?:as )?(?:a )?(?:decimal|number|integer)|(?:, )?give (?:the|a|an)[\w ]*|what|what number|exact answer|to me|then|would be|will be|yield|yields|leave|leaves|produce|produces|the (?:answer|result) is|result in)$"
 )  # fmt: skip
 N = r"<[nz]\d+>"
@@ -157,6 +159,12 @@ NEGATIVE = re.compile(
 COMPARATIVE = re.compile(
     r"\b(?:more|less|fewer|higher|lower|warmer|hotter|colder|cooler|milder|chillier|wetter|drier|windier|calmer|taller|shorter|longer|bigger|larger|smaller|greater|older|younger|earlier|later|heavier|lighter|cheaper|dearer|pricier|faster|slower|rainier|breezier|deeper|wider|exceeds?|outearns?)\b"
 )
+# "half of 90 plus a third of 60": the plus is outside of the half
+OUTER = re.compile(r"(?<!,) (?:plus|minus|\+|-) ")
+BASE_FORMS = {
+    "longer": "long", "shorter": "long", "taller": "tall", "higher": "high", "lower": "high", "deeper": "deep", "shallower": "deep",
+    "wider": "wide", "narrower": "wide", "heavier": "heavy", "lighter": "heavy", "larger": "large", "bigger": "big", "smaller": "big",
+}  # fmt: skip
 DIFFERENCE = re.compile(
     r"\b(?:difference|gap|differ|differs|separates?|by how (?:much|many)|discrepancy|margin|spread|how (?:much|many|far)[^?]*?\bthan)\b"
 )
@@ -187,6 +195,8 @@ class Grammar:
         self.currency = ""
         self.memo = {}
         self.tried = 0
+        self.ticks, self.over = 0, False
+        self.until = time.thread_time() + MAX_READING_SECONDS
         self.today = datetime.date.fromisoformat(known.today)
 
     # -- entry
@@ -194,6 +204,7 @@ class Grammar:
     def readings(self) -> list:
         """Readings of the whole query, cheapest first, at most one per route."""
         text = self.stated(self.source.masked)
+        text = _RE.sub(r"(<[nz]\d+>)((?: [a-z]+){0,2} (?:by|times|with|to|plus)) itself\b", r"\1\2 \1", text)
         found = []
         for variant in self.variants(text):
             # what a shorter variant leaves out it leaves unexplained
@@ -220,6 +231,12 @@ class Grammar:
             said = _RE.search(r"\b(?:that|it|this|these|those|they|them)\b(?! (?:is|was) what\b)", rest)
             if thing and said:
                 yield f"{rest[: said.start()]}{thing[0]}{rest[said.end() :]}"
+            # "Mount Eccles: how many feet tall is it?"
+            names = _RE.findall(r"<e\d+>", first)
+            said = _RE.search(r"\b(?:it|its|he|she|they|his|her|their)\b", rest)
+            if len(names) == 1 and said and not _RE.search(r"<[en]\d+>", rest):
+                own = " 's" if said[0] in ("its", "his", "her", "their") else ""
+                yield f"{rest[: said.start()]}{names[0]}{own}{rest[said.end() :]}"
         for name, pieces in self.split_of.items():
             if len(pieces) and len(self.source.of("n")) <= 2:
                 for k, (left, right) in enumerate(pieces):
@@ -233,6 +250,10 @@ class Grammar:
         for m in (
             _RE.match(rf"^\(?{form}\)?\s*[.;,:!)-]\s*(?P<rest>.+)$", text),
             _RE.search(rf"\s*[(.,;?!]\s*(?P<drop>\(?{form}\)?)\s*(?:, please|please)?\s*[.)!?]*$", text),
+            _RE.search(
+                rf"\s*,?\s+(?:if|given(?: that)?|assuming(?: that)?|considering(?: that)?|seeing(?: that)?|knowing(?: that)?|since|where|when|as)\s+{form}\s*[.)!?]*$",
+                text,
+            ),
         ):
             others = len(_RE.findall(r"<c\d+>", text)) > 1
             if m and others:
@@ -246,8 +267,10 @@ class Grammar:
         return min(found, key=lambda r: r.cost) if found else None
 
     def every(self, text, depth) -> list:
+        if depth > MAX_DEPTH or self.exhausted():
+            return []
         whole, text = text, self.strip(text)
-        if not text or depth > MAX_DEPTH:
+        if not text:
             return []
         if text in self.memo:
             return self.memo[text]
@@ -255,12 +278,14 @@ class Grammar:
         found = {}
         for rule in (
             self.literals, self.symbols, self.sequences, self.dates, self.conversions, self.percentages, self.verbs, self.comparisons,
-            self.infix, self.prefix, self.leaves, lambda _, depth: self.leaves(whole, depth) if whole != text else (), self.cues,
+            self.infix, self.prefix, self.purchases, lambda text, _: self.shares(text), self.leaves, lambda _, depth: self.leaves(whole, depth) if whole != text else (), self.cues,
         ):  # fmt: skip
             self.tried += 1
-            if self.tried > MAX_READINGS:
+            if self.exhausted():
                 break
             for reading in rule(text, depth):
+                if self.exhausted():
+                    break
                 if reading.node not in found or reading.cost < found[reading.node].cost:
                     found[reading.node] = reading
             if rule in (self.literals, self.symbols) and found:
@@ -268,6 +293,13 @@ class Grammar:
         # the grammar's own order breaks ties
         self.memo[text] = sorted(found.values(), key=lambda r: r.cost)[:6]
         return self.memo[text]
+
+    def exhausted(self) -> bool:
+        """Whether the budget of readings is used up; what was found so far stands."""
+        self.ticks += 1
+        if not self.over:  # the clock is dear: a system call
+            self.over = self.tried > MAX_READINGS or (self.ticks % 64 == 0 and time.thread_time() > self.until)
+        return self.over
 
     def strip(self, text):
         text = text.strip()
@@ -379,6 +411,7 @@ class Grammar:
     # -- dates
 
     def dates(self, text, depth):
+        yield from self.near_day(text)
         yield from self.weekdays(text, depth)
         yield from self.days_between(text, depth)
         yield from self.years_between(text, depth)
@@ -517,6 +550,22 @@ class Grammar:
             if base:
                 return self.shifted(base, m["dur"], sign)
         return None
+
+    def near_day(self, text):
+        """Today, tomorrow, ... asked for as a date."""
+        m = _RE.search(r"<(d\d+)>", text)
+        plain = _RE.sub(r"<(t\d+)>", lambda m: str(self.slots[m[1]][1]), text)
+        asked = _RE.fullmatch(
+            r"(?:(?:what|which|tell|give|show|me|the|is|was|will|be|it|of|on|calendar|exact|please|what's|'s|do we have|falls?)\s+)*(?:<d\d+>\s*'s date|date\s+(?:is it |was it |will it be |will |is |was |of |for |it is |do we have |we have |have |)*<d\d+>(?: be)?)",
+            plain.strip(" ?.!"),
+        )
+        if m and asked:
+            said = self.source.slots[self.source.ids.index(m[1])] if m[1] in self.source.ids else None
+            if said and RELATIVE.fullmatch(said.text):
+                days = (datetime.date.fromisoformat(said.value) - self.today).days
+                yield Reading(
+                    _call("dates", "date", op="shift", date=Literal(self.known.today, "date"), days=str(days)), 0.0
+                )
 
     def shifted(self, base, duration, sign):
         amounts = self.duration(duration)
@@ -666,6 +715,10 @@ class Grammar:
                 clean,
             )
             or _RE.fullmatch(r"how (?P<old>old) (?:is|was) (?P<x>.+?)(?: (?:now|today|this year|currently))?", clean)
+            or _RE.fullmatch(
+                r"how (?P<old>old) (?:would|will|might) (?P<x>.+?) (?:be|have been|turn)(?: now| today| (?:by )?this years?| currently| in the current years?)?",
+                clean,
+            )
             or _RE.fullmatch(r"(?:what is )?(?:the )?(?P<old>age) (?:of|in years of) (?P<x>.+)", clean)
             or _RE.fullmatch(r"(?P<x><[ex]\d+> .+) (?:how many|what number of) years ago", clean)
             or _RE.fullmatch(
@@ -753,6 +806,23 @@ class Grammar:
         kind, goal = self.slot(target)
         family = "c" if kind == "c" else "ut"
         inner = inner.strip(" ,")
+        m = kind == "u" and _RE.fullmatch(
+            r"(?:does|do|did|is|was) (?:the )?(?P<e><[ex]\d+>) (?P<how>[a-z]+)(?: (?:in (?:length|height|all|total)|to|up(?: to)?|above (?:the )?sea(?: level)?))*",
+            inner,
+        )
+        if m:
+            # "how many yards does Eccles Bridge measure"
+            ways = (
+                ("long", "measure span stretch run extend"), ("high", "rise stand reach tower soar climb"), ("heavy", "weigh"),
+            )  # fmt: skip
+            inner = next((f"how {word} is {m['e']}" for word, verbs in ways if m["how"] in verbs.split()), inner)
+        m = kind == "c" and _RE.fullmatch(
+            r"(?:(?:a|an|one|the|single|our|is|are|does|do)\s+)*(?P<e><e\d+>)(?:\s+(?:cost|worth|go for|sell for|be))?",
+            inner,
+        )
+        if m:
+            # "how many pounds is one oak stool"
+            inner = f"price of {m['e']}"
         # a duration beside a date shifts it and measures nothing
         family = "u" if family == "ut" and _RE.search(r"<[dex]\d+>", inner) else family
         measures = [(m[0], m[1]) for m in _RE.finditer(rf"<([{family}]\d+)>", inner)]
@@ -946,6 +1016,20 @@ class Grammar:
                 if a and b and a.node.kind == b.node.kind == "number":
                     yield self.operation(template, [a, b])
 
+    def shares(self, text):
+        """What part of the rows of a table fits a condition: "what percentage of orders were returned"."""
+        m = _RE.fullmatch(
+            r"(?:what|which)(?: is the)? (?P<w>percent(?:age)?|per cent|%|share|fraction|proportion) of (?:all |the |our |all the )*(?P<b>[a-z]+) (?P<c>(?:is|are|was|were|have|has|had|work|works|live|lives|belong|belongs|earn|earns|cost|costs|come|comes|joined|in|from|got|that)\b.+)",
+            text.strip(" ?.!,"),
+        )
+        if not m:
+            return
+        part, whole = self.database(f"how many {m['b']} {m['c']}"), self.database(f"how many {m['b']}")
+        if part and whole and "WHERE" in dict(part[0].node.arguments)["sql"] and part[0].node != whole[0].node:
+            template = "({0})/({1})" if m["w"] in ("fraction", "proportion") else "({0})/({1})*100"
+            if "COUNT(" in dict(whole[0].node.arguments)["sql"]:
+                yield self.operation(template, [part[0], whole[0]], 0.05)
+
     def operation(self, template, readings, cost=0.0):
         nodes = tuple(r.node for r in readings)
         units = {getattr(n, "unit", "") for n in nodes} - {""}
@@ -997,8 +1081,15 @@ class Grammar:
             (r"(?:increase|raise|bump(?: up)?|grow|boost|up)\s+(?P<a>.+?)\s+by\s+(?P<b>.+)", "({0})+({1})"),
             (r"(?:decrease|reduce|lower|cut|diminish|shrink|drop|lessen)\s+(?P<a>.+?)\s+by\s+(?P<b>.+)", "({0})-({1})"),
             (r"(?:raise|raising|take|bring)\s+(?P<a>.+?)\s+to\s+(?:the )?(?:power(?: of)?|exponent)\s+(?P<b>.+)", "({0})**({1})"),
-            (r"(?:start(?:ing)? (?:with|from|at)|begin(?:ning)? (?:with|from|at)|from|take)\s+(?P<a>.+?)\s*,?\s*(?:and |then |you |we )*(?:take away|take|subtract|remove|deduct|knock off|taking away|subtracting|removing)\s+(?P<b>.+)", "({0})-({1})"),
+            (r"(?:start(?:ing)? (?:with|from|at)|begin(?:ning)? (?:with|from|at)|from|take)\s+(?P<a>.+?)\s*,?\s*(?:and |then |you |we )*(?:take away|take off|take|subtract|remove|deduct|knock off|taking away|taking off|subtracting|removing|lose|losing)\s+(?P<b>.+)", "({0})-({1})"),
+            (r"(?:multiply|multiplying|scale) by (?P<b><[nz]\d+>) (?P<a>.+)", "({0})*({1})"),
+            (r"(?:divide|dividing|split) by (?P<b><[nz]\d+>) (?P<a>.+)", "({0})/({1})"),
             (r"(?:start(?:ing)? (?:with|from|at)|begin(?:ning)? (?:with|from|at)|take)\s+(?P<a>.+?)\s*,?\s*(?:and |then |you |we )*(?:add|adding)\s+(?P<b>.+)", "({0})+({1})"),
+            (r"(?:(?:is |are |gets? )?left(?: over)?|leftover|remains?|remaining|the remainder|remainder)(?: over)?\s+(?:when|after|if|once|on|from)\s+(?:you |we |i |one )?(?P<a>.+?)\s+(?:is |are |gets )?(?:divided|split) (?:by|into)\s+(?P<b>.+)", "({0})%({1})"),
+            (r"(?:(?:is |are |gets? )?left(?: over)?|leftover|remains?|remaining|the remainder|remainder)(?: over)?\s+(?:when|after|if|once|on|from)\s+(?:you |we |i |one )?divid(?:e|es|ing)\s+(?P<a>.+?)\s+by\s+(?P<b>.+)", "({0})%({1})"),
+            (r"(?:must|do|should|would|can|shall|need) (?:i|you|we|one) (?:need to |have to )?multiply (?P<a>.+?) by to (?:get|reach|make|obtain|arrive at|end up with)\s+(?P<b>.+)", "({1})/({0})"),
+            (r"(?:must|do|should|would|can|shall|need) (?:i|you|we|one) (?:need to |have to )?(?:subtract|take(?: away)?|remove|deduct) from (?P<a>.+?) to (?:get|reach|make|obtain|arrive at|end up with)\s+(?P<b>.+)", "({0})-({1})"),
+            (r"(?P<a>.+?) (?:multiplied by|times) (?:what|which number|what number) (?:is|gives|makes|equals|yields)\s+(?P<b>.+)", "({1})/({0})"),
             (r"(?:compare)\s+(?P<a>.+?)\s+(?:and|with|to)\s+(?P<b>.+)", "({0})-({1})"),
             (r"(?:how many times|how often) (?:does|do|will|can|would|is|are)\s+(?P<a>.+?)\s+(?:go|fit|divide|be contained|contained|included|found|goes|fits)\s*(?:in|into|inside)?\s+(?P<b>.+)", "({1})/({0})"),
             (r"how many (?P<a><n\d+>)\s?(?:'s|s)?\s+(?:are there |are |go |fit |make |make up )?(?:in|into)?\s*(?P<b><n\d+>)", "({1})/({0})"),
@@ -1026,6 +1117,8 @@ class Grammar:
             (r"(?:cube|cubing|the cube of|cube of)\s+(?P<a>.+)", "({0})**3"),
             (r"(?P<a>.+?)\s+squared", "({0})**2"),
             (r"(?P<a>.+?)\s+cubed", "({0})**3"),
+            (r"(?:the )?(?:positive |principal )?(?:square root|sqrt)(?: of)?\s+(?P<a>.+)", "({0})**(1/2)"),
+            (r"(?:the )?cube root(?: of)?\s+(?P<a>.+)", "({0})**(1/3)"),
             (r"(?P<a>.+?),?\s+(?:doubled|times two|all doubled)", "2*({0})"),
             (r"(?P<a>.+?),?\s+tripled", "3*({0})"),
             (r"(?P<a>.+?),?\s+(?:halved|split in half|cut in half|divided in half|split in two)", "({0})/2"),
@@ -1034,17 +1127,53 @@ class Grammar:
             (r"(?:a quarter|one quarter|a fourth)(?: of)?\s+(?P<a>.+)", "({0})/4"),
             (r"(?:negate|minus|negative|the opposite of)\s+(?P<a><[ez]\d+>.*|the .+)", "-({0})"),
         )  # fmt: skip
+        m = _RE.fullmatch(
+            rf"(?:the )?factorial (?:of )?(?P<a>{N})|(?P<b>{N})\s*(?:'s )?factorial|(?P<c>{N})\s*!", text.strip(" ?.,")
+        )
+        if m:
+            value = self.slot(m["a"] or m["b"] or m["c"])[1]
+            if isinstance(value, Fraction) and value.denominator == 1 and value >= 0:
+                # beyond what one expression holds the calculator refuses the sign
+                product = "*".join(map(str, range(1, min(60, int(value)) + 1))) or "1"
+                yield Reading(Operation(product if value <= 60 else f"{value}!", ()), 0.0)
+        m = _RE.fullmatch(
+            rf"(?:raise|raising|take|bring)?\s*(?P<a>.+?) (?:raised )?to the (?P<p>{'|'.join(map(re.escape, ORDINALS))}|\d+(?:st|nd|rd|th)) power",
+            clean,
+        )
+        if m:
+            inner = self.value(m["a"], depth)
+            power = int(m["p"][:-2]) if m["p"][0].isdigit() else ORDINALS[m["p"]]
+            if inner and inner.node.kind == "number":
+                yield self.operation(f"({{0}})**{power}", [inner])
+        m = _RE.fullmatch(rf"(?P<n>{N})\s*/\s*(?P<d>{N})\s+(?:of|the)\s+(?P<a>.+)", clean)
+        if m:
+            inner = self.value(m["a"], depth)
+            if inner and inner.node.kind == "number":
+                parts = [Reading(self.number(m[k]), 0.0) for k in "nd"]
+                yield self.operation("({0})/({1})*({2})", [*parts, inner])
+        m = _RE.fullmatch(rf"(?:how )?far apart (?:are|is|lie) (?P<a>{N}) (?:and|from) (?P<b>{N})", clean)
+        if m:
+            found = sorted((self.number(m[k]) for k in "ab"), key=lambda n: -getattr(n, "value", 0))
+            yield self.operation("({0})-({1})", [Reading(n, 0.0) for n in found])
+        if depth <= 1 and _RE.search(
+            r"\bwhat (?:do|does|did|would|will) .*\b(?:come to|makes?|amount to|add up to)\W*$", self.source.masked
+        ):
+            items = self.several(clean, depth)
+            if items:
+                yield self.operation("+".join(f"({{{i}}})" for i in range(len(items))), items)
         m = _RE.fullmatch(rf"(?P<p>{N})\s+(?:of|the)\s+(?P<a>.+)", clean)
         if m and isinstance(self.slot(m["p"])[1], Fraction) and self.slot(m["p"])[1].denominator != 1:
             inner = self.value(m["a"], depth)
             if inner and inner.node.kind == "number":
-                yield self.operation("({0})*({1})", [Reading(self.number(m["p"]), 0.0), inner])
+                loose = 0.03 * bool(OUTER.search(m["a"]))
+                yield self.operation("({0})*({1})", [Reading(self.number(m["p"]), 0.0), inner], loose)
         for form, template in one:
             m = _RE.fullmatch(form, clean)
             if m and not (m["a"].startswith("of ") and _RE.match("(?:of )+$", m["a"])):
                 inner = self.value(_RE.sub(r"^of ", "", m["a"]), depth)
                 if inner and inner.node.kind == "number":
-                    yield self.operation(template, [inner])
+                    loose = 0.03 * bool(OUTER.search(m["a"]) and m.start("a") > 0)
+                    yield self.operation(template, [inner], loose)
 
     def infix(self, text, depth):
         """Operators between two phrases, the loosest first; equal ones group to the left."""
@@ -1074,6 +1203,9 @@ class Grammar:
                     r"(?:\s+(?:power|(?:equal )?(?:parts|shares|people|ways|groups)))$", "", right.rstrip()
                 )
                 found = self.pair(left.rstrip(" ,"), right, depth)
+                if found and _RE.search(r"than\b", words) and _from_database(found[0].node):
+                    # "how many earn more than 60000": a condition, not a sum
+                    continue
                 if found:
                     yield self.operation(template, found)
                     break
@@ -1082,7 +1214,7 @@ class Grammar:
         """The sum of, the difference between, the product of, ..."""
         clean = text.strip(" ?.!,")
         m = _RE.fullmatch(
-            r"(?:together\s*,?|altogether\s*,?|combined\s*,?|sum|total|addition|sum total|grand total|combined total|combination|aggregate|tally|sum up|total up|combine|add(?: up| together)?|adding(?: up| together)?|summing|tot up|combining|totalling|pool|put together|put|join|take)(?: of| for| up| together| from| the numbers)*\s*(?P<x>.+?)(?:\s+(?:together|up|in total|combined|altogether))*",
+            r"(?:together\s*,?|altogether\s*,?|combined\s*,?|sum|total|addition|sum total|grand total|combined total|combination|aggregate|tally|sum up|total up|combine|add(?: up| together)?|adding(?: up| together)?|summing|tot up|combining|totalling|pool|put together|put|join|take)(?: of| for| up| together| from| the numbers)*\s*(?P<x>.+?)(?:\s+(?:together|up|in total|combined|altogether|(?:in)?to (?:a|one|a single) (?:total|sum|number|figure)))*",
             clean,
         ) or _RE.fullmatch(
             r"(?:both |all of )?(?P<x>.+?)\s*,?\s*(?:(?:all )?added together|(?:all )?together|combined|altogether|in total|summed(?: up)?|put together|added up|added|in all|all told|make together|taken together|totalled|sum to|add up to)",
@@ -1205,6 +1337,15 @@ class Grammar:
                     and "'s" not in middle
                 ):
                     two = clean[: clean.index(a)] + b + " " + middle + " " + clean[clean.index(b) + len(b) :]
+                rest = clean[clean.index(b) + len(b) :]
+                if (
+                    _RE.match(r"\s*'s\b", middle)
+                    and middle.strip() != "'s"
+                    and _RE.match(r"\s*'s\b(?!\s+[a-z]+\s+(?:was|is))", rest)
+                ):
+                    # "A's maximum exceed B's": B's maximum
+                    rest = _RE.sub(r"^\s*'s", "", rest)
+                    one, two = clean[:at] + rest, clean[: clean.index(a)] + b + middle + rest
                 swap = mode == "difference" and NEGATIVE.search(clean) is not None
                 readings = []
                 for part in (one, two):
@@ -1258,6 +1399,10 @@ class Grammar:
             "how much",
             bare,
         )
+        m = _RE.search(r"\bhow much (?P<how>" + "|".join(BASE_FORMS) + r")\b", bare)
+        if m:
+            # "how much longer is A": what each is asked is how long it is
+            yield f"{bare[: m.start()]}how {BASE_FORMS[m['how']]}{bare[m.end() :]}"
         plain = _RE.sub(r"\b(?:more|less|fewer|extra|additional)\b", "", bare)
         yield _RE.sub(r"\s+", " ", plain).strip()
         if plain != bare:
@@ -1411,6 +1556,26 @@ class Grammar:
                 env[m[1]] = self.slots[m[1]][1]
         return _RE.sub(r"\s+", " ", text).strip(), env
 
+    def purchases(self, text, depth):
+        """So many pieces of one thing at its price: "what do 3 oak stools cost"."""
+        m = _RE.search(
+            rf"(?P<n>{N})\s+(?:units? of |pieces? of |copies of |of )?(?:(?:our|the|these|those|new) )?(?P<e><e\d+>)",
+            text,
+        )
+        if not m or not _RE.search(r"\b(?:cost|costs|price|priced|pay|charged?|owe|bill|worth|spend|total)\b", text):
+            return
+        if len(_RE.findall(r"<[edxm]\d+>", text)) != 1 or len(_RE.findall(N, text)) != 1:
+            return
+        named = [r for r in self.slots[m["e"].strip("<>")][1] if r[0] == "value"]
+        cents = " in cents" if _RE.search(r"\bcents\b", text) else ""
+        for reading in self.database(f"what is the price of {m['e']}{cents}") if named else ():
+            if reading.cost < 0.5 and "price" in dict(reading.node.arguments)["sql"]:
+                count = self.number(m["n"])
+                if isinstance(count, Literal) and count.value == 1:
+                    yield Reading(reading.node, reading.cost + 0.05)
+                else:
+                    yield self.operation("({0})*({1})", [Reading(count, 0.0), reading], 0.1)
+
     def database(self, text) -> list:
         slots = {name: value for name, value in self.slots.items() if value[0] != "z"}
         select = self.reader.read(text.strip(" ?.!"), slots)
@@ -1443,6 +1608,9 @@ class Grammar:
             + 0.9 * len([w for w in extra if w[1] in "ceum"])
             + 0.04 * len(words)
         )
+        if _RE.search(r"\b(?:double|twice|half|halve|triple|thrice|quadruple|percent)\b(?: of)? (?:the|<)", text):
+            # an operation that no page performs
+            return []
         if _RE.search(r"\b(?:how many|how much|number of|in) <t\d+>|<t\d+> ago|\bhow old\b|\bage of\b", text):
             cost += 0.6
         query = _RE.sub(r"<(\w+)>", lambda m: self.said(m[1]), text)
@@ -1505,6 +1673,7 @@ class Grammar:
                 )
                 template = "({0})*(1-{1}/100)" if down else "({0})*(1+{1}/100)" if up else "({0})*{1}/100"
                 yield self.operation(template, [Reading(self.number(whole), cost), Reading(self.number(m["p"]), 0.0)])
+        yield from self.speeds(text, numbers, cost)
         measures = [t for t in found if t[1] in "cu"]
         each = _RE.search(rf"({N})\s*-?\s*(<[cu]\d+>)", text)
         if (
@@ -1556,6 +1725,22 @@ class Grammar:
                         _call("units", "number", unit=second, value=node, **{"from": first, "to": second}), cost - 0.1
                     )
 
+    def speeds(self, text, numbers, cost):
+        """A distance from a speed and a time, or a time from a distance and a speed, all in the speed's own units."""
+        pairs = [(m[1], self.slots[m[2]][1]) for m in _RE.finditer(rf"({N})\s*-?\s*<(u\d+)>", text)]
+        rate = next((p for p in pairs if "_per_" in str(p[1])), None)
+        other = next((p for p in pairs if p is not rate), None)
+        if len(pairs) != 2 or len(numbers) != 2 or not rate or not other:
+            return
+        length, time_unit = rate[1].split("_per_", 1)
+        goals = {self.slots[u][1] for u in _RE.findall(r"\b(?:how many|in) <(u\d+)>", text)}
+        a, b = Reading(self.number(rate[0]), cost), Reading(self.number(other[0]), 0.0)
+        far = _RE.search(r"\bhow far\b|\bdistance\b", text)
+        if other[1] == time_unit and (goals == {length} or far and not goals):
+            yield self.operation("({0})*({1})", [a, b])
+        elif other[1] == length and (goals == {time_unit} or not goals and _RE.search(r"\bhow long\b", text)):
+            yield self.operation("({1})/({0})", [a, b])
+
     def date_cues(self, text, kinds, found, cost):
         days = [t for t in found if t[1] == "d"]
         dates = [Literal(self.slot(t)[1], "date") for t in days if isinstance(self.slot(t)[1], str)]
@@ -1605,6 +1790,9 @@ class Grammar:
             yield Reading(_call("dates", "text", op="weekday", date=dates[0]), cost)
         elif len(dates) in (1, 2) and (years or spans & {"day", "week"}):
             pair = dates if len(dates) == 2 else [today, dates[0]] if until else [dates[0], today]
+            if years and _RE.search(r"\b(?:age|aged|born)\b", text):
+                # "age today of a woman born ...": the birth comes first
+                pair = sorted(pair, key=lambda date: date.value)
             if years:
                 yield Reading(_call("dates", "number", op="years_between", start=pair[0], end=pair[1]), cost)
             elif "how" in text or "number" in text or "count" in text or len(dates) == 2:
@@ -1643,6 +1831,16 @@ class Grammar:
         )
         taken = _RE.search(r"\btaken\b[^<]*<n\d+>\s*times\b", text)
         hits = [(m.start(), sign) for form, sign in tests for m in [_RE.search(form, text)] if m]
+        m = _RE.search(
+            rf"\b(?:a|an|each|every|one|per) (?P<a>[a-z]+)\b[^<]*{N}.*{N} (?P<b>[a-z]+)", self.source.masked
+        )
+        if (
+            m
+            and singular(m["a"]) == singular(m["b"])
+            and _RE.search(r"\b(?:how (?:many|much)|total|altogether)\b", text)
+        ):
+            # "a crate holds 24 jars, how many are in 17 crates"
+            taken = m
         if taken:
             hits = [(0, "*")]
         # several operations named and two numbers: the first one named, at a price
@@ -1662,6 +1860,11 @@ class Grammar:
         if (
             sign == "-"
             and reverse
+            or sign == "/"
+            and _RE.search(
+                rf"{first}[^<]*\b(?:shar|split|divid|distribut|portion)\w*(?:(?!\b(?:by|among\w*|between|into|over|across|with|in)\b)[^<])*{second}",
+                text,
+            )
             or sign == "/"
             and _RE.search(
                 r"\b(?:into|how (?:often|many times))\b.*\b(?:fit|go|goes|fits|contained)\b|\b(?:go|goes|fits?) into\b",
@@ -1975,7 +2178,10 @@ def _touches_data(verb, rest, known) -> bool:
         "halve",
         "cut",
     ):
-        about = words & columns or words & tables or entity
+        names = [slot for slot in read(rest[:MAX_CHARS], known).slots if slot.kind == "e"]
+        paged = verb in ("double", "halve") and all(r[0] == "title" for slot in names for r in slot.value)
+        # "double the height of Mount Aldous" is a sum about a page
+        about = words & columns or words & tables or (entity and not paged)
         asks = re.search(
             r"\b(?:into|in) (?:us |swiss |british )?(?:dollars|euros|pounds|yen|francs|[a-z]+s)\b\s*[?.]?$", low
         ) and verb in ("change", "swap", "double", "halve")

@@ -678,6 +678,20 @@ class _Finder:
                     self._date(m, str(self.today.year), m["month"], m["day"])
         for m in HOLIDAY.finditer(self.text):
             month, day = HOLIDAYS[m["name"].lower()]
+            said = next(
+                (
+                    s
+                    for s in self.slots
+                    if s.kind == "d" and s.value[5:] == f"{month:02d}-{day:02d}" and 0 <= s.start - m.end() <= 3
+                ),
+                None,
+            )
+            if said and not m["year"]:
+                # "Christmas Day, 25 December 2021" is one date
+                self.slots.remove(said)
+                self.taken[said.start : said.end] = bytes(said.end - said.start)
+                self.add("d", m.start(), said.end, said.value)
+                continue
             self._date(m, m["year"] or str(self.today.year), str(month), str(day))
         for m in RELATIVE.finditer(self.text):
             self.add("d", m.start(), m.end(), self._relative(m).isoformat())
@@ -686,7 +700,8 @@ class _Finder:
         day = day.lower()
         number = int(re.match(r"\d+", day)[0]) if day[0].isdigit() else ORDINALS[day.replace(" ", "-")]
         month = _month(month)
-        if 1 <= month <= 12 and 1 <= number <= 31:
+        # the 45th of March is a date that does not exist, and the expert says so
+        if 1 <= month <= 12 and 1 <= number <= (31 if day.isdigit() else 99):
             self.add("d", m.start(), m.end(), f"{int(year):04d}-{month:02d}-{number:02d}")
 
     def _relative(self, m):
@@ -744,7 +759,7 @@ class _Finder:
                 continue
             end = m.end()
             plural_of_it = (
-                m["scale"] is None and re.match(r"'?s\b", self.text[end:]) and re.search(r"many $", self.text[:start])
+                m["scale"] is None and re.search(r"many $", self.text[:start]) and re.match(r"'?s\b", self.text[end:])
             )
             scale = (m["scale"] or "").strip().lower()
             if plural_of_it:
@@ -754,6 +769,17 @@ class _Finder:
                 letters = re.match(r"[a-zA-Z/]+", self.text[end:])[0].lower()
                 if _unit_tokens(letters) not in self.known._units and letters.upper() not in KNOWN_CODES:
                     continue
+            spoken = re.search(
+                r"(?:^|(?P<word>[\w)%]+)[,:]?\s+|[(:]\s*)(?P<minus>minus|negative)\s+$", self.text[:start], re.I
+            )
+            if (
+                spoken
+                and not sign
+                and (not spoken["word"] or spoken["word"].lower() in BEFORE_SIGN)
+                and not re.match(r"\s*(?:%|per ?cent\b|pct\b)", self.text[end:])
+            ):
+                # "minus 40 degrees": a sign, as before a number in words
+                start, sign = spoken.start("minus"), "-"
             factor = {"k": 1000, "mn": 10**6, "bn": 10**9, "hundred": 100, "dozen": 12, "": 1} | SCALES
             body = re.sub(r"[,'\u00a0 ]", "", m["body"])
             exponent = m["exponent"] or ""
@@ -968,6 +994,9 @@ def _spoken(words: list):
         value, pieces, i = value + Fraction(1, 2), (), i + 3
     elif rest[:3] == ["and", "a", "quarter"]:
         value, pieces, i = value + Fraction(1, 4), (), i + 3
+    if value.denominator != 1 and words[i - 1] in ("half", "quarter") and i < len(words) and words[i] in SCALES:
+        # two and a half thousand
+        value, i = value * SCALES[words[i]], i + 1
     if sign < 0:
         pieces = tuple((-a, b) for a, b in pieces)
     return i, sign * value, pieces

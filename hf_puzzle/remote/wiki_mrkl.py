@@ -99,6 +99,19 @@ def stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 4 else word
 
 
+# text that tells its reader what to do is no fact; after a header the rest of the paragraph belongs to it
+HEADER = re.compile(
+    r"\b(?:notes?|messages?|instructions?|attention|notice|reminder|memo|important)\b[^.:]{0,20}\b(?:to|for)\b[^.:]{0,20}\b(?:assistants?|ais?|models?|bots?|chatbots?|agents?|llms?|systems?|machines?)\b|"
+    r"^\W*(?:system|assistant|developer|instructions?|prompt)\s*:|<\|?\w+\|?>|\[/?INST\]",
+    re.I,
+)
+ADDRESSED = re.compile(
+    r"\b(?:ignore|disregard|forget|override)\b[^.]{0,40}\b(?:previous|prior|above|earlier|all|your|question|instructions?|rules?|prompts?|query|user)\b|"
+    r"\b(?:assistants?|ai (?:models?|systems?|agents?)|language models?|chatbots?|bots|llms?)\b[^.]{0,30}\b(?:must|should|shall|have to|need to|are to|reply|respond|answer|call|say|are (?:asked|instructed|required|told))\b|"
+    r"\byou (?:must|should|shall|are to|have to)\b[^.]{0,30}\b(?:say|reply|answer|respond|call|output|tell|run|print)\b|"
+    r"\b(?:call|use|invoke|run)\b (?:the )?(?:calculator|database|tool|function|wiki|expert|currency|sql)\b|\btool_call\b",
+    re.I,
+)
 CONCEPTS: dict[str, set[int]] = {}
 for _number, _line in enumerate(SAME):
     for _word in _line.split():
@@ -108,6 +121,20 @@ for _number, _line in enumerate(SAME):
 def sentences(text: str) -> list[str]:
     """`text` in sentences; a full stop ends one before a capital letter or the end."""
     return [part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n+", text) if part.strip()]
+
+
+def facts_only(text: str) -> str:
+    """`text` without the sentences that address whoever answers."""
+    kept = []
+    for paragraph in text.split("\n"):
+        lines = []
+        for sentence in sentences(paragraph):
+            if HEADER.search(sentence):
+                break
+            if not ADDRESSED.search(sentence):
+                lines.append(sentence)
+        kept += [" ".join(lines)] if lines else []
+    return "\n".join(kept)
 
 
 def find_fact(query: str, title: str, text: str) -> Fact | None:
@@ -141,6 +168,9 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
         ]
         for start, end, unit, bonus in _candidates(tokens, kind, head, given):
             count += 1
+            if unit and {"square", "cubic"} & (set(rest) | set(unit.split())):
+                # metres do not answer for square metres
+                bonus += 1.0 if set(unit.split()) <= set(rest) else -1.0
             score = bonus + sum(weight / (1 + _distance(tokens, i, start, end)) for i, weight in hits)
             before = next((t for t in reversed(tokens[:start]) if t not in ("the", "a", "an")), "")
             score += 0.5 * (before in prepositions)
@@ -151,7 +181,18 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
         return best[1]
     if kind in ("year", "measure", "count"):
         raise LookupError(kind)
+    held = {stem(word) for word in words(text)} | {stem(word) for word in named}
+    if (
+        kind == "person"
+        and cues
+        and not any(cue in held or meant(cue) & set().union(*map(meant, held)) for cue in cues)
+    ):
+        raise LookupError("person")
     return None
+
+
+def meant(cue: str) -> set[int]:
+    return CONCEPTS.get(cue, set())
 
 
 def _kind(rest, query):
@@ -199,6 +240,8 @@ def _candidates(tokens, kind, head, given):
             continue
         after = tokens[i + 1] if i + 1 < len(tokens) else ""
         unit = after if after.casefold() in UNIT_WORDS else None
+        if after.casefold() in ("square", "cubic") and i + 2 < len(tokens) and tokens[i + 2].casefold() in UNIT_WORDS:
+            unit = f"{after} {tokens[i + 2]}"
         before = tokens[i - 1] if i else ""
         year = (
             unit is None
@@ -366,14 +409,15 @@ class Wiki(Expert):
 
     def _fact(self, page, query):
         data = {"doc": str(page["id"]), "title": page["title"], "passage": page["text"][:2000]}
+        text = facts_only(page["text"][:MAX_PAGE_CHARACTERS])
         try:
-            fact = find_fact(query, page["title"], page["text"])
+            fact = find_fact(query, page["title"], text)
         except LookupError as error:
             return failed(
                 "no_data", f"wiki: the page {page['title'][:60]} has no such {error.args[0]}", doc=data["doc"]
             )
         if fact is None:
-            lines = sentences(page["text"][:MAX_PAGE_CHARACTERS])
+            lines = sentences(text)
             sentence = lines[0][:MAX_SENTENCE_CHARACTERS] if lines else page["title"]
             return answered(sentence, sentence, sentence=sentence, **data)
         value = parse_number(fact.text) if fact.number else fact.text

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from hf_puzzle.mrkl.data import make_world
+from hf_puzzle.remote import planner_mrkl
 from hf_puzzle.remote.calls_mrkl import Expert, answered
 from hf_puzzle.remote.experts_mrkl import Experts
 from hf_puzzle.remote.planner_mrkl import (
@@ -336,3 +337,53 @@ def test_arguments_by_type(planner):
         "place": "Great Nowhere",
     }
     assert fill_arguments(schema, read("a train", planner.known)) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "expression"),
+    [
+        ("12 friends share 156 sweets equally. How many does each get?", "156/12"),
+        ("negative 8 times 7", "((-8))*7"),
+        ("multiply 23 by itself", "23*23"),
+        ("what remains when 1000 is divided by 7", "1000%7"),
+        ("square root of 144", "144**(1/2)"),
+        ("what is 5 factorial?", "1*2*3*4*5"),
+        ("what is 1/3 of 963", "1/3*963"),
+        ("raise 7 to the fourth power", "7**4"),
+        ("how many 25s are there in 1000?", "1000/25"),
+        ("half of 90 plus a third of 60", "(0.5*90)+(((1/3))*60)"),
+        ("if you subtract 19 from 73 and double the answer, what do you have?", "2*(73-19)"),
+        ("how far apart are 350 and 1200?", "1200-350"),
+        ("what must I multiply 12 by to reach 180?", "180/12"),
+        ("a train goes 60 miles per hour for 3 hours, how many miles does it cover?", "60*3"),
+    ],
+)
+def test_wordings_that_a_blind_test_found_unread(planner, query, expression):
+    plan = planner.decide(query).plan
+    assert [step.expert for step in plan.steps] == ["calculator"]
+    assert plan.steps[0].arguments == {"expression": expression}
+
+
+@pytest.mark.parametrize(
+    ("query", "date"),
+    [
+        ("what date is 45 days before Christmas Day, 25 December 2021?", "2021-12-25"),
+        ("what weekday is the 45th of March 2021?", "2021-03-45"),
+    ],
+)
+def test_dates_said_twice_and_dates_that_do_not_exist(planner, query, date):
+    assert planner.decide(query).plan.steps[0].arguments["date"] == date
+
+
+def test_a_currency_stated_at_the_end(planner):
+    columns = [c for each in planner.known.schema.columns.values() for c in each.values()]
+    name = next(c.values[0] for c in columns if (c.table, c.name) == ("articles", "name"))
+    plan = planner.decide(f"What would {name} cost in US dollars if our prices are in euros?").plan
+    assert [step.expert for step in plan.steps] == ["database", "currency"]
+    assert (plan.steps[1].arguments["from"], plan.steps[1].arguments["to"]) == ("EUR", "USD")
+
+
+def test_reading_has_a_budget(monkeypatch, planner):
+    """Repetitive text has more readings than anybody waits for: what was found within the budget stands."""
+    monkeypatch.setattr(planner_mrkl, "MAX_READING_SECONDS", -1.0)
+    assert planner.ask("half of 90 plus " * 100)["status"] == "abstain"
