@@ -1197,6 +1197,8 @@ class Grammar:
                         places.append((m.start(), left, right, template, words))
             places.sort(key=lambda p: -p[0])
             for _, left, right, template, words in places:
+                if self.over:
+                    return
                 if words.startswith("times") and _RE.fullmatch(rf"{MEASURE}", right.strip()):
                     continue
                 right = _RE.sub(
