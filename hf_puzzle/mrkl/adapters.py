@@ -10,10 +10,11 @@ import logging
 import math
 import random
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -118,11 +119,11 @@ def fit(
     seed: int = 0,
     muon: bool = False,
     name: str = "pairs",
-    folder: str | Path = "unused",
 ) -> float:
     """Trains what requires a gradient in `model` on (question, items) rows; the mean loss of the last steps."""
     encoded = [encode_pair(tokenizer, *row) for row in rows]
     torch.manual_seed(seed)
+    folder = tempfile.mkdtemp()  # Trainer wants one, and nothing is saved
     arguments = training_arguments(
         folder, name, {}, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=rate, seed=seed,
         use_cpu=not torch.cuda.is_available(), logging_steps=max(1, steps // 10), disable_tqdm=True,
@@ -137,6 +138,7 @@ def fit(
     )
     show_progress(trainer, name)
     trainer.train()
+    shutil.rmtree(folder, ignore_errors=True)
     model.eval()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row][-1]
 
