@@ -22,6 +22,13 @@ CODE = {
 }
 
 
+def check_replaceable(folder: str | Path) -> None:
+    """Raises ValueError where writing a model to `folder` would delete what is no model."""
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").exists()):
+        raise ValueError(f"{folder} exists and holds no model; name another folder")
+
+
 def write_model_folder(
     folder: str | Path,
     model: PreTrainedModel,
@@ -34,10 +41,15 @@ def write_model_folder(
     The folder appears under its name only when it is complete.
 
     Args:
+        folder: a model that is there is replaced, anything else refused.
         provenance: what made the model; goes to `puzzle.json`, never into `config.json`, which engines parse strictly.
         also: writes what else belongs into the folder, before it appears.
+
+    Raises:
+        ValueError: `folder` holds something that is no model.
     """
     folder = Path(folder)
+    check_replaceable(folder)
     staging = folder.with_name(f".{folder.name}.tmp")
     artifacts.remove(staging)
     model.save_pretrained(staging)

@@ -1,6 +1,5 @@
 """Folders and files that an engine opens, made from a child by exact rewrites, or a refusal that says why not."""
 
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,8 +13,6 @@ from ..recipe import RecipeError, did_you_mean
 from . import ENGINES, rewrites
 from .check import NO, FolderError, check_folder
 
-
-logger = logging.getLogger(__name__)
 
 # what travels with the weights as it is: tokenizer, generation settings, licence
 _OURS = ("config.json", "model.safetensors.index.json", "puzzle.json", "README.md")
@@ -50,15 +47,18 @@ def export(
         raise RecipeError(f"unknown target {target!r}{did_you_mean(target, TARGETS)}; known: {', '.join(TARGETS)}")
     if out.resolve() == folder.resolve():
         raise FolderError(f"--out {out} is the folder itself; name another one")
-    if out.exists() and (out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists()):
-        raise FolderError(f"--out {out} exists and holds no model; name another folder")
+    is_file = target == "llama.cpp" and not as_folder
+    if is_file and out.is_dir():
+        raise FolderError(f"--out {out} is a folder, and {target} gets a file; name one that ends in .gguf")
+    if not is_file:
+        hub.check_replaceable(out)
     check_folder(folder)  # malformed folders end here, with the layer and field
     if target == "onnx":
         from .onnx import export_onnx
 
         return [f"{name}: {value:.1e}" for name, value in export_onnx(folder, out).items()]
     config, state, changes = as_engine_reads_it(folder, target, tensor_parallel)
-    if target == "llama.cpp" and not as_folder:
+    if is_file:
         from .gguf import write_gguf
 
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
@@ -108,6 +108,7 @@ def convert_folder(folder: str | Path, to: str, out: str | Path) -> Path:
     check_folder(folder)
     if Path(out).resolve() == Path(folder).resolve():
         raise FolderError(f"--out {out} is the folder itself; name another one")
+    hub.check_replaceable(out)
     config, state = hub.read_model_folder(folder)
     return _write(Path(out), Path(folder), *convert(config, state, to))
 

@@ -30,7 +30,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
-from ..remote.configuration_decilm import DeciLMConfig, ffn_width
+from ..formats import describe
+from ..remote.configuration_decilm import DeciLMConfig
 
 
 logger = logging.getLogger(__name__)
@@ -143,18 +144,6 @@ def _folder_weights(folder: Path, stack: contextlib.ExitStack) -> dict[str, Weig
     return weights
 
 
-def _layers(config: PreTrainedConfig) -> list[Block]:
-    if config.model_type != "nemotron-nas":
-        return [Block(config.num_key_value_heads, config.intermediate_size)] * config.num_hidden_layers
-    layers = []
-    for block in config.block_configs:
-        heads = block.attention.n_heads_in_group
-        attention = config.num_attention_heads // heads if heads else LINEAR
-        ffn = ffn_width(block.ffn.ffn_mult, config.hidden_size) if block.ffn.ffn_mult else LINEAR
-        layers.append(Block(NONE if block.attention.no_op else attention, NONE if block.ffn.no_op else ffn))
-    return layers
-
-
 def _check(config: PreTrainedConfig, layers: list[Block]) -> None:
     """Raises NotExpressible for what llama.cpp cannot load, or loads and computes something else from."""
     if config.hidden_act != "silu":
@@ -247,7 +236,7 @@ def _write(
     if outtype not in get_args(OutType):
         raise ValueError(f"outtype {outtype!r}: expected one of {', '.join(get_args(OutType))}")
     gguf = _gguf()
-    layers = _layers(config)
+    layers = describe(config)
     _check(config, layers)
     _, arch, paired = ARCHITECTURES[config.model_type]
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -16,7 +16,6 @@ from ..recipe import RecipeError
 from . import llama_cpp, rewrites, vllm
 
 
-MEASURED = ("transformers", "llama.cpp", "vllm")
 _OUTTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 

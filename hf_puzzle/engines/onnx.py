@@ -4,9 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from .. import artifacts
+from .. import artifacts, hub
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -23,7 +23,7 @@ def _random_prompts(vocab_size: int, batch_size: int, length: int, padding: int)
 
 
 def export_onnx(folder: str | Path, out: str | Path, check: bool = True) -> dict[str, float]:
-    """Write `prefill.onnx` and `decode.onnx` of a model folder, in float32, to `out`; runs the code in `folder`.
+    """Write `prefill.onnx` and `decode.onnx` of a model folder, in float32, to `out`; runs none of the code in `folder`.
 
     Batch size, lengths and left padding are free. Inputs are input_ids, attention_mask and position_ids, and for
     `decode` one token per row and the keys and values of every layer that has attention. Each graph has its own copy of
@@ -45,7 +45,7 @@ def export_onnx(folder: str | Path, out: str | Path, check: bool = True) -> dict
     out = Path(out)
     staging = out.with_name(f".{out.name}.tmp")
     artifacts.remove(staging)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
+    model = hub.open_model_folder(folder, torch.float32)
     try:
         try:
             # a mask without padding would be left out of the graphs, and every size must differ from 0 and 1

@@ -10,19 +10,17 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 from transformers import PretrainedConfig
 
-from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
 from ..formats import stock_config
 from ..remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config
 from . import ENGINES, check_engines, refuses, refuses_model, runs_directly, splits_heads, why_not_direct
-from .check import check_tensors, decilm_config, read_config, weight_files
+from .check import check_tensors
 
 
 State = dict[str, torch.Tensor]
@@ -87,13 +85,6 @@ def rewrite(config: DeciLMConfig, state: State, engine: str, tensor_parallel: in
     return chain.written()
 
 
-def drop_dummies(config: DeciLMConfig, state: State) -> Rewritten:
-    """The child without its layers that have neither attention nor FFN."""
-    chain = _Chain(config, state)
-    chain.drop_dummies()
-    return chain.written()
-
-
 def as_plain(config: DeciLMConfig, state: State) -> tuple[PretrainedConfig, State] | None:
     """The child as a stock Llama (with biases on q, k and v only: Qwen2), which every engine opens without our code.
 
@@ -109,18 +100,6 @@ def as_plain(config: DeciLMConfig, state: State) -> tuple[PretrainedConfig, Stat
         return None
     block, child = blocks.pop(), chain.written()
     return stock_config(child.config, block), child.state
-
-
-def read_folder(folder: str | Path) -> tuple[DeciLMConfig, State]:
-    """Config and tensors of a DeciLM folder; no code of it is executed.
-
-    Raises:
-        FolderError: it holds no DeciLM model, or config and tensors disagree.
-    """
-    config = decilm_config(read_config(folder), Path(folder) / "config.json")
-    state = {name: tensor for path in weight_files(folder) for name, tensor in artifacts.read_tensors(path).items()}
-    check_tensors(config, {name: tuple(tensor.shape) for name, tensor in state.items()}, folder)
-    return config, state
 
 
 def _way_out(engines: list[str]) -> str:

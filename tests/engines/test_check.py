@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hf_puzzle import hub
 from hf_puzzle.engines import ENGINES
 from hf_puzzle.engines.check import FolderError, check_folder
-from hf_puzzle.engines.rewrites import as_plain, read_folder
+from hf_puzzle.engines.rewrites import as_plain
+from hf_puzzle.hub import read_model_folder
 from hf_puzzle.remote.configuration_decilm import DeciLMConfig, block_config
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 
@@ -212,7 +213,7 @@ def test_children_whose_layers_are_alike(make, blocks, overrides, stock):
     found = verdicts(folder)
     promised = {verdict.reason.split(",")[0] for verdict in found.values() if verdict.reason.startswith("as ")}
     assert promised == ({f"as {stock}"} if stock else set())
-    plain = as_plain(*read_folder(folder))
+    plain = as_plain(*read_model_folder(folder))
     assert (plain and plain[0].architectures) == (stock and [stock])
     if stock is not None:
         assert opening(found, "no") == set()

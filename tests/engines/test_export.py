@@ -139,7 +139,7 @@ def test_convert_there_and_back_is_lossless(child, tmp_path):
     [
         ("vlm", "out", RecipeError, "did you mean 'vllm'"),
         ("vllm", "child", FolderError, "is the folder itself"),
-        ("vllm", "full", FolderError, "holds no model"),
+        ("vllm", "full", ValueError, "holds no model"),
     ],
 )
 def test_wrong_arguments(child, target, out, error, message, tmp_path):
@@ -171,3 +171,17 @@ def test_command_line(child, tmp_path, capsys):
     assert (tmp_path / "child-vllm" / "modeling_decilm.py").exists()
     assert main(["check", str(tmp_path)]) == 2
     assert "has no config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["convert", "--to", "per-layer"], ["export", "--target", "vllm"]])
+def test_nothing_that_is_no_model_is_replaced(child, command, tmp_path, capsys):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    (tmp_path / "notes.txt").write_text("more of it")
+    for out in ("thesis", "notes.txt"):
+        assert main([command[0], str(child[0]), *command[1:], "--out", str(tmp_path / out)]) == 2
+        assert "holds no model" in capsys.readouterr().err
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "notes.txt").read_text() == "more of it"
+    assert main(["export", str(child[0]), "--target", "llama.cpp", "--out", str(tmp_path / "thesis")]) == 2
+    assert "gets a file" in capsys.readouterr().err

@@ -13,8 +13,9 @@ from transformers.initialization import no_init_weights
 
 from hf_puzzle.engines import ENGINES, refuses, refuses_model, runs_directly, splits_heads
 from hf_puzzle.engines.check import FolderError, tensor_shapes
-from hf_puzzle.engines.rewrites import CannotRun, as_plain, drop_dummies, read_folder, rewrite
+from hf_puzzle.engines.rewrites import CannotRun, as_plain, rewrite
 from hf_puzzle.formats import describe
+from hf_puzzle.hub import read_model_folder
 from hf_puzzle.remote.configuration_decilm import DeciLMConfig, block_config
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 
@@ -260,7 +261,7 @@ def test_rotary_frequencies_of_old_checkpoints_are_left_behind():
 
 def test_drop_dummies():
     model = child([("none", "none"), FULL, ("none", "none"), ("linear", "none")])
-    done = drop_dummies(model.config, model.state_dict())
+    done = rewrite(model.config, model.state_dict(), "transformers")
     assert [block.id for block in describe(done.config)] == ["kv2+w256", "linear+none"]
     assert done.changes == ["layers 0, 2: dropped, for it has neither attention nor FFN"]
     assert_same_function(model, done)
@@ -315,7 +316,7 @@ def test_a_rewritten_folder_is_read_back(tmp_path):
     written.load_state_dict(done.state)
     written.save_pretrained(tmp_path, max_shard_size="100kB")
     assert (tmp_path / "model.safetensors.index.json").exists()
-    config, state = read_folder(tmp_path)
+    config, state = read_model_folder(tmp_path)
     assert describe(config) == describe(done.config)
     assert torch.equal(logits_of(config, state), model(IDS).logits)
 
@@ -329,7 +330,7 @@ def test_published_layouts_in_every_engine(name):
     state, before = model.state_dict(), model(IDS).logits
     assert before.isfinite().all()
     layers = {"51B": 80, "49B": 80, "253B": 162 - 81}[name]
-    assert drop_dummies(config, state).config.num_hidden_layers == layers
+    assert rewrite(config, state, "transformers").config.num_hidden_layers == layers
     refused = set()
     for engine in ("vllm", "sglang", "tensorrt-llm", "llama.cpp", "exllamav2"):
         try:

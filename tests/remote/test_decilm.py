@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from published_layouts import LAYOUTS
 from transformers import (
     AutoConfig,
     DynamicCache,
@@ -491,23 +492,6 @@ def test_ffn_widths_survive_the_format():
             ffn_mult(width, 1024)
 
 
-# The layouts of NVIDIA's published models, `attention/ffn_mult` with a repeat count: gN has N heads in a group, L is
-# linear, N none, n no ffn.
-PUBLISHED = {
-    "51B": """g8/1.3125 g16/2.625 g8/5.25x3 g32/2.625x2 g64/2.625x2 g32/2.625x2 L/2.625 g64/2.625 g32/2.625x2 L/1.3125
-        g8/5.25x19 L/2.625 g8/5.25x2 L/2.625 L/5.25 L/2.625x3 N/1.3125 L/1.3125 g8/5.25 N/1.3125 L/1.3125 N/1.3125
-        g8/5.25 L/1.3125 N/1.3125 L/1.3125x2 N/1.3125x2 L/1.3125 N/1.3125x2 L/1.3125x4 g8/5.25x17""",
-    "49B": """g8/2.625 g8/5.25x5 N/2.625x2 g8/5.25x3 N/3.28125 g8/5.25x30 N/1.3125 N/2.625x2 N/1.3125 N/5.25 N/1.3125
-        N/2.625 N/1.3125x3 g8/5.25 N/1.3125 N/1.0x2 N/1.3125 N/1.0x3 N/1.3125x2 N/0.5x2 N/1.0x2 N/0.5x2 N/1.0 N/0.5x2
-        g8/5.25x9""",
-    "253B": """g16/0.4875 g16/0.975 g16/1.4625x6 g16/1.95 N/nx4 g16/1.95x3 g16/4.875x2 N/nx6 g16/4.875x3 N/nx5
-        g16/4.875x3 g16/2.4375 N/nx3 g16/1.95x3 N/1.95 g16/4.875 N/4.875 N/nx5 g16/4.875x4 N/nx5 g16/4.875x4 N/nx5
-        g16/4.875x4 N/nx5 g16/4.875x4 N/nx5 g16/4.875 g16/3.4125x3 N/nx2 g16/2.925 g16/2.4375x3 N/2.4375x2 g16/2.4375
-        N/n N/2.4375x7 g16/2.4375 N/nx5 g16/2.925 g16/4.875 N/4.875 g16/4.875 N/nx8 N/36.5625 N/nx8 N/39.0 N/nx8
-        N/31.40625 N/nx5 N/27.5625 N/1.95 g16/1.95 g16/2.4375 N/n g16/2.4375x2 g16/3.4125 g16/4.875x4 g16/2.4375""",
-}
-
-
 def published_blocks(layout):
     blocks = []
     for item in layout.split():
@@ -525,7 +509,7 @@ def published_blocks(layout):
 @pytest.mark.parametrize("name, layers, live", [("51B", 80, 54), ("49B", 80, 49), ("253B", 162, None)])
 @torch.no_grad()
 def test_published_layouts(name, layers, live):
-    blocks = published_blocks(PUBLISHED[name])
+    blocks = published_blocks(LAYOUTS[name])
     config = DeciLMConfig(
         vocab_size=VOCAB, hidden_size=128, num_attention_heads=64, block_configs=blocks, num_hidden_layers=layers
     )
