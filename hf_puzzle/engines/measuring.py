@@ -1,8 +1,10 @@
 """Timing models through the engine that will run them: what the search optimises is what the user gets."""
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ def check_measured(engine: str, fmt: str, device: torch.device) -> None:
         raise RecipeError(
             f"cost.engine: {engine} opens no {fmt} children; use `transformers`, or a Llama-shaped parent"
         )
+    if engine == "vllm" and shutil.which("vllm") is None:
+        raise RecipeError(
+            "cost.engine: there is no executable `vllm` on PATH: pip install vllm, or use `transformers`"
+        )
+    if engine == "llama.cpp" and not (find_spec("llama_cpp") and find_spec("gguf")):
+        raise RecipeError('cost.engine: llama.cpp is not installed: pip install "hf_puzzle[llama-cpp]"')
     if engine == "llama.cpp" and device.type != "cpu":
         raise RecipeError(
             f"cost.engine: llama.cpp is measured on the CPU, the recipe's device is {device}; set `device: cpu`"
