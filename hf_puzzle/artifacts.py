@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +22,8 @@ from safetensors.torch import save_file
 
 logger = logging.getLogger(__name__)
 
+MAX_JSON_BYTES = 64 * 2**20  # of a JSON file, and of a line of JSONL: what strangers wrote is read too
+MAX_PARTS = 32  # of a path
 VERSIONED_PACKAGES = ("hf_puzzle", "torch", "transformers", "peft", "datasets", "mip", "highspy", "numpy", "gguf")
 
 
@@ -54,13 +58,91 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
+def inside(folder: str | Path, name: object) -> Path:
+    """`folder / name`, for a name that was read from a file or comes from whoever made the folder.
+
+    Raises:
+        ArtifactError: an absolute path, `..`, anything but a plain relative path, or a link that leaves the folder.
+    """
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if {"", ".", ".."} & set(parts) or "\\" in name or not name.isprintable() or len(parts) > MAX_PARTS:
+        raise ArtifactError(f"{folder}: {name!r:.80} is not the name of a file in it: do not use this folder")
+    root, path = Path(os.path.realpath(folder)), Path(folder, name)
+    homes = [root]
+    if root.parent.name == "snapshots":  # the Hub's cache: a snapshot is links to the blobs beside it
+        homes.append(root.parents[1] / "blobs")
+    if not any(Path(os.path.realpath(path)).is_relative_to(home) for home in homes):
+        raise ArtifactError(f"{folder}: {name!r:.80} is a link that leaves it: copy the file there if it is yours")
+    return path
+
+
+AGAIN = "delete it and run its stage again"
+
+
+def parse_json(text: str | bytes, where: str | Path, finite: bool = True, remedy: str = AGAIN) -> Any:
+    """JSON of unknown origin.
+
+    Args:
+        where: what an error names.
+        finite: refuse NaN, Infinity and numbers that overflow to it.
+        remedy: what to do about it.
+
+    Raises:
+        ArtifactError: not JSON, or JSON that no reader should take: nested without end, integers of thousands of digits.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if not finite:
+            return json.loads(text)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ArtifactError(f"{where}: not valid JSON (nested too deeply); {remedy}") from None
+    except ValueError as error:  # no JSON, no UTF-8, an integer of thousands of digits
+        raise ArtifactError(f"{where}: not valid JSON ({error}); {remedy}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text:.40} is too large for a number")
+    return value
+
+
+@contextlib.contextmanager
+def reading(where: str | Path) -> Iterator[None]:
+    """Names `where` in one ArtifactError when the block stumbles over a value of another form than it expects."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ArtifactError(
+            f"{where} is not as this hf_puzzle writes it ({type(error).__name__}: {error}): run its stage again"
+        ) from error
+
+
+def _open(path: str | Path) -> BinaryIO:
+    # a pipe or a device would be read for ever
+    if Path(path).exists() and not Path(path).is_file():
+        raise ArtifactError(f"{path} is not a file: {AGAIN}")
+    try:
+        return open(path, "rb")
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: run the stage that writes it first") from None
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
+
+
+def read_json(path: str | Path, finite: bool = True) -> Any:
+    """Raises ArtifactError for a file that is missing, no JSON (see `parse_json`), or larger than 64 MiB."""
+    with _open(path) as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ArtifactError(f"{path} has more than {MAX_JSON_BYTES // 2**20} MiB, which no JSON file of a run has")
+    return parse_json(content, path, finite)
+
+
+def json_line(row: Mapping) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def append_jsonl(path: str | Path, row: Mapping) -> None:
@@ -69,27 +151,31 @@ def append_jsonl(path: str | Path, row: Mapping) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         # a line cut by a crash has no newline: drop it, or the new row would be glued to it
-        file.seek(0)
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
-        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if end and file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json_line(row).encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
     """All complete rows; a last line cut by a crash is ignored, any other broken line is an error."""
-    path = Path(path)
+    path, rows = Path(path), []
     if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ArtifactError(f"{path}, line {number}: not valid JSON ({error}); delete that line") from None
+        return rows
+    with _open(path) as file:
+        while (line := file.readline(MAX_JSON_BYTES)).endswith(b"\n"):
+            where = f"{path}, line {len(rows) + 1}"
+            rows.append(parse_json(line.decode(errors="replace"), where, remedy="delete that line"))
+            if not isinstance(rows[-1], dict):
+                raise ArtifactError(
+                    f"{where}: a row is a JSON object, not {type(rows[-1]).__name__}; delete that line"
+                )
+    if len(line) == MAX_JSON_BYTES:
+        raise ArtifactError(f"{path}, line {len(rows) + 1}: more than {MAX_JSON_BYTES // 2**20} MiB; delete that line")
     return rows
 
 
@@ -101,11 +187,10 @@ def write_tensors(
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    _open(path).close()
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: run the stage that writes it first") from None
     except SafetensorError as error:
         raise ArtifactError(f"{path} is truncated or not safetensors ({error}): delete it and rerun") from None
 
@@ -154,15 +239,42 @@ def _cpu_name() -> str:
 
 
 class Manifest:
-    """`manifest.json` of a run: which stage finished, from which inputs. An entry is written last of all its files."""
+    """`manifest.json` of a run: which stage finished, from which inputs. An entry is written last of all its files.
+
+    The manifest before the last change is kept beside it, in case a disk loses the newer one.
+    """
+
+    HASHED_BYTES = 4 * 2**20  # files up to this size are known by content, larger ones by size
 
     def __init__(self, run_dir: str | Path):
-        self.path = Path(run_dir) / "manifest.json"
-        self.stages: dict[str, dict] = read_json(self.path) if self.path.exists() else {}
+        self.run_dir = Path(run_dir)
+        self.path = self.run_dir / "manifest.json"
+        self.before = self.run_dir / "manifest.before.json"
+        self.stages: dict[str, dict] = {}
+        for path in (self.path, self.before):
+            if path.exists():
+                try:
+                    self.stages = read_json(path)
+                    break
+                except ArtifactError as error:
+                    logger.warning("%s; looking at the one before it", error)
 
     def is_finished(self, stage: str, inputs: str) -> bool:
         entry = self.stages.get(stage, {})
         return entry.get("inputs") == inputs and "finished" in entry
+
+    def damaged(self, stage: str, outputs: list[Path]) -> list[Path]:
+        """Files of a finished stage that are missing or changed since; an output that is not there at all is one."""
+        missing = [path for path in outputs if not path.exists()]
+        recorded = self.stages[stage].get("files", {})
+        return missing + [self.run_dir / name for name, facts in recorded.items() if self._facts(name) != facts]
+
+    def _facts(self, name: str) -> list:
+        path = self.run_dir / name
+        if not path.is_file():
+            return []
+        size = path.stat().st_size
+        return [size, file_sha256(path) if size <= self.HASHED_BYTES else None]
 
     def begin(self, stage: str, inputs: str, outputs: list[Path]) -> bool:
         """Note that `stage` starts; outputs made from other inputs are deleted. True if this continues a killed start."""
@@ -171,22 +283,30 @@ class Manifest:
             for path in outputs:
                 remove(path)
         self.stages[stage] = {"inputs": inputs}
-        write_json(self.path, self.stages)
+        self._write()
         return continues
 
     def forget(self, stage: str, outputs: list[Path]) -> None:
         """Delete a stage's files and its entry."""
         if self.stages.pop(stage, None) is not None:
-            write_json(self.path, self.stages)
+            self._write()
         for path in outputs:
             remove(path)
 
-    def finish(self, stage: str, seconds: float) -> None:
+    def finish(self, stage: str, seconds: float, outputs: list[Path]) -> None:
+        files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        names = [file.relative_to(self.run_dir).as_posix() for file in files if file.is_file()]
         self.stages[stage] |= {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(seconds, 2),
+            "files": {name: self._facts(name) for name in names},
             "environment": environment(),
         }
+        self._write()
+
+    def _write(self) -> None:
+        if self.path.exists():
+            shutil.copyfile(self.path, self.before)
         write_json(self.path, self.stages)
 
 

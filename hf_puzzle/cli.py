@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if args.verbose:
             raise
-        print(f"hf-puzzle: {error}", file=sys.stderr)
+        print(f"hf-puzzle: {_printable(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", metavar="STAGE", help="run this stage alone, again")
     run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all later ones again")
     run.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=value")
+    run.add_argument(
+        "--on", metavar="ray[://HOST:PORT] | slurm", help="run tasks on a cluster; default: in this process"
+    )
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", help="what a run found: table, blocks, where its files are")
@@ -49,6 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("run_dir", type=Path)
     solve.add_argument("--set", dest="overrides", action="append", default=[], metavar="constraints.speedup=2.5")
     solve.set_defaults(command=_solve)
+
+    evaluate = commands.add_parser("eval", help="a model against its parent: lm-eval tasks, or a run's own test text")
+    evaluate.add_argument("folder", type=Path, metavar="DIR", help="run or model folder")
+    evaluate.add_argument("--tasks", metavar="a,b", help="tasks of lm-eval; default: the test text of the run")
+    evaluate.add_argument("--include-path", type=Path, metavar="FOLDER", help="task YAMLs of your own")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="items per task, or sequences of the test text")
+    evaluate.add_argument("--num-fewshot", type=int, metavar="N", help="demonstrations; default: the task's")
+    evaluate.add_argument("--batch-size", type=int, default=8, metavar="N")
+    evaluate.add_argument("--parent", metavar="NAME_OR_FOLDER", help="default: what DIR names")
+    evaluate.add_argument("--trust-remote-code", action="store_true", help="run code of the parent's repository")
+    evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="also write the numbers there")
+    evaluate.set_defaults(command=_eval)
 
     check = commands.add_parser("check", help="which engines open a model folder, and the layer and reason where not")
     check.add_argument("folder", type=Path)
@@ -75,10 +90,38 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--as-folder", action="store_true", help="llama.cpp: a folder for its own converter, no GGUF")
     export.set_defaults(command=_export)
 
+    publish = commands.add_parser("publish", help="send a run's model, or a folder, to the Hub with its code and card")
+    publish.add_argument("folder", type=Path, metavar="DIR")
+    publish.add_argument("repo", metavar="user/repo")
+    publish.add_argument("--private", action="store_true", help="make the repository a private one")
+    publish.add_argument("--dry-run", action="store_true", help="list what would be sent; needs no token and no Hub")
+    publish.add_argument("--license", metavar="ID", help="default: that of the parent")
+    publish.add_argument("--revision-message", metavar="TEXT", help="message of the commit")
+    publish.add_argument(
+        "--code-repo", metavar="user/code", help="put the modelling code there, once for many children"
+    )
+    publish.set_defaults(command=_publish)
+
+    link = commands.add_parser("link", help="make `hf puzzle` run this hf-puzzle")
+    link.add_argument("--remove", action="store_true", help="take it away again")
+    link.set_defaults(command=_link)
+
     keys = commands.add_parser("keys", help="every key of a recipe, with its default")
     keys.add_argument("system", nargs="?", default="puzzle", choices=list(SYSTEMS))
     keys.set_defaults(command=_keys)
     return parser
+
+
+def _printable(text: str) -> str:
+    """Text that may hold what a stranger wrote: without control characters, which move a terminal's cursor or worse."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def _plain(text: str) -> str:
+    """The same for a cell of a table, where `[bold]` is markup."""
+    from rich.markup import escape
+
+    return escape(_printable(text))
 
 
 def _quiet_transformers() -> None:
@@ -103,20 +146,31 @@ def _run(args: argparse.Namespace) -> int:
     if recipe.system == "pcw":
         from .pcw.evaluate import run_recipe
 
-        print(run_recipe(recipe, out, args.recipe.parent, args.only, args.start, _say))
+        print(run_recipe(recipe, out, args.recipe.parent, args.only, args.start, _say, args.on))
+        _keep_recipe(out, args)
         return 0
     if recipe.system == "mrkl":
         from .mrkl.run import run_recipe
 
-        print(run_recipe(recipe, out, args.recipe.parent, args.only, args.start, _say))
+        print(run_recipe(recipe, out, args.recipe.parent, args.only, args.start, _say, args.on))
+        _keep_recipe(out, args)
         return 0
     from .puzzle.pipeline import PuzzleRun
 
     run = PuzzleRun(recipe, out, args.recipe.parent, text=(args.recipe.read_text(encoding="utf-8"), args.overrides))
-    run.run(args.only, args.start, _say)
+    run.run(args.only, args.start, _say, args.on)
     if args.only is None:
         _print_summary(out)
+        _print_times(out)
     return 0
+
+
+def _keep_recipe(out: Path, args: argparse.Namespace) -> None:
+    """Put the recipe as it was written into the run folder, where the model card reads it."""
+    from . import artifacts
+
+    artifacts.write_text(out / "recipe.yaml", args.recipe.read_text(encoding="utf-8"))
+    artifacts.write_json(out / "overrides.json", args.overrides)
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -129,21 +183,36 @@ def _print_summary(run_dir: Path) -> None:
     from rich.table import Table
 
     from . import artifacts
-    from .blocks import Block
     from .puzzle.baselines import describe
     from .puzzle.report import summary_rows
+    from .puzzle.stored import read_chosen
 
     console = Console()
-    chosen = artifacts.read_json(run_dir / "solutions.json")["chosen"]
+    blocks = read_chosen(run_dir)
     if (run_dir / "eval.json").exists():
         table = Table("", "parent", "child", "kept / ratio")
-        for row in summary_rows(artifacts.read_json(run_dir / "eval.json")):
-            table.add_row(*row)
+        with artifacts.reading(run_dir / "eval.json"):
+            for row in summary_rows(artifacts.read_json(run_dir / "eval.json")):
+                table.add_row(*map(_plain, row))
         console.print(table)
-    console.print("blocks: " + describe([Block.parse(text) for text in chosen["blocks"]]), markup=False)
+    console.print("blocks: " + describe(blocks), markup=False)
     for name, what in (("distilled", "child"), ("report.md", "report")):
         if (run_dir / name).exists():
             console.print(f"{what}: {run_dir / name}", markup=False)
+
+
+def _print_times(run_dir: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .stages import time_spent
+
+    rows = time_spent(run_dir)
+    total = sum(wall for _, wall, _ in rows) or 1.0
+    table = Table("stage", "wall", "share", "work of its tasks")
+    for stage, wall, work in rows:
+        table.add_row(stage, f"{wall:.1f} s", f"{wall / total:.0%}", f"{work:.1f} s")
+    Console().print(table)
 
 
 def _solve(args: argparse.Namespace) -> int:
@@ -152,7 +221,9 @@ def _solve(args: argparse.Namespace) -> int:
 
     from .puzzle.baselines import describe
     from .puzzle.pipeline import load_run
+    from .puzzle.stored import check_run
 
+    check_run(args.run_dir)
     candidates = load_run(args.run_dir, args.overrides).resolve()
     table = Table("batch", "score", "gap", "predicted ms", "parameters", "memory", "blocks")
     for c in candidates:
@@ -165,6 +236,55 @@ def _solve(args: argparse.Namespace) -> int:
     return 0
 
 
+def _eval(args: argparse.Namespace) -> int:
+    _quiet_transformers()
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import artifacts
+    from .lm_evaluation import (
+        EvaluationError,
+        check_tasks_can_run,
+        compare_on,
+        evaluate_tasks,
+        find_subject,
+        quality_rows,
+        table_rows,
+    )
+
+    if args.out is not None and (args.out.is_dir() or not args.out.suffix):
+        raise EvaluationError(f"--out {args.out}: name a file, e.g. {args.out / 'eval.json'}")
+    if args.tasks is not None:
+        check_tasks_can_run()
+    subject = find_subject(args.folder, args.parent, args.trust_remote_code)
+    if args.tasks is not None:
+        if subject.parent is None:
+            _say(f"only the child: {subject.why_alone}; name it with --parent")
+        result = evaluate_tasks(
+            subject, args.tasks.split(","), args.include_path, args.limit, args.batch_size, args.num_fewshot
+        )
+        header, rows = table_rows(result)
+    else:
+        if subject.run_dir is None:
+            raise EvaluationError(f"{args.folder} is a model: name --tasks, or a run folder, which has a test text")
+        if args.include_path is not None or args.num_fewshot is not None:
+            raise EvaluationError("--include-path and --num-fewshot belong to --tasks, which is not there")
+        from .puzzle.assess import test_sequences
+        from .puzzle.pipeline import load_run
+
+        result = compare_on(subject, test_sequences(load_run(subject.run_dir)), args.batch_size, args.limit)
+        header, rows = ["", "parent", "child", "kept"], quality_rows(result["quality"])
+    if args.out is not None:
+        artifacts.write_json(args.out, result)
+    table = Table()
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return 0
+
+
 def _check(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -173,7 +293,7 @@ def _check(args: argparse.Namespace) -> int:
 
     table = Table("engine", "opens", "how, or why not")
     for verdict in check_folder(args.folder):
-        table.add_row(*verdict)
+        table.add_row(*map(_plain, verdict))
     Console().print(table)
     return 0
 
@@ -197,6 +317,23 @@ def _export(args: argparse.Namespace) -> int:
     for change in export(args.folder, args.target, out, args.tensor_parallel, args.outtype, args.as_folder):
         print(f"  {change}")
     print(f"{args.target}: {out}")
+    return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from .publishing import publish
+
+    publish(
+        args.folder, args.repo, private=args.private, license=args.license, message=args.revision_message,
+        code_repo=args.code_repo, dry_run=args.dry_run, say=print,
+    )  # fmt: skip
+    return 0
+
+
+def _link(args: argparse.Namespace) -> int:
+    from .hf_extension import link, unlink
+
+    print(unlink() if args.remove else link())
     return 0
 
 

@@ -12,8 +12,49 @@ from typing import Any, Literal
 import yaml
 
 
+MAX_RECIPE_BYTES = 256 * 2**10
+MAX_INTEGER = 2**63
+MAX_DEPTH = 16  # sections in sections
+
+
 class RecipeError(ValueError):
     """A recipe key or value is wrong; the message names the key, the value and what would be right."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only: aliases can grow a small file without end, and a recipe has no use for tags."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read; repeat it"
+            )
+        if getattr(self.peek_event(), "tag", None) is not None:
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: tags (!name) are not read")
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node):
+        if abs(value := super().construct_yaml_int(node)) >= MAX_INTEGER:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: an integer of more than 63 bits")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """One YAML document of plain values.
+
+    Raises:
+        RecipeError: no YAML, or with aliases, tags, or nested without end.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except RecursionError:
+        raise RecipeError(f"{where} is not valid YAML: nested too deeply") from None
+    # LookupError, AttributeError: PyYAML's own, from scalars like `=` or `1:` that look like a number and are none
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
+        raise RecipeError(f"{where} is not valid YAML: {error}") from None
 
 
 def key(help: str, default: Any = dataclasses.MISSING) -> Any:
@@ -107,6 +148,7 @@ class ScoreConfig:
     )
     num_tokens: int = key("held-out tokens per score", 8_192)
     batch_size: int = key("sequences per forward pass", 8)
+    tokens_per_task: int | None = key("held-out tokens of one task where tasks are fanned out; default: all", None)
 
 
 @dataclass(frozen=True)
@@ -125,6 +167,10 @@ class CostConfig:
     stack_layers: int = key("copies of a block in the measured stack", 8)
     rounds: int = key("interleaved rounds per stack", 5)
     calibration_children: int = key("assembled children the cost model is fitted on", 5)
+    accelerators: list[str] = key(
+        "measure on each of these kinds (Ray's accelerator types), to `costs.<kind>.json`; the search uses the first",
+        [],
+    )
 
 
 @dataclass(frozen=True)
@@ -216,6 +262,18 @@ class BaselinesConfig:
 
 
 @dataclass(frozen=True)
+class ResourcesConfig:
+    """What one task asks of a cluster (`--on ray`, `--on slurm`)."""
+
+    cpu: float = key("CPUs of a task; also its threads, unless `threads` says otherwise", 1.0)
+    gpu: float = key("GPUs of a task", 0.0)
+    memory_gb: float | None = key("memory of a task that the scheduler sets aside, in 1e9 bytes", None)
+    accelerator: str | None = key("Ray's accelerator type that every task asks for, e.g. H100", None)
+    workers: int | None = key("tasks a stage is cut for; default: as many as the Ray cluster holds, 4 on Slurm", None)
+    slurm: dict = key("further parameters of submitit, e.g. {slurm_partition: gpu, timeout_min: 600}", {})
+
+
+@dataclass(frozen=True)
 class PuzzleRecipe:
     """`system: puzzle`: from a parent to a deployable child."""
 
@@ -232,6 +290,8 @@ class PuzzleRecipe:
         ["transformers"],
     )
     tensor_parallel: int = key("devices that the engines of `deploy` split attention heads over", 1)
+    report_to: list[str] = key("trackers of the trainings, as in `transformers.TrainingArguments`", [])
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
@@ -285,23 +345,28 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> PuzzleRecipe | P
         RecipeError: unreadable file, unknown key (with the nearest name), or a value of the wrong type.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_RECIPE_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
+    except ValueError as error:  # not UTF-8
         raise RecipeError(f"recipe {path} is not valid YAML: {error}") from None
-    return parse_recipe(raw, overrides)
+    if len(text) > MAX_RECIPE_BYTES:
+        raise RecipeError(f"recipe {path} has more than {MAX_RECIPE_BYTES} characters: that is no recipe")
+    return parse_recipe(read_yaml(text, f"recipe {path}"), overrides)
 
 
 def parse_recipe(raw: object, overrides: list[str] = ()) -> PuzzleRecipe | ParentRecipe:
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping of keys; see `hf-puzzle keys`")
     for override in overrides:
+        if not isinstance(override, str) or override.partition("=")[0].count(".") > MAX_DEPTH:
+            raise RecipeError(f"--set takes a.b=value, got {shown(override)}")
         raw = _override(raw, override)
     system = raw.get("system", "puzzle")
     if not isinstance(system, str) or system not in SYSTEMS:
         raise RecipeError(
-            f"system: {system!r} is unknown{did_you_mean(str(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
+            f"system: {shown(system)} is unknown{did_you_mean(shown(system), SYSTEMS)}; known: {', '.join(SYSTEMS)}"
         )
     return _parse(recipe_class(system), raw, "")
 
@@ -309,22 +374,37 @@ def parse_recipe(raw: object, overrides: list[str] = ()) -> PuzzleRecipe | Paren
 def _override(raw: dict, override: str) -> dict:
     path, separator, value = override.partition("=")
     if not separator:
-        raise RecipeError(f"--set takes key=value, got {override!r}")
+        raise RecipeError(f"--set takes key=value, got {shown(override)}")
     head, _, rest = path.strip().partition(".")
     if rest:
         inner = raw.get(head) or {}
         if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override}: {head!r} is not a section")
+            raise RecipeError(f"--set {override}: {shown(head)} is not a section")
         return {**raw, head: _override(inner, f"{rest}={value}")}
+    return {**raw, head: read_yaml(value, f"--set {override}: the value")}
+
+
+def shown(value: object) -> str:
+    """`value` in a message: cut, and also where Python refuses to write it (an integer of thousands of digits)."""
     try:
-        return {**raw, head: yaml.safe_load(value)}
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = f"an endless {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
     match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def parse_as(hint: Any, value: Any, where: str) -> Any:
+    """A plain value read strictly as a type hint, dataclasses included.
+
+    Raises:
+        RecipeError: naming the place below `where`.
+    """
+    return _parse(hint, value, where)
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:
@@ -334,18 +414,18 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value not in arguments:
             raise RecipeError(
-                f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}{did_you_mean(str(value), map(str, arguments))}"
+                f"{where}: {shown(value)} is not one of {', '.join(map(str, arguments))}{did_you_mean(shown(value), map(str, arguments))}"
             )
         return value
     if origin in (typing.Union, types.UnionType):
         return _parse_union(arguments, value, where)
     if origin is list:
         if not isinstance(value, list):
-            raise RecipeError(f"{where}: expected a list, got {value!r}")
+            raise RecipeError(f"{where}: expected a list, got {shown(value)}")
         return [_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
-            raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+            raise RecipeError(f"{where}: expected a mapping, got {shown(value)}")
         return {
             _parse(arguments[0], k, f"{where} key"): _parse(arguments[1], v, f"{where}.{k}") for k, v in value.items()
         }
@@ -354,14 +434,13 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
 
 def _parse_section(section: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise RecipeError(f"{where or 'recipe'}: expected a mapping of keys, got {value!r}")
+        raise RecipeError(f"{where or 'recipe'}: expected a mapping of keys, got {shown(value)}")
     prefix = f"{where}." if where else ""
     fields = {f.name: f for f in dataclasses.fields(section)}
     for name in value:
         if name not in fields:
-            raise RecipeError(
-                f"unknown key '{prefix}{name}'{did_you_mean(str(name), fields)} (keys: {', '.join(fields)})"
-            )
+            text = name[:200] if isinstance(name, str) else shown(name)
+            raise RecipeError(f"unknown key '{prefix}{text}'{did_you_mean(text, fields)} (keys: {', '.join(fields)})")
     hints = typing.get_type_hints(section)
     parsed = {name: _parse(hints[name], item, prefix + name) for name, item in value.items()}
     missing = [
@@ -396,14 +475,16 @@ def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
         try:
             value = float(value)
         except ValueError:
-            raise RecipeError(f"{where}: expected a number, got {value!r}") from None
+            raise RecipeError(f"{where}: expected a number, got {shown(value)}") from None
     if hint is float and type(value) is int:
         try:
             value = float(value)
         except OverflowError:
             raise RecipeError(f"{where}: too large for a number") from None
+    if type(value) is int and abs(value) >= MAX_INTEGER:
+        raise RecipeError(f"{where}: an integer of more than 63 bits")
     if type(value) is not hint:
-        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
+        raise RecipeError(f"{where}: expected {hint.__name__}, got {shown(value)}")
     if hint is float and value != value:
         raise RecipeError(f"{where}: not a number")
     return value

@@ -1,13 +1,19 @@
 """What all trainings share: strict `TrainingArguments`, devices, one quiet progress bar."""
 
+import contextlib
 import dataclasses
+import logging
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from . import artifacts
 from .recipe import RecipeError, did_you_mean
+
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -46,6 +52,31 @@ def training_arguments(output_dir: str | Path, where: str, args: dict, **default
         return TrainingArguments(**{**base, **defaults, **args})
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{where}.args: {error}") from None
+
+
+SEAL = "sealed.json"
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the last file of a checkpoint: size and sha256 of all others, by which a rerun knows that it is whole."""
+    artifacts.write_json(checkpoint / SEAL, _facts(checkpoint))
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint below `output_dir` that is whole; those that a crash cut are deleted."""
+    by_step = sorted(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for path in by_step:
+        with contextlib.suppress(artifacts.ArtifactError):
+            if artifacts.read_json(path / SEAL) == _facts(path):
+                return path
+        logger.warning("checkpoint %s is not whole; the one before it is used", path.name)
+        artifacts.remove(path)
+    return None
+
+
+def _facts(folder: Path) -> dict[str, list]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    return {f.relative_to(folder).as_posix(): [f.stat().st_size, artifacts.file_sha256(f)] for f in files}
 
 
 class _Progress(TrainerCallback):

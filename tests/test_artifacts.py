@@ -138,16 +138,36 @@ def test_manifest_begin_finish_continue(tmp_path):
     assert not again.is_finished("s", "1")
     assert again.begin("s", "1", [output])  # killed before the end: continues, and keeps what is there
     assert output.read_text() == "partial"
-    again.finish("s", 1.234)
+    again.finish("s", 1.234, [output])
     final = Manifest(tmp_path)
     assert final.is_finished("s", "1")
     assert not final.is_finished("s", "2")
     assert final.stages["s"]["seconds"] == 1.23
     assert final.stages["s"]["environment"]["versions"]["torch"] == artifacts.environment()["versions"]["torch"]
+    assert final.damaged("s", [output]) == []
+    output.write_text("parti")
+    assert final.damaged("s", [output]) == [output]
     assert not final.begin("s", "1", [output])  # finished: a new start of the same inputs
     assert output.exists()
     assert not final.begin("s", "2", [output])  # other inputs: what was made from the old ones goes
     assert not output.exists()
+
+
+def test_a_manifest_that_a_disk_lost_is_read_from_the_one_before(tmp_path, caplog):
+    manifest, output = Manifest(tmp_path), tmp_path / "out"
+    output.mkdir()
+    (output / "a.txt").write_text("a")
+    for stage, outputs in (("one", [output]), ("two", [])):
+        manifest.stages.setdefault(stage, {"inputs": "1"})
+        manifest.finish(stage, 1.0, outputs)
+    manifest.path.write_text(manifest.path.read_text()[:40])
+    with caplog.at_level("WARNING"):
+        again = Manifest(tmp_path)
+    assert "not valid JSON" in caplog.text
+    assert again.is_finished("one", "1")
+    assert not again.is_finished("two", "1")
+    (output / "a.txt").unlink()
+    assert again.damaged("one", [output]) == [output / "a.txt"]
 
 
 def test_remove_takes_files_folders_and_nothing(tmp_path):

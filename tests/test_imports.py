@@ -14,8 +14,24 @@ MODULES = {
     for path in ROOT.rglob("*.py")
     if "optimum_plugin" not in path.parts
 }
-SHARED = {"artifacts", "blocks", "costs", "data", "engines", "evaluation", "formats", "hub", "optim", "training"}
+SHARED = {
+    "artifacts",
+    "blocks",
+    "cards",
+    "costs",
+    "data",
+    "engines",
+    "evaluation",
+    "fanout",
+    "formats",
+    "hub",
+    "lm_evaluation",
+    "metrics",
+    "optim",
+    "training",
+}
 SYSTEMS = {"mrkl", "pcw", "puzzle"}
+ABOVE = {"cli", "publishing", "hf_extension"}  # they may import all systems, and nothing below imports them
 
 
 def ours(module, source):
@@ -38,7 +54,7 @@ def ours(module, source):
 
 
 def test_every_module_has_a_place():
-    known = SHARED | SYSTEMS | {"cli", "stages", "recipe", "remote", "__init__"}
+    known = SHARED | SYSTEMS | ABOVE | {"stages", "recipe", "remote", "__init__"}
     assert {module.split("/")[0] for module in MODULES} <= known
 
 
@@ -51,7 +67,7 @@ def test_imports_go_downwards(module):
             assert place == "remote", target
         elif top in SHARED:
             # recipes are plain dataclasses and stages plain functions: everyone may read them
-            assert place in SHARED | {"recipe", "remote"}, target
+            assert place in SHARED | {"recipe", "remote"} | ({"stages"} if top == "fanout" else set()), target
         elif top in ("recipe", "stages"):
             assert place in {"artifacts"}, target
         elif top in SYSTEMS:
@@ -61,7 +77,9 @@ def test_imports_go_downwards(module):
 
 
 def test_systems_do_not_import_the_command_line():
-    assert all("cli" not in set(ours(m, p.read_text())) for m, p in MODULES.items())
+    for module, path in MODULES.items():
+        if module not in ABOVE:
+            assert not ABOVE & set(ours(module, path.read_text())), module
 
 
 def test_no_cycles():

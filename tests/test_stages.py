@@ -2,7 +2,8 @@
 
 import pytest
 
-from hf_puzzle.stages import Stage, StageError, run_stages
+from hf_puzzle import artifacts
+from hf_puzzle.stages import EVENTS, InProcess, Stage, StageError, run_stages, time_spent
 
 
 NEEDS = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
@@ -148,3 +149,68 @@ def test_unknown_stages_are_named(run, key):
     with pytest.raises(StageError, match="unknown stage 'e'; stages: a, b, c, d"):
         run(**{key: "e"})
     assert not (run.folder / "manifest.json").exists()
+
+
+def test_a_damaged_output_is_made_again_and_said(run):
+    run()
+    for text in ("", None):
+        path = run.folder / "b.txt"
+        path.write_text(text) if text is not None else path.unlink()
+        assert run() == "b"
+        assert any("b.txt is missing or was changed" in line for line in run.said)
+        assert run.text("b") == "0;"
+        assert run() == ""
+
+
+def parts(folder, executor=None, **options):
+    """A stage of three units in as many tasks as there are workers; merged to one file."""
+    folder = folder / "run"
+
+    def work(first, last):
+        for i in range(first, last):
+            artifacts.append_jsonl(folder / "parts" / f"{first}.jsonl", {"i": i})
+
+    def done():
+        return sorted(r["i"] for p in (folder / "parts").glob("*.jsonl") for r in artifacts.read_jsonl(p))
+
+    def tasks(workers):
+        left = [i for i in range(3) if i not in done()]
+        return [{"first": i, "last": i + 1} for i in left] if workers > 1 else [{"first": left[0], "last": 3}]
+
+    def merge():
+        artifacts.write_json(folder / "out.json", done())
+
+    stage = Stage("s", work, 0, (), ("out.json",), ("parts",), tasks=tasks, merge=merge, **options)
+    run_stages(folder, [stage], executor=executor)
+    return artifacts.read_json(folder / "out.json"), artifacts.read_jsonl(folder / EVENTS)
+
+
+class Backwards(InProcess):
+    workers = 3
+
+    def run(self, stage, tasks, on_event):
+        super().run(stage, tasks[::-1], on_event)
+
+
+def test_tasks_give_the_same_outputs_whoever_runs_them(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, events = parts(tmp_path / "a")
+    assert one == [0, 1, 2]
+    assert [e["event"] for e in events] == ["stage_started", "task_started", "task_finished", "stage_finished"]
+    assert {e["stage"] for e in events} == {"s"}
+    three, events = parts(tmp_path / "b", Backwards())
+    assert three == one
+    assert [e["task"] for e in events if e["event"] == "task_finished"] == [f"first={i} last={i + 1}" for i in (2, 1, 0)]
+    ((stage, wall, work),) = time_spent(tmp_path / "b" / "run")
+    assert stage == "s"
+    assert 0 <= work <= wall
+
+
+def test_a_failed_stage_is_an_event_with_its_cause(tmp_path):
+    def fails():
+        raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        run_stages(tmp_path, [Stage("s", fails, 0, (), ("out",))])
+    assert artifacts.read_jsonl(tmp_path / EVENTS)[-1]["error"] == "ValueError: no such thing"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..recipe import key
+from ..recipe import ResourcesConfig, key
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class MRKLRecipe:
     )
     compositions: list[dict] = key("`Composition`s, by their own names", [])
     train: TrainConfig | None = key("train the small model of the demo", None)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     adapters: AdaptersConfig | None = key("adapters per expert", None)
     phrase: PhraseConfig | None = key("an adapter for sentences", None)

@@ -1,5 +1,6 @@
 """`hf-puzzle run` for recipes of `system: mrkl`: model, adapters, evaluation, questions, report, saved pipeline."""
 
+import contextlib
 import logging
 import random
 import shutil
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
+from ..fanout import RunSpec, executor_for
 from ..recipe import RecipeError, to_dict
 from ..remote.adapters_mrkl import Adapters, Extractor, LabelRouter, Phraser
 from ..remote.compositions_mrkl import Composition, readable
@@ -34,19 +36,39 @@ POOLS = {"calculator": ("seen", "carrier", "operator")}
 
 
 def run_recipe(
-    recipe: MRKLRecipe, out: Path, base: Path, only: str | None = None, start: str | None = None, say=logger.info
+    recipe: MRKLRecipe,
+    out: Path,
+    base: Path,
+    only: str | None = None,
+    start: str | None = None,
+    say=logger.info,
+    on: str | None = None,
 ) -> str:
-    """Run the stages that the recipe asks for in `out`; the text of `report.md`.
+    """Run the stages that the recipe asks for in `out`, `on` what `fanout.executor_for` says; the text of `report.md`.
 
     Raises RecipeError for a recipe with both or neither of `train` and `model.name`, or changes without a database.
     """
+    _check(recipe, base)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    out = Path(out)
+    spec = RunSpec(to_dict(recipe), str(out.resolve()), str(Path(base).resolve()))
+    with artifacts.locked(out):
+        run_stages(out, stages_of(recipe, out, base, say), only, start, say, executor_for(on, spec, recipe.resources))
+    path = out / "report.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _check(recipe: MRKLRecipe, base: Path) -> None:
     if (recipe.train is None) == (recipe.model.name is None):
         raise RecipeError("give either train (a small model made here) or model.name")
     if recipe.changes and (recipe.experts is None or not (base / recipe.experts / "shop.sqlite").is_file()):
         raise RecipeError("changes need a shop.sqlite in the folder of experts")
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    run = _Run(recipe, Path(out), base, say)
+
+
+def stages_of(recipe: MRKLRecipe, out: Path, base: Path, say: Callable = logger.info) -> list[Stage]:
+    """The stages that the recipe asks for; also for a worker of the run."""
+    run = _Run(recipe, out, base, say)
     settings = to_dict(recipe)
     shared = {"seed": recipe.seed, "device": recipe.device}
     stages = []
@@ -67,10 +89,12 @@ def run_recipe(
     own = {k: settings[k] for k in ("today", "compositions", "questions", "changes")} | {"data": data}
     stages.append(Stage("ask", run.ask, own, needs, ("replies.json", "pipeline")))
     stages.append(Stage("report", run.report, {}, ("ask",), ("report.md",)))
-    with artifacts.locked(out):
-        run_stages(Path(out), stages, only, start, say)
-    path = Path(out) / "report.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return stages
+
+
+def _own_file_only(action: int, *_) -> int:
+    """SQLite authorizer: a recipe's statements change the run's copy, and reach no other file of the machine."""
+    return sqlite3.SQLITE_DENY if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH) else sqlite3.SQLITE_OK
 
 
 class _Run:
@@ -193,14 +217,21 @@ class _Run:
         data = self.out / "data"
         artifacts.remove(data)
         if recipe.experts is not None:
-            shutil.copytree(self.base / recipe.experts, data)
+            folder = self.base / recipe.experts
+            for path in folder.rglob("*"):  # what a link points to would be saved with the pipeline
+                artifacts.inside(folder, path.relative_to(folder).as_posix())
+            shutil.copytree(folder, data)
         replies = [self._reply(data, question) for question in recipe.questions]
         changes = []
         for change in recipe.changes:
             before = self._reply(data, change.ask)
-            with sqlite3.connect(data / "shop.sqlite") as connection:
-                connection.executescript(change.sql)
-            connection.close()
+            with contextlib.closing(sqlite3.connect(data / "shop.sqlite")) as connection:
+                connection.set_authorizer(_own_file_only)
+                try:
+                    connection.executescript(change.sql)
+                except (sqlite3.Error, sqlite3.Warning) as error:
+                    raise RecipeError(f"changes: {change.sql!r:.200} fails: {error}") from None
+                connection.commit()
             changes.append({"sql": change.sql, "before": before, "after": self._reply(data, change.ask)})
         self.pipeline(data).save_pretrained(self.out / "pipeline")
         artifacts.remove(data)

@@ -4,6 +4,7 @@ import logging
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
+from ..fanout import RunSpec, executor_for
 from ..recipe import RecipeError, to_dict
 from ..remote.generation_pcw import PCWError, encode_windows, score_labels
 from ..remote.pipeline_pcw import CONTENT_FREE
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 EPISODE_TRAIN_ITEMS = 4000
 REDRAWN_AT_MOST = 0.2  # of the draws, as in the paper
 MANY_LABELS = 20
+PARTS = "draws.parts"  # folder of one file per task
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,20 @@ class Examples:
 # -- data
 
 
+def title_of(config: DatasetConfig) -> str:
+    """Name of a data set in rows and report."""
+    return config.title or (f"episode of seed {config.seed}" if config.name == "episode" else config.name)
+
+
 def load_examples(config: DatasetConfig, test_items: int, seed: int) -> Examples:
     """Training and test examples of a data set; `test_items` of the latter, shuffled by `seed`.
 
     Raises RecipeError for a split or column that is not there, and what `read_demonstrations` raises.
     """
-    title = config.title or config.name
+    title = title_of(config)
     if config.name == "episode":
         template = Template(TEMPLATE, SEPARATOR)
         train, test, labels = make_dataset(config.num_classes, EPISODE_TRAIN_ITEMS, test_items, config.seed)
-        title = config.title or f"episode of seed {config.seed}"
         return Examples(
             title, template, *(read_demonstrations(part, template, labels)[0] for part in (train, test)), tuple(labels)
         )
@@ -144,16 +151,22 @@ def draw(sizes: Sizes, num_windows: Sequence[int], seed: int) -> list[int]:
 
 
 def evaluate_dataset(
-    model, tokenizer, examples: Examples, recipe: PCWRecipe, done: set, say: Callable
+    model,
+    tokenizer,
+    examples: Examples,
+    recipe: PCWRecipe,
+    done: set,
+    say: Callable,
+    draws: Iterable[int] | None = None,
 ) -> Iterable[dict]:
-    """One row per draw, number of windows and mode that is not in `done`."""
+    """One row per draw (default: all of the protocol's), number of windows and mode that is not in `done`."""
     protocol = recipe.protocol
     tokens = Tokens(tokenizer, protocol.tokenization)
     labels = tokenize_labels(tokens, examples.labels, examples.template)
     sizes = measure(examples, labels, tokens, protocol.context_size or context_size(model.config))
     say(f"{examples.title}: {len(labels.names)} labels, n_max {sizes.n_max} in {sizes.context} tokens")
     redrawn = 0
-    for number in range(protocol.draws):
+    for number in range(protocol.draws) if draws is None else draws:
         wanted = [
             (b, mode)
             for b in protocol.num_windows
@@ -314,35 +327,52 @@ def _cell(row: dict) -> str:
 
 
 def run_recipe(
-    recipe: PCWRecipe, out: Path, base: Path, only: str | None = None, start: str | None = None, say=logger.info
+    recipe: PCWRecipe,
+    out: Path,
+    base: Path,
+    only: str | None = None,
+    start: str | None = None,
+    say=logger.info,
+    on: str | None = None,
 ) -> str:
     """Run `model` (where the recipe trains one), `evaluate` and `report` in `out`; the text of `report.md`.
 
-    A killed evaluation continues at the draw it was in. Raises RecipeError for a recipe with both or neither of
+    A killed evaluation continues at the draw it was in; `on` as of `fanout.executor_for`. Raises RecipeError for a recipe with both or neither of
     `train` and `model.name`, and what the stages raise.
     """
+    _check(recipe)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    out = Path(out)
+    spec = RunSpec(to_dict(recipe), str(out.resolve()), str(Path(base).resolve()))
+    with artifacts.locked(out):
+        run_stages(out, stages_of(recipe, out, base, say), only, start, say, executor_for(on, spec, recipe.resources))
+    path = out / "report.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _check(recipe: PCWRecipe) -> None:
     if (recipe.train is None) == (recipe.model.name is None):
         raise RecipeError("give either train (a small model made here) or model.name")
     if "pcw" not in recipe.protocol.modes or min(recipe.protocol.num_windows, default=0) < 1:
         raise RecipeError("protocol: modes must hold pcw, and num_windows numbers from 1 on")
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    out = Path(out)
+
+
+def stages_of(recipe: PCWRecipe, out: Path, base: Path, say: Callable = logger.info) -> list[Stage]:
+    """The stages of a run; also for a worker of it."""
     settings = to_dict(recipe)
     shared = {"seed": recipe.seed, "device": recipe.device}
     stages = [
-        Stage("evaluate", lambda: _evaluate(recipe, out, base, say),
+        Stage("evaluate", lambda **task: _evaluate(recipe, out, base, say, **task),
               {k: settings[k] for k in ("datasets", "protocol", "model")} | shared,
-              ("model",) if recipe.train else (), ("draws.jsonl",)),
+              ("model",) if recipe.train else (), ("draws.jsonl",), (PARTS,),
+              tasks=lambda workers: _tasks(recipe, out, workers), merge=lambda: _merge(recipe, out)),
         Stage("report", lambda: _write_report(recipe, out), {}, ("evaluate",), ("pcw.json", "report.md")),
     ]  # fmt: skip
     if recipe.train is not None:
         train = Stage("model", lambda: _train(recipe, out), {"train": settings["train"]} | shared, (), ("model",))
         stages.insert(0, train)
-    with artifacts.locked(out):
-        run_stages(out, stages, only, start, say)
-    path = out / "report.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return stages
 
 
 def _train(recipe: PCWRecipe, out: Path) -> None:
@@ -355,7 +385,41 @@ def _train(recipe: PCWRecipe, out: Path) -> None:
     artifacts.write_json(out / "model" / "training.json", row | {"environment": artifacts.environment()})
 
 
-def _evaluate(recipe: PCWRecipe, out: Path, base: Path, say: Callable) -> None:
+def _tasks(recipe: PCWRecipe, out: Path, workers: int) -> list[dict]:
+    """Draws of a data set that are left, in as many tasks as there are workers."""
+    protocol = recipe.protocol
+    per_draw = len(protocol.num_windows) * len(protocol.modes)
+    stored = Counter((row["dataset"], row["draw"]) for row in _rows(out))
+    step = math.ceil(protocol.draws / max(1, math.ceil(workers / len(recipe.datasets))))
+    tasks = []
+    for number, dataset in enumerate(recipe.datasets):
+        for first in range(0, protocol.draws, step):
+            draws = range(first, min(first + step, protocol.draws))
+            if any(stored[title_of(dataset), each] < per_draw for each in draws):
+                tasks.append({"dataset": number, "first_draw": draws.start, "last_draw": draws.stop - 1})
+    return tasks
+
+
+def _rows(out: Path) -> list[dict]:
+    return [row for path in sorted((out / PARTS).glob("*.jsonl")) for row in artifacts.read_jsonl(path)]
+
+
+def _merge(recipe: PCWRecipe, out: Path) -> None:
+    """`draws.jsonl`: the rows of all tasks, in the order of data sets, draws, windows and modes."""
+    protocol, titles = recipe.protocol, [title_of(dataset) for dataset in recipe.datasets]
+
+    def place(row: dict) -> tuple:
+        windows, mode = protocol.num_windows.index(row["num_windows"]), protocol.modes.index(row["mode"])
+        return titles.index(row["dataset"]), row["draw"], windows, mode
+
+    lines = [artifacts.json_line(row) for row in sorted(_rows(out), key=place)]
+    artifacts.write_text(out / "draws.jsonl", "".join(lines))
+    artifacts.remove(out / PARTS)
+
+
+def _evaluate(
+    recipe: PCWRecipe, out: Path, base: Path, say: Callable, dataset: int, first_draw: int, last_draw: int
+) -> None:
     config = recipe.model
     name, options = str(out / "model"), {"dtype": config.dtype}
     if config.name is not None:
@@ -365,12 +429,11 @@ def _evaluate(recipe: PCWRecipe, out: Path, base: Path, say: Callable) -> None:
     model = AutoModelForCausalLM.from_pretrained(name, **options).to(resolve_device(recipe.device)).eval()
     options.pop("dtype")
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    path = out / "draws.jsonl"
-    done = {(r["dataset"], r["draw"], r["num_windows"], r["mode"]) for r in artifacts.read_jsonl(path)}
-    for each in recipe.datasets:
-        examples = load_examples(each, recipe.protocol.test_items, recipe.seed)
-        for row in evaluate_dataset(model, tokenizer, examples, recipe, done, say):
-            artifacts.append_jsonl(path, row)
+    done = {(r["dataset"], r["draw"], r["num_windows"], r["mode"]) for r in _rows(out)}
+    examples = load_examples(recipe.datasets[dataset], recipe.protocol.test_items, recipe.seed)
+    path = out / PARTS / f"dataset_{dataset}_draws_{first_draw}_{last_draw}.jsonl"
+    for row in evaluate_dataset(model, tokenizer, examples, recipe, done, say, range(first_draw, last_draw + 1)):
+        artifacts.append_jsonl(path, row)
 
 
 def _write_report(recipe: PCWRecipe, out: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..recipe import key
+from ..recipe import ResourcesConfig, key
 
 
 @dataclass(frozen=True)
@@ -75,5 +75,6 @@ class PCWRecipe:
     device: str = key("`auto`, `cpu`, `cuda`, `cuda:1`", "auto")
     threads: int | None = key("CPU threads; default: torch's", None)
     train: TrainConfig | None = key("train the small model of the demo", None)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)

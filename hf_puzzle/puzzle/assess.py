@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,8 @@ from .search import jsonable, measure_speeds
 
 
 logger = logging.getLogger(__name__)
+
+ROWS = "baselines"  # folder of one file per network and GKD budget
 
 
 def test_sequences(run) -> torch.Tensor:
@@ -105,7 +108,7 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
     rows = {}
     for name, layout, folder, trust in (
         ("parent", parent_blocks, run.parent_path, run.recipe.parent.trust_remote_code),
-        ("child", blocks, str(run.run_dir / "distilled"), True),
+        ("child", blocks, str(run.run_dir / "distilled"), False),
     ):
         parts = [costs.block_costs(block, workload.batch_size) for block in layout]
         parameters = costs.non_block_parameters + sum(part["num_parameters"] for part in parts)
@@ -139,36 +142,62 @@ def baseline_layouts(run) -> Baselines:
     return Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
 
 
-def run_baselines(run) -> None:
-    """Write `baselines.jsonl`: one line per layout and GKD budget, the searched child among them at every budget.
+def baseline_tasks(run) -> list[dict]:
+    """A task per network and GKD budget that is not stored yet: the recipe's baselines, and the searched child."""
+    config = run.recipe.baselines
+    names = ["searched", *config.names] if config.names else []
+    wanted = [(name, tokens) for name in names for tokens in config.num_tokens if (name, tokens) != ("scratch", 0)]
+    return [
+        {"name": name, "gkd_tokens": tokens} for name, tokens in wanted if not _row_path(run, name, tokens).exists()
+    ]
 
-    Lines that are there already are kept, so that a killed run continues.
-    """
-    config, path = run.recipe.baselines, run.run_dir / "baselines.jsonl"
-    done = {(row["name"], row["gkd_tokens"]) for row in artifacts.read_jsonl(path)}
-    if not config.names:
-        path.touch()
-        return
-    batch_size, searched = run.chosen["batch_size"], chosen_blocks(run)
-    pickers = baseline_layouts(run)
-    layouts = {
-        "searched": lambda: searched,
-        "scratch": lambda: searched,
-        "random": lambda: pickers.random(config.num_random),
-    }
-    for name in ["searched", *config.names]:
-        missing = [tokens for tokens in config.num_tokens if (name, tokens) not in done]
-        if not missing or (name == "scratch" and missing == [0]):
-            continue
-        blocks = layouts[name]() if name in layouts else getattr(pickers, name)()
-        if blocks is None:
-            logger.warning("baseline %s: nothing in the search space is as fast as the child", name)
-            continue
+
+def _row_path(run, name: str, gkd_tokens: int) -> Path:
+    return run.run_dir / ROWS / f"{name}_{gkd_tokens}.json"
+
+
+def run_baseline(run, name: str, gkd_tokens: int) -> None:
+    """Make one baseline and judge it; its file says null where nothing in the search space is as fast as the child."""
+    blocks = _baseline_blocks(run, name)
+    row = None
+    if blocks is None:
+        logger.warning("baseline %s: nothing in the search space is as fast as the child", name)
+    else:
         logger.info("baseline %s: %s", name, describe(blocks))
-        for tokens in missing:
-            artifacts.append_jsonl(path, _baseline_row(run, name, blocks, tokens, batch_size))
-    artifacts.remove(run.run_dir / "baseline_checkpoints")
-    path.touch()
+        child = baseline_child(run, name, blocks, gkd_tokens)
+        quality = compare(run.parent, child, test_sequences(run), run.recipe.evaluate.batch_size, f"evaluate {name}")
+        child = cast_parameters(child, getattr(torch, run.costs.dtype))
+        row = {"name": name, "blocks": [block.id for block in blocks], "gkd_tokens": gkd_tokens, "quality": quality}
+        row["weight_bytes"] = weight_bytes(child)
+    artifacts.write_json(_row_path(run, name, gkd_tokens), row)
+
+
+def _baseline_blocks(run, name: str) -> list[Block] | None:
+    """The layout of a baseline; found once, whatever its GKD budgets."""
+    if name in ("searched", "scratch"):
+        return chosen_blocks(run)
+    for path in sorted((run.run_dir / ROWS).glob(f"{name}_*.json")):
+        if (row := artifacts.read_json(path)) is not None:
+            return [Block.parse(text) for text in row["blocks"]]
+    pickers = baseline_layouts(run)
+    return pickers.random(run.recipe.baselines.num_random) if name == "random" else getattr(pickers, name)()
+
+
+def time_baselines(run) -> None:
+    """`baselines.jsonl`: every row with its speed. All layouts are timed in turn, once each: weights do not matter."""
+    config = run.recipe.baselines
+    paths = [_row_path(run, name, tokens) for name in ["searched", *config.names] for tokens in config.num_tokens]
+    rows = [row for path in paths if path.exists() and (row := artifacts.read_json(path)) is not None]
+    layouts = {row["name"]: [Block.parse(text) for text in row["blocks"]] for row in rows}
+    if rows:
+        costs, parent = run.costs, run.parent
+        dtype = getattr(torch, costs.dtype)
+        models = [empty_child(parent.config, blocks, dtype, parent.device, run.fmt) for blocks in layouts.values()]
+        rounds = max(6, run.recipe.evaluate.measure_rounds // 3)
+        batch_size, confidence = run.chosen["batch_size"], run.recipe.solve.confidence
+        speeds = dict(zip(layouts, measure_speeds(parent, models, batch_size, costs, confidence, rounds), strict=True))
+        rows = [row | {"speed": jsonable(speeds[row["name"]])} for row in rows]
+    artifacts.write_text(run.run_dir / "baselines.jsonl", "".join(artifacts.json_line(row) for row in rows))
 
 
 def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
@@ -190,21 +219,3 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
         child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
         artifacts.remove(folder)
     return child
-
-
-def _baseline_row(run, name: str, blocks: list[Block], gkd_tokens: int, batch_size: int) -> dict:
-    parent, recipe = run.parent, run.recipe
-    child = baseline_child(run, name, blocks, gkd_tokens)
-    quality = compare(parent, child, test_sequences(run), recipe.evaluate.batch_size, f"evaluate {name}")
-    costs = run.costs
-    child = cast_parameters(child, getattr(torch, costs.dtype))
-    rounds = max(6, recipe.evaluate.measure_rounds // 3)
-    (speed,) = measure_speeds(parent, [child], batch_size, costs, recipe.solve.confidence, rounds)
-    return {
-        "name": name,
-        "blocks": [block.id for block in blocks],
-        "gkd_tokens": gkd_tokens,
-        "quality": quality,
-        "speed": jsonable(speed),
-        "weight_bytes": weight_bytes(child),
-    }

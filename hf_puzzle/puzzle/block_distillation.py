@@ -5,6 +5,7 @@ students of a job; activations are used inside the hook that sees them and never
 """
 
 import copy
+import itertools
 import logging
 import math
 import time
@@ -22,11 +23,12 @@ from .. import artifacts
 from ..blocks import LINEAR, NONE, Block, Variant
 from ..data import TokenBlocks, sequences
 from ..recipe import LibraryConfig
-from ..training import num_steps, show_progress, training_arguments
+from ..training import last_checkpoint, num_steps, seal, show_progress, training_arguments
 from .importance import channel_ranking
 from .library import BlockLibrary
 from .linear_blocks import closed_form_linear
 from .search_space import SearchSpace
+from .states import Channel, LayerStream, StateSource
 from .surgery import KINDS, empty_block, hidden_states_of, initial_weights, layers_of, place_of, sub_block
 
 
@@ -81,16 +83,16 @@ class StudentBank(nn.Module):
         self.blocks = nn.ModuleList(nn.ModuleDict(s.modules) for s in students if s.trained)
 
 
-class ParentStream:
+class ParentStream(LayerStream):
     """Hooks on a parent that hand each student its inputs and targets while the parent's forward runs.
 
     Use as a context manager; `on_student(student, loss)` is called with every student's loss.
     """
 
-    def __init__(self, parent: PreTrainedModel, students: list[Student]):
-        self.parent, self.students = parent, students
+    def __init__(self, parent: PreTrainedModel, students: list[Student], **kwargs):
+        super().__init__(parent, **kwargs)
+        self.students = students
         self.on_student = None
-        self.autocast: torch.dtype | None = None
 
     def __enter__(self) -> "ParentStream":
         self.handles = []
@@ -141,10 +143,6 @@ class ParentStream:
                 output = hidden_states_of(student.modules[kind](inputs, **kwargs))
         return normalized_mse(output, target)
 
-    def run(self, input_ids: torch.Tensor) -> None:
-        with torch.no_grad(), torch.autocast(input_ids.device.type, self.autocast, enabled=self.autocast is not None):
-            self.parent.get_decoder()(input_ids=input_ids, use_cache=False)
-
 
 class BLDTrainer(Trainer):
     """`Trainer` of the students of one job over one parent.
@@ -156,15 +154,23 @@ class BLDTrainer(Trainer):
         parent: frozen model.
         students: their modules must be on the parent's device.
         heldout: sequences that choose each student's best step, shape `(num_sequences, sequence_length)`.
+        stream: `LayerStream`'s options: which layers run, from which states, and to whom they are handed on.
     """
 
     def __init__(
-        self, parent: PreTrainedModel, students: list[Student], heldout: torch.Tensor, config: LibraryConfig, **kw
+        self,
+        parent: PreTrainedModel,
+        students: list[Student],
+        heldout: torch.Tensor,
+        config: LibraryConfig,
+        stream: dict | None = None,
+        **kwargs,
     ):
-        super().__init__(model=StudentBank(students), **kw)
+        super().__init__(model=StudentBank(students), **kwargs)
         self.parent, self.students, self.heldout, self.config = parent, students, heldout, config
         self.autocast_dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-        self.stream = ParentStream(parent, students).__enter__()
+        self.stream = ParentStream(parent, students, **(stream or {})).__enter__()
+        self._ahead: list[dict] = []
         self.add_callback(_BestOfEachStudent(self))
 
     def close(self) -> None:
@@ -182,6 +188,21 @@ class BLDTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self.args.weight_decay)
         return self.optimizer
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device) -> tuple[list[dict], None]:
+        """As Trainer's, with the states that enter the job's first layer beside the tokens."""
+        source = self.stream.source
+        if source is not None and len(self._ahead) < num_batches:
+            left = (self.state.max_steps - self.state.global_step) * self.args.gradient_accumulation_steps
+            wanted = max(num_batches, min(source.lookahead, left)) - len(self._ahead)
+            batches, _ = super().get_batch_samples(epoch_iterator, wanted, device)
+            self.stream.autocast = self.autocast_dtype
+            states = self.stream.states([batch["input_ids"] for batch in batches])
+            self._ahead += [{**batch, "states": s} for batch, s in zip(batches, states, strict=True)]
+        if source is None:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        taken, self._ahead = self._ahead[:num_batches], self._ahead[num_batches:]
+        return taken, None
+
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         losses = []
 
@@ -197,7 +218,7 @@ class BLDTrainer(Trainer):
             losses.append(loss.detach())
 
         self.stream.on_student, self.stream.autocast = backward, self.autocast_dtype
-        self.stream.run(inputs["input_ids"].to(self.parent.device))
+        self.stream.run(inputs["input_ids"], inputs.get("states"))
         if not losses:
             return torch.zeros((), device=self.parent.device)
         return torch.stack(losses).mean() / self.args.gradient_accumulation_steps
@@ -218,14 +239,36 @@ class BLDTrainer(Trainer):
 
         self.stream.on_student, self.stream.autocast = add, None
         batches = self.heldout.split(self.config.batch_size)
-        for batch in batches:
-            self.stream.run(batch.to(self.parent.device))
+        for batch, states in self.stream.with_states(batches):
+            self.stream.run(batch, states)
         for student in self.students:
             loss = totals[student.name] / len(batches)
             if student.dead is None and not math.isfinite(loss):
                 self._drop(student, f"held-out loss became {loss}")
             if student.dead is None:
                 student.keep_best(loss)
+
+    def hand_on(self, steps: int) -> None:
+        """Run `steps` steps and their evaluations without training, for a job above that needs the states."""
+        self.stream.on_student = lambda student, loss: None
+        heldout, accumulation = self.heldout.split(self.config.batch_size), self.args.gradient_accumulation_steps
+        every = _eval_steps(self.args.max_steps, self.config)
+        loader, step, epoch = self.get_train_dataloader(), 0, 0
+        self._run_all(heldout, None)
+        while step < steps:
+            loader.set_epoch(epoch)  # the order of Trainer's own epochs
+            batches = (batch["input_ids"] for batch in loader)
+            while step < steps and (group := list(itertools.islice(batches, accumulation))):
+                step += 1
+                self._run_all(group, self.autocast_dtype)
+                if step % every == 0 or step == self.args.max_steps:
+                    self._run_all(heldout, None)
+            epoch += 1
+
+    def _run_all(self, batches, autocast: torch.dtype | None) -> None:
+        self.stream.autocast = autocast
+        for batch, states in self.stream.with_states(batches):
+            self.stream.run(batch, states)
 
     # -- checkpoints: the students' best weights and losses travel with the Trainer's own state
 
@@ -238,6 +281,7 @@ class BLDTrainer(Trainer):
             folder / "students.json",
             {s.name: {"losses": s.losses, "dead": s.dead} for s in self.students},
         )
+        seal(folder)
 
     def restore_students(self, folder: Path) -> None:
         best = artifacts.read_tensors(folder / "best.safetensors")
@@ -264,9 +308,13 @@ class _BestOfEachStudent(TrainerCallback):
                 nn.utils.clip_grad_norm_(student.parameters, self.trainer.config.max_grad_norm)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        every = max(1, state.max_steps // self.trainer.config.evals)
+        every = _eval_steps(state.max_steps, self.trainer.config)
         if state.global_step % every == 0 or state.global_step == state.max_steps:
             self.trainer.judge()
+
+
+def _eval_steps(max_steps: int, config: LibraryConfig) -> int:
+    return max(1, max_steps // config.evals)
 
 
 # -- the library stage
@@ -282,20 +330,77 @@ def build_library(
     sequence_length: int,
     seed: int = 0,
 ) -> BlockLibrary:
-    """Initialise and distil every variant that `library` does not hold yet.
+    """Initialise and distil every variant that `library` does not hold yet, in this process.
 
     Args:
         importance: as `channel_importance` returns it.
         tokens: `train` and `validation` streams.
     """
+    for job in library_jobs(space, library, config):
+        build_layers(parent, space, job, importance, tokens, library, config, sequence_length, seed)
+    return merge_library(space, library, config)
+
+
+def library_jobs(space: SearchSpace, library: BlockLibrary, config: LibraryConfig, workers: int = 1) -> list[range]:
+    """Layers of each job that is left: `layers_per_job` of them, or as many as make a job for every worker."""
     num_layers = len(space.layers)
-    group = config.layers_per_job or num_layers
-    for start in range(0, num_layers, group):
-        layer_range = range(start, min(start + group, num_layers))
-        wanted = [plan for i in layer_range for plan in _planned(space, i, config) if plan[0] not in library.index]
-        if wanted:
-            _run_job(parent, space, wanted, importance, tokens, library, config, sequence_length, seed, start)
+    group = config.layers_per_job or math.ceil(num_layers / workers)
+    jobs = [range(start, min(start + group, num_layers)) for start in range(0, num_layers, group)]
+    return [
+        job for job in jobs if any(plan[0] not in library.index for i in job for plan in _planned(space, i, config))
+    ]
+
+
+def planned_names(space: SearchSpace, config: LibraryConfig) -> list[str]:
+    """Names of everything that the finished library holds, in order."""
+    return [plan[0] for i in range(len(space.layers)) for plan in _planned(space, i, config)]
+
+
+def merge_library(space: SearchSpace, library: BlockLibrary, config: LibraryConfig) -> BlockLibrary:
+    """One index of what all jobs wrote."""
+    library.merge(planned_names(space, config))
     return library
+
+
+def build_layers(
+    parent: PreTrainedModel,
+    space: SearchSpace,
+    layers: range,
+    importance: dict[str, torch.Tensor],
+    tokens: dict[str, torch.Tensor],
+    library: BlockLibrary,
+    config: LibraryConfig,
+    sequence_length: int,
+    seed: int = 0,
+    source: StateSource | None = None,
+    hand_on: Channel | None = None,
+) -> None:
+    """One job: what `library` lacks of these layers. A killed one continues at its last checkpoint.
+
+    Args:
+        parent: whole, or with a `source` of states just these layers (`loading.load_layers`).
+        source: of the states that enter the first of these layers; default: the parent runs the layers below, too.
+        hand_on: gets the states that leave the last of these layers, for the job above (its `states.Upstream`), also
+            where nothing is left to train here.
+    """
+    plans = [plan for i in layers for plan in _planned(space, i, config)]
+    folder = library.folder / f"job_{layers.start:02d}_{layers.stop - 1:02d}"
+    if last_checkpoint(folder) is None:  # a checkpoint holds all students of its job
+        plans = [plan for plan in plans if plan[0] not in library.index]
+        artifacts.write_json(folder / "job.json", [plan[0] for plan in plans])
+    else:
+        names = set(artifacts.read_json(folder / "job.json"))
+        plans = [plan for plan in plans if plan[0] in names]
+    stream = {"layers": layers, "source": source, "hand_on": hand_on}
+    try:
+        if plans or hand_on is not None:
+            _run_job(parent, space, plans, importance, tokens, library, config, sequence_length, seed, folder, stream)
+    finally:
+        if hand_on is not None:
+            hand_on.put(None)
+        if source is not None:
+            source.close()
+    artifacts.remove(folder)
 
 
 def _planned(
@@ -315,15 +420,15 @@ def _planned(
             yield BlockLibrary.name(layer_idx, "block", block), layer_idx, "block", block
 
 
-def _run_job(parent, space, wanted, importance, tokens, library, config, sequence_length, seed, start) -> None:
+def _run_job(
+    parent, space, wanted, importance, tokens, library, config, sequence_length, seed, folder, stream
+) -> None:
     began = time.perf_counter()
-    ridge = closed_form_linear(
-        parent, wanted, sequences(tokens["train"], sequence_length, config.ridge_tokens, seed + 1), config
-    )
-    students = [_student(parent, space, plan, importance, ridge, library, config) for plan in wanted]
+    calibration = sequences(tokens["train"], sequence_length, config.ridge_tokens, seed + 1)
+    ridge = closed_form_linear(parent, wanted, calibration, config, LayerStream(parent, **stream))
+    students = [_student(parent, space, plan, importance, ridge, config) for plan in wanted]
     heldout = sequences(tokens["validation"], sequence_length, config.eval_tokens, seed + 2)
     steps = num_steps(config.num_tokens, config.batch_size, sequence_length)
-    folder = library.folder / f"job_{start:02d}"
     args = training_arguments(
         folder,
         "library",
@@ -335,27 +440,32 @@ def _run_job(parent, space, wanted, importance, tokens, library, config, sequenc
         max_grad_norm=0.0,
         save_strategy="steps",
         save_steps=max(1, steps // 4),
-        save_total_limit=1,
+        save_total_limit=2,  # the older one stands until the newer one is complete
         use_cpu=parent.device.type == "cpu",
         seed=seed,
     )
-    trainer = BLDTrainer(
-        parent, students, heldout, config, args=args, train_dataset=TokenBlocks(tokens["train"], sequence_length, seed)
-    )
+    dataset = TokenBlocks(tokens["train"], sequence_length, seed)
+    trainer = BLDTrainer(parent, students, heldout, config, stream, args=args, train_dataset=dataset)
     show_progress(trainer, f"library: {len(students)} blocks")
     try:
-        checkpoint = _last_checkpoint(folder)
-        if checkpoint is None:
-            trainer.judge()
-        else:
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is not None:
             trainer.restore_students(checkpoint)
+            if stream["hand_on"] is not None:  # the job above may have been cut earlier
+                trainer.hand_on(int(checkpoint.name.rpartition("-")[2]))
+        elif students:
+            trainer.judge()
         for student in students:  # what is right already only gets worse in the first steps
             student.trained = student.trained and not (student.losses and student.losses[0] < config.skip_below)
         if any(student.trained for student in students):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        elif stream["hand_on"] is not None:
+            trainer.hand_on(steps)
     finally:
         trainer.close()
     for student in tqdm(students, desc="write library", leave=False, disable=None):
+        if student.name in library.index:  # written before a kill
+            continue
         if student.dead is not None:
             library.drop(student.name, student.dead)
         else:
@@ -368,19 +478,10 @@ def _run_job(parent, space, wanted, importance, tokens, library, config, sequenc
                 init=student.init,
                 trained_tokens=config.num_tokens if student.trained else 0,
             )
-    artifacts.remove(folder)
     logger.info("library: %d blocks in %.0f s", len(students), time.perf_counter() - began)
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written completely (its students.json comes last)."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "students.json").exists()]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
-
-
-def _student(
-    parent, space: SearchSpace, plan, importance, ridge, library: BlockLibrary, config: LibraryConfig
-) -> Student:
+def _student(parent, space: SearchSpace, plan, importance, ridge, config: LibraryConfig) -> Student:
     name, layer_idx, kind, variant = plan
     layer = layers_of(parent)[layer_idx]
     wanted = dict(zip(KINDS, variant, strict=True)) if kind == "block" else {kind: variant}
@@ -392,19 +493,14 @@ def _student(
             # a frozen copy under `coupled`; under attention `none` the full-width FFN learns to stand alone
             modules[part] = copy.deepcopy(sub_block(layer, part)).requires_grad_(NONE in wanted.values())
         else:
-            weights, init = _initial(
-                parent, layer_idx, part, part_variant, importance, ridge, library, kind == "block"
-            )
+            weights, init = _initial(parent, layer_idx, part, part_variant, importance, ridge)
             modules[part] = _trainable(layer, part, part_variant, parent, layer_idx, weights)
     # ridge regression is within a few percent of what gradients reach for linear sub-blocks: no training
     trained = config.num_tokens > 0 and (kind == "block" or variant != LINEAR)
     return Student(name, layer_idx, kind, modules, trained, init)
 
 
-def _initial(parent, layer_idx, kind, variant, importance, ridge, library: BlockLibrary, from_library: bool):
-    name = BlockLibrary.name(layer_idx, kind, variant)
-    if from_library and "dropped" not in library.index.get(name, {"dropped": ""}):
-        return library.weights(name), "library"
+def _initial(parent, layer_idx, kind, variant, importance, ridge):
     if variant == LINEAR and (layer_idx, kind) in ridge:
         name = "linear_attn.weight" if kind == "attention" else "linear_mlp.weight"
         return {name: ridge[layer_idx, kind]}, "ridge"

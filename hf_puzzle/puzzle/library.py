@@ -16,11 +16,30 @@ class BlockLibrary:
 
     Sub-blocks are `layer_07/ffn.w512`; a pair trained together is `layer_07/block.kv2+w512`, and is preferred over its
     two sub-blocks when that block is asked for.
+
+    Args:
+        part: name of the job that writes, where several write at once: its lines go to `parts/<part>.jsonl` until `merge`.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, part: str | None = None):
         self.folder = Path(folder)
-        self.index = {row["name"]: row for row in artifacts.read_jsonl(self.folder / "index.jsonl")}
+        self._index_path = self.folder / (f"parts/{part}.jsonl" if part else "index.jsonl")
+        paths = [self.folder / "index.jsonl", *sorted((self.folder / "parts").glob("*.jsonl"))]
+        with artifacts.reading(self.folder / "index.jsonl"):
+            rows = [row for path in paths for row in artifacts.read_jsonl(path)]
+        self.index = {row["name"]: row for row in rows if "dropped" in row or self._is_whole(row)}
+
+    def _is_whole(self, row: dict) -> bool:
+        """Whether a block's tensors are all there: what a disk lost is trained again."""
+        path = self.folder / f"{row['name']}.safetensors"
+        return path.is_file() and path.stat().st_size == row["bytes"]
+
+    def merge(self, order: list[str]) -> None:
+        """One index of what all jobs wrote, in the order of these names."""
+        rows = [self.index[name] for name in order if name in self.index]
+        artifacts.write_text(self.folder / "index.jsonl", "".join(artifacts.json_line(row) for row in rows))
+        for path in (self.folder / "parts", *self.folder.glob("job_*")):
+            artifacts.remove(path)
 
     @staticmethod
     def name(layer_idx: int, kind: str, variant: Variant | Block) -> str:
@@ -29,23 +48,24 @@ class BlockLibrary:
 
     def put(self, name: str, weights: dict[str, torch.Tensor], **facts) -> None:
         """Store a finished variant; `facts` (losses, tokens, ...) go to its line of the index."""
-        artifacts.write_tensors(self.folder / f"{name}.safetensors", {k: v.cpu() for k, v in weights.items()})
-        row = {"name": name, **facts}
-        artifacts.append_jsonl(self.folder / "index.jsonl", row)
-        self.index[name] = row
+        path = self.folder / f"{name}.safetensors"
+        artifacts.write_tensors(path, {k: v.cpu() for k, v in weights.items()})
+        self._add({"name": name, "bytes": path.stat().st_size, **facts})
 
     def drop(self, name: str, reason: str) -> None:
         """Record that a variant could not be trained; the search leaves it out."""
-        row = {"name": name, "dropped": reason}
-        artifacts.append_jsonl(self.folder / "index.jsonl", row)
-        self.index[name] = row
+        self._add({"name": name, "dropped": reason})
+
+    def _add(self, row: dict) -> None:
+        artifacts.append_jsonl(self._index_path, row)
+        self.index[row["name"]] = row
 
     def is_dropped(self, layer_idx: int, block: Block) -> bool:
         names = [self.name(layer_idx, "attention", block.attention), self.name(layer_idx, "ffn", block.ffn)]
         return any("dropped" in self.index.get(name, {}) for name in names)
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
-        return artifacts.read_tensors(self.folder / f"{name}.safetensors")
+        return artifacts.read_tensors(artifacts.inside(self.folder, f"{name}.safetensors"))
 
     def modules(
         self, model: PreTrainedModel, layer_idx: int, block: Block, parent: Block

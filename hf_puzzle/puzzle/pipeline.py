@@ -1,6 +1,8 @@
 """The Puzzle run: its stages over one folder. Data travels through files; the parent is loaded once per process."""
 
+import dataclasses
 import functools
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -11,17 +13,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
+from ..cards import origin
 from ..costs import cpu_threads
 from ..data import sequences
 from ..engines.measuring import check_measured
+from ..fanout import RunSpec, executor_for
 from ..formats import child_config, choose_format
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
 from ..stages import Stage, run_stages
 from ..training import resolve_device, training_arguments
-from .assess import assess, check_quantized, run_baselines
+from .assess import assess, baseline_tasks, check_quantized, run_baseline, time_baselines
 from .baselines import check_names
 from .block_costs import CostTable, measure_costs
-from .block_distillation import build_library
+from .block_distillation import build_layers, library_jobs, merge_library, planned_names
 from .child import assemble_child
 from .distillation import distill
 from .importance import channel_importance
@@ -29,7 +33,7 @@ from .library import BlockLibrary
 from .parent import train_parent
 from .refit import refit
 from .report import write_report
-from .scoring import Score, make_metric, score_blocks
+from .scoring import Score, ScoreTask, make_metric, merge_scores, run_score_task, score_tasks, stored_values
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
 from .search_space import SearchSpace, build_search_space
 from .surgery import check_parent
@@ -47,6 +51,8 @@ class PuzzleRun:
         recipe_dir: folder that relative parent paths start from.
         parent, tokenizer: a model the caller already has in memory, instead of loading `recipe.parent.name`.
         text: the recipe's YAML, kept verbatim with the run, and what `--set` changed; default: the recipe as parsed.
+        tokens: streams `train` and `heldout`, instead of the text of `recipe.data`.
+        importance: of the parent's FFN channels, as `channel_importance` gives it, instead of a pass over the train stream.
     """
 
     def __init__(
@@ -57,9 +63,12 @@ class PuzzleRun:
         parent: PreTrainedModel | None = None,
         tokenizer=None,
         text: tuple[str, list[str]] | None = None,
+        tokens: dict[str, torch.Tensor] | None = None,
+        importance: dict[str, torch.Tensor] | None = None,
     ):
         self.recipe, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
         self._given = (parent, tokenizer)
+        self._streams, self._importance = tokens, importance
         self._text = text
         self.device = resolve_device(recipe.device)
 
@@ -195,51 +204,78 @@ class PuzzleRun:
         train_parent(recipe, self.run_dir / "parent")
 
     def tokenize(self) -> None:
-        artifacts.write_tensors(self.run_dir / "tokens.safetensors", data.tokenize(self.recipe.data, self.tokenizer))
+        streams = self._streams or data.tokenize(self.recipe.data, self.tokenizer)
+        artifacts.write_tensors(self.run_dir / "tokens.safetensors", streams)
 
     def rank(self) -> None:
-        config = self.recipe.importance
-        input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
-        ranking = channel_importance(self.parent, input_ids, config.batch_size)
+        config, ranking = self.recipe.importance, self._importance
+        if ranking is None:
+            input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
+            ranking = channel_importance(self.parent, input_ids, config.batch_size)
         artifacts.write_tensors(self.run_dir / "importance.safetensors", ranking)
 
-    def build_library(self) -> None:
-        importance = artifacts.read_tensors(self.run_dir / "importance.safetensors")
-        build_library(
+    def library_tasks(self, workers: int) -> list[dict]:
+        jobs = library_jobs(self.space, self.library, self.recipe.library, workers)
+        return [{"start": job.start, "stop": job.stop} for job in jobs]
+
+    def build_layers(self, start: int, stop: int) -> None:
+        layers = range(start, stop)
+        config = self.recipe.library
+        build_layers(
             self.parent,
             self.space,
-            importance,
+            layers,
+            artifacts.read_tensors(self.run_dir / "importance.safetensors"),
             self.tokens,
-            self.library,
-            self.recipe.library,
+            BlockLibrary(self.library.folder, part=f"layers_{start:02d}_{stop - 1:02d}"),
+            dataclasses.replace(config, args={"report_to": self.recipe.report_to} | config.args),
             self.sequence_length,
             self.recipe.seed,
         )
 
-    def score(self) -> None:
-        path = self.run_dir / "scores.jsonl"
-        rows = artifacts.read_jsonl(path)
-        library = self.library
-        complete = {
-            i
-            for i, layer in enumerate(self.space.layers)
-            if sum(row["layer_idx"] == i for row in rows)
-            == sum(not library.is_dropped(i, block) for block in layer.blocks)
-        }
-        kept = [row for row in rows if row["layer_idx"] in complete]
-        artifacts.write_text(path, "")  # a layer that was cut short is scored again, whole
-        for row in kept:
-            artifacts.append_jsonl(path, row)
+    def merge_library(self) -> None:
+        merge_library(self.space, self.library, self.recipe.library)
 
-        def save(scores: list[Score]) -> None:
-            for score in scores:
-                artifacts.append_jsonl(path, score.to_dict())
+    def library_progress(self) -> tuple[int, int]:
+        return len(self.library.index), len(planned_names(self.space, self.recipe.library))
 
-        score_blocks(self.parent, self.space, library, self.metric, self.recipe.score, done=complete, on_layer=save)
+    @property
+    def _score_parts(self) -> Path:
+        return self.run_dir / "scores.parts"
 
-    def cost(self) -> None:
-        table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed, self.fmt)
-        artifacts.write_json(self.run_dir / "costs.json", {**table.to_dict()})
+    def score_tasks(self, workers: int) -> list[dict]:
+        done = set(stored_values(self._score_parts))
+        rows, config = self.metric.rows, self.recipe.score
+        tasks = score_tasks(self.space, len(rows), rows.shape[1], config, done, workers)
+        return [dataclasses.asdict(task) for task in tasks]
+
+    def score(self, **task: int) -> None:
+        run_score_task(
+            self.parent, self.space, self.library, self.metric, self.recipe.score, ScoreTask(**task), self._score_parts
+        )
+
+    def merge_scores(self) -> None:
+        scores = merge_scores(self.space, self.metric.rows.numel(), self.recipe.score, self._score_parts)
+        lines = [artifacts.json_line(score.to_dict()) for score in scores]
+        artifacts.write_text(self.run_dir / "scores.jsonl", "".join(lines))
+        artifacts.remove(self._score_parts)
+
+    def score_progress(self) -> tuple[int, int]:
+        done = sum(len(values) for values in stored_values(self._score_parts).values())
+        shards = {task["first_row"] for task in self.score_tasks(1)} or {0}
+        return done, sum(len(layer.blocks) for layer in self.space.layers) * len(shards)
+
+    def cost_tasks(self, workers: int) -> list[dict]:
+        return [{"accelerator": kind} for kind in self.recipe.cost.accelerators] or [{}]
+
+    def cost(self, accelerator: str | None = None) -> None:
+        """Costs on the machine this runs on; those of the first kind of accelerator are the search's."""
+        table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed, self.fmt).to_dict()
+        kinds = self.recipe.cost.accelerators
+        if accelerator is not None:
+            artifacts.write_json(self.run_dir / f"costs.{accelerator}.json", table)
+        if accelerator in (None, *kinds[:1]):
+            artifacts.write_json(self.run_dir / "costs.json", table)
 
     def solve(self) -> None:
         search = Search(
@@ -284,23 +320,39 @@ class PuzzleRun:
         artifacts.remove(self.run_dir / "distill_checkpoints")
 
     def _distilled(self) -> PreTrainedModel:
-        child = self.load_child("child")
-        if self.recipe.distill.num_tokens:
+        child, config = self.load_child("child"), self.recipe.distill
+        config = dataclasses.replace(config, args={"report_to": self.recipe.report_to} | config.args)
+        if config.num_tokens:
             child = distill(
-                child, self.parent, self.tokens["train"], self.recipe.distill, self.sequence_length,
+                child, self.parent, self.tokens["train"], config, self.sequence_length,
                 self.run_dir / "distill_checkpoints", self.recipe.seed,
             )  # fmt: skip
         return child
 
     def _write(self, name: str, child: PreTrainedModel) -> None:
-        provenance = {"recipe": to_dict(self.recipe), "chosen": self.chosen, "environment": artifacts.environment()}
+        provenance = {
+            "recipe": to_dict(self.recipe),
+            "parent": origin(self.parent_path),
+            "chosen": self.chosen,
+            "environment": artifacts.environment(),
+        }
         hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance)
 
     def evaluate(self) -> None:
         artifacts.write_json(self.run_dir / "eval.json", assess(self))
 
-    def baselines(self) -> None:
-        run_baselines(self)
+    def baseline_tasks(self, workers: int) -> list[dict]:
+        return baseline_tasks(self)
+
+    def baseline(self, name: str, gkd_tokens: int) -> None:
+        run_baseline(self, name, gkd_tokens)
+
+    def finish_baselines(self) -> None:
+        (self.run_dir / "baselines").mkdir(exist_ok=True)
+        artifacts.remove(self.run_dir / "baseline_checkpoints")
+
+    def time_baselines(self) -> None:
+        time_baselines(self)
 
     def report(self) -> None:
         write_report(self.run_dir, self.recipe)
@@ -316,19 +368,29 @@ class PuzzleRun:
         parent = "parent" if stages else None
         source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
         stages += [
-            Stage("data", self.tokenize, [to_dict(r.data), source], (parent,) if parent else (), ("tokens.safetensors",)),
+            Stage("data", self.tokenize, [to_dict(r.data), source, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",)),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
-            Stage("library", self.build_library, [to_dict(r.library), to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",)),
-            Stage("score", self.score, to_dict(r.score), ("library",), ("scores.jsonl",)),
-            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source], ("data",), ("costs.json",)),
+            Stage("library", self.build_layers, [to_dict(r.library), to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
+                  tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True),
+            Stage("score", self.score, to_dict(r.score), ("library",), ("scores.jsonl",), ("scores.parts",),
+                  tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress),
+            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source], ("data",),
+                  ("costs.json", *(f"costs.{kind}.json" for kind in r.cost.accelerators)), tasks=self.cost_tasks),
             Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",)),
             Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",)),
             Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",)),
             Stage("evaluate", self.evaluate, to_dict(r.evaluate), ("distill",), ("eval.json",)),
-            Stage("baselines", self.baselines, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines.jsonl",), ("baseline_checkpoints",)),
-            Stage("report", self.report, None, ("evaluate", "baselines"), ("report.md", "figures")),
+            Stage("baselines", self.baseline, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines",),
+                  ("baseline_checkpoints",), tasks=self.baseline_tasks, merge=self.finish_baselines, keeps_parts=True),
+            Stage("baseline_speeds", self.time_baselines, to_dict(r.evaluate), ("baselines",), ("baselines.jsonl",)),
+            Stage("report", self.report, None, ("evaluate", "baseline_speeds"), ("report.md", "figures")),
         ]  # fmt: skip
         return stages
+
+    def _given_text(self) -> list[str]:
+        """What the data stage depends on besides the recipe; importance that is given depends on the same things."""
+        streams = self._streams or {}
+        return [hashlib.sha256(streams[name].numpy().tobytes()).hexdigest() for name in sorted(streams)]
 
     def _parent_fingerprint(self) -> str:
         if self.parent_in_memory:
@@ -336,8 +398,12 @@ class PuzzleRun:
         path = Path(self.parent_path)
         return artifacts.folder_fingerprint(path) if path.is_dir() else f"{path}@{self.recipe.parent.revision}"
 
-    def run(self, only: str | None = None, start: str | None = None, say=logger.info) -> None:
+    def run(self, only: str | None = None, start: str | None = None, say=logger.info, on: str | None = None) -> None:
         """Run the stages that are missing or stale; a folder in use by another process is refused.
+
+        Args:
+            only, start: as of `stages.run_stages`.
+            on: where tasks run, as of `fanout.executor_for`; default: in this process.
 
         Under `torchrun` only `distill` runs on all processes: the first one holds the lock and writes, the others train
         along.
@@ -348,18 +414,32 @@ class PuzzleRun:
         processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         if processes > 1 and only != "distill":
             raise RecipeError("under torchrun, run one stage at a time: --only distill (all others are one process)")
+        if on is not None and self.parent_in_memory:
+            raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
         self.check()
         if rank > 0:
             self._distilled()
             return
         with artifacts.locked(self.run_dir), cpu_threads(self.recipe.threads):
             self._save_recipe()
-            run_stages(self.run_dir, self.stages(), only, start, say)
+            run_stages(
+                self.run_dir, self.stages(), only, start, say, executor_for(on, self.spec, self.recipe.resources)
+            )
+
+    @property
+    def spec(self) -> RunSpec:
+        """What a worker elsewhere needs to take part in this run."""
+        return RunSpec(to_dict(self.recipe), str(self.run_dir.resolve()), str(self.recipe_dir.resolve()))
 
     def _save_recipe(self) -> None:
         text, overrides = self._text or (yaml.safe_dump(to_dict(self.recipe), sort_keys=False), [])
         artifacts.write_text(self.run_dir / "recipe.yaml", text)
         artifacts.write_json(self.run_dir / "overrides.json", overrides)
+
+
+def stages_of(recipe: PuzzleRecipe, run_dir: Path, recipe_dir: Path) -> list[Stage]:
+    """The stages of a run, for a worker of it."""
+    return PuzzleRun(recipe, run_dir, recipe_dir).stages()
 
 
 def load_run(run_dir: Path, overrides: list[str] = ()) -> PuzzleRun:

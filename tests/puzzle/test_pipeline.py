@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from families import family_model
+from tiny_run import write_recipes
 from transformers import AutoTokenizer
 
 import hf_puzzle
@@ -24,6 +24,7 @@ from hf_puzzle.formats import describe
 from hf_puzzle.puzzle import pipeline
 from hf_puzzle.puzzle.parent import train_parent
 from hf_puzzle.puzzle.pipeline import PuzzleRun, load_run
+from hf_puzzle.puzzle.scoring import stored_values
 from hf_puzzle.puzzle.surgery import UnsupportedParentError
 from hf_puzzle.recipe import load_recipe
 
@@ -40,55 +41,13 @@ STAGES = [
     "distill",
     "evaluate",
     "baselines",
+    "baseline_speeds",
     "report",
 ]
-# every stage but the parent, which is trained once for the module
-PARENT = {
-    "system": "parent",
-    "vocab_size": 300,
-    "config": {
-        "hidden_size": 32, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True,
-    },
-    "batch_size": 8,
-    "num_tokens": 6_000,
-}  # fmt: skip
-RECIPE = {
-    "parent": {"name": "tiny_parent", "recipe": "tiny_parent.yaml", "dtype": "float32"},
-    "search_space": {"attention": [1, "none"], "ffn": [256, "none"]},
-    "importance": {"num_tokens": 256},
-    "library": {"num_tokens": 512, "batch_size": 4, "eval_tokens": 64, "ridge_tokens": 256, "evals": 2},
-    "score": {"num_tokens": 96},
-    "cost": {
-        "batch_sizes": [2], "prefill_tokens": 8, "decode_tokens": 4, "dtype": "float32", "clock": "cpu", "threads": 1,
-        "rounds": 2, "stack_layers": 2, "calibration_children": 3,
-    },
-    "constraints": {"num_parameters": 120_000},
-    "solve": {"num_solutions": 2, "measure_rounds": 3, "time_limit_s": 20},
-    "child": {"refit_tokens": 256},
-    "distill": {"num_tokens": 256, "batch_size": 4, "learning_rate": 1.0e-3, "optimizer": "muon"},
-    "evaluate": {"num_tokens": 256, "task_items": 8, "task_context": 8, "task_continuation": 4, "measure_rounds": 3},
-    "baselines": {"names": ["drop_layers", "greedy"], "num_tokens": [0]},
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a corpus, the two recipes, and the trained parent beside them."""
-    folder = tmp_path_factory.mktemp("recipes")
-    (folder / "corpus").mkdir()
-    generator = random.Random(0)
-    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 5))) for _ in range(60)]
-    for i in range(60):
-        lines = [" ".join(generator.choices(words, k=8)) for _ in range(25)]
-        (folder / "corpus" / f"{i}.txt").write_text("\n".join(lines))
-    data = {
-        "name": "text", "data_files": [str(folder / "corpus" / "*.txt")], "sequence_length": 16, "num_tokens": 6_000,
-        "heldout_tokens": 3_000, "heldout_fraction": 0.3,
-    }  # fmt: skip
-    (folder / "tiny_parent.yaml").write_text(yaml.safe_dump({**PARENT, "data": data}))
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({**RECIPE, "data": data}))
-    return folder
+    return write_recipes(tmp_path_factory.mktemp("recipes"))
 
 
 def cli(*arguments):
@@ -351,25 +310,22 @@ def test_interrupted_and_rerun_is_uninterrupted(folder, finished, copied, monkey
     assert cli(*arguments, "--from", "importance") == 130
     monkeypatch.setattr(pipeline, "channel_importance", real_rank)
 
-    real_score = pipeline.score_blocks
+    append = artifacts.append_jsonl
 
-    def killed_in_layer_one(*args, on_layer, **kwargs):
-        def save(rows):
-            on_layer(rows if rows[0].layer_idx == 0 else rows[:2])
-            if rows[0].layer_idx == 1:
-                raise KeyboardInterrupt
+    def killed_in_layer_one(path, row):
+        if row.get("layer_idx") == 1:
+            raise KeyboardInterrupt
+        append(path, row)
 
-        return real_score(*args, on_layer=save, **kwargs)
-
-    monkeypatch.setattr(pipeline, "score_blocks", killed_in_layer_one)
+    monkeypatch.setattr(artifacts, "append_jsonl", killed_in_layer_one)
     # stages after the killed one are still marked finished from before: take their marks away
     manifest = artifacts.read_json(copied / "manifest.json")
     artifacts.write_json(copied / "manifest.json", {k: v for k, v in manifest.items() if k in STAGES[:3]})
     for name in ("library", "scores.jsonl"):
         artifacts.remove(copied / name)
     assert stages_that_ran(monkeypatch, caplog, *arguments, code=130) == ["importance", "library", "score"]
-    assert len(artifacts.read_jsonl(copied / "scores.jsonl")) == 9 + 2
-    monkeypatch.setattr(pipeline, "score_blocks", real_score)
+    assert set(stored_values(copied / "scores.parts")) == {(0, 0)}
+    monkeypatch.setattr(artifacts, "append_jsonl", append)
     assert stages_that_ran(monkeypatch, caplog, *arguments, code=130) == ["score", "cost"]
     assert digest(copied, names) == expected
 
@@ -378,7 +334,7 @@ def test_changed_settings_rerun_what_depends_on_them(folder, copied, monkeypatch
     ran = stages_that_ran(
         monkeypatch, caplog, "run", folder / "tiny.yaml", "--out", copied, "--set", "evaluate.task_items=9"
     )
-    assert ran == ["evaluate", "baselines", "report"]
+    assert ran == ["evaluate", "baselines", "baseline_speeds", "report"]
     assert artifacts.read_json(copied / "overrides.json") == ["evaluate.task_items=9"]
     assert artifacts.read_json(copied / "eval.json")["task"]["parent"]["items"] == 9
     # the run knows its overrides: another look uses them

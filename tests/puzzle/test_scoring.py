@@ -1,12 +1,24 @@
 """Scores against whole forward passes: reusing prefixes must not be visible."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import ClozeTask, kl_divergence
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.scoring import distance, make_metric, score_blocks
+from hf_puzzle.puzzle.scoring import (
+    distance,
+    even_ranges,
+    make_metric,
+    merge_scores,
+    run_score_task,
+    score_blocks,
+    score_tasks,
+    stored_values,
+)
 from hf_puzzle.puzzle.surgery import swapped
 from hf_puzzle.recipe import ScoreConfig
 
@@ -78,23 +90,59 @@ def test_incumbent_one_block_away_has_the_parent_at_zero(llama, space, library, 
     assert all(s.value > 0 for s in others)  # the parent's block in layer 0 leaves layer 1 exchanged
 
 
-def test_resuming_by_layer_gives_the_same_lines(llama, space, library, metric, scores):
-    class Killed(Exception):
-        pass
+@pytest.mark.parametrize("workers, tokens_per_task", [(1, None), (3, None), (1, 32), (4, 64)])
+def test_tasks_merge_to_the_scores_of_one_process(
+    llama, space, library, metric, scores, tmp_path, workers, tokens_per_task
+):
+    config = dataclasses.replace(CONFIG, tokens_per_task=tokens_per_task)
+    tasks = score_tasks(space, len(metric.rows), metric.rows.shape[1], config, set(), workers)
+    assert len(tasks) >= workers - 1
+    assert len({task.first_row for task in tasks}) == (
+        2 if tokens_per_task == 32 else 1
+    )  # two batches of 4 and 2 rows
+    for task in reversed(tasks):
+        run_score_task(llama, space, library, metric, config, task, tmp_path)
+    assert merge_scores(space, metric.rows.numel(), config, tmp_path) == scores
+    done = set(stored_values(tmp_path))
+    assert score_tasks(space, len(metric.rows), metric.rows.shape[1], config, done, workers) == []
 
-    lines = []
 
-    def save(rows):
-        lines.extend(rows)
-        if rows[0].layer_idx == 1:
-            raise Killed
+def test_a_killed_task_continues_with_the_next_layer(llama, space, library, metric, scores, tmp_path, monkeypatch):
+    (task,) = score_tasks(space, len(metric.rows), metric.rows.shape[1], CONFIG, set(), 1)
+    append, lines = artifacts.append_jsonl, []
 
-    with pytest.raises(Killed):
-        score_blocks(llama, space, library, metric, CONFIG, on_layer=save)
-    done = {s.layer_idx for s in lines}
-    assert done == {0, 1}
-    score_blocks(llama, space, library, metric, CONFIG, done=done, on_layer=lines.extend)
-    assert lines == scores
+    def killed_in_layer_two(path, row):
+        if row["layer_idx"] == 2:
+            raise KeyboardInterrupt
+        lines.append(row["layer_idx"])
+        append(path, row)
+
+    monkeypatch.setattr(artifacts, "append_jsonl", killed_in_layer_two)
+    with pytest.raises(KeyboardInterrupt):
+        run_score_task(llama, space, library, metric, CONFIG, task, tmp_path)
+    monkeypatch.setattr(artifacts, "append_jsonl", append)
+    assert lines == [0, 1]
+    (task,) = score_tasks(space, len(metric.rows), metric.rows.shape[1], CONFIG, set(stored_values(tmp_path)), 1)
+    assert (task.start, task.stop) == (2, 4)
+    with open(tmp_path / f"{task.name}.jsonl", "w") as file:  # and power was lost while it wrote
+        file.write('{"layer_idx": 2, "first_row": 0, "val')
+    run_score_task(llama, space, library, metric, CONFIG, task, tmp_path)
+    assert merge_scores(space, metric.rows.numel(), CONFIG, tmp_path) == scores
+
+
+@pytest.mark.parametrize(
+    "costs, count, expected",
+    [
+        ([1, 1, 1, 1], 2, [(0, 2), (2, 4)]),
+        ([4, 3, 2, 1], 2, [(0, 2), (2, 4)]),
+        ([9, 1, 1], 2, [(0, 1), (1, 3)]),
+        ([1, 1, 9], 3, [(0, 3)]),
+        ([1, 1], 5, [(0, 1), (1, 2)]),
+        ([1], 1, [(0, 1)]),
+    ],
+)
+def test_ranges_of_about_equal_cost(costs, count, expected):
+    assert even_ranges(costs, count) == expected
 
 
 def test_parent_is_left_as_it_was(llama, space, library, metric, state_of, assert_bit_equal):

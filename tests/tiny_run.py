@@ -1,0 +1,55 @@
+"""The smallest whole Puzzle run: a corpus of random words, a recipe for a parent of three layers, and one for its child.
+
+The child is chosen by parameters, not by time, so that everything but timings comes out the same in every run.
+"""
+
+import random
+from pathlib import Path
+
+import yaml
+
+
+PARENT = {
+    "system": "parent",
+    "vocab_size": 300,
+    "config": {
+        "hidden_size": 32, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True,
+    },
+    "batch_size": 8,
+    "num_tokens": 6_000,
+}  # fmt: skip
+RECIPE = {
+    "parent": {"name": "tiny_parent", "recipe": "tiny_parent.yaml", "dtype": "float32"},
+    "search_space": {"attention": [1, "none"], "ffn": [256, "none"]},
+    "importance": {"num_tokens": 256},
+    "library": {"num_tokens": 512, "batch_size": 4, "eval_tokens": 64, "ridge_tokens": 256, "evals": 2},
+    "score": {"num_tokens": 96},
+    "cost": {
+        "batch_sizes": [2], "prefill_tokens": 8, "decode_tokens": 4, "dtype": "float32", "clock": "cpu", "threads": 1,
+        "rounds": 2, "stack_layers": 2, "calibration_children": 3,
+    },
+    "constraints": {"num_parameters": 120_000},
+    "solve": {"num_solutions": 2, "measure_rounds": 3, "time_limit_s": 20},
+    "child": {"refit_tokens": 256},
+    "distill": {"num_tokens": 256, "batch_size": 4, "learning_rate": 1.0e-3, "optimizer": "muon"},
+    "evaluate": {"num_tokens": 256, "task_items": 8, "task_context": 8, "task_continuation": 4, "measure_rounds": 3},
+    "baselines": {"names": ["drop_layers", "greedy"], "num_tokens": [0]},
+}  # fmt: skip
+
+
+def write_recipes(folder: Path) -> Path:
+    """Write `corpus/`, `tiny_parent.yaml` and `tiny.yaml` to `folder`."""
+    (folder / "corpus").mkdir()
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 5))) for _ in range(60)]
+    for i in range(60):
+        lines = [" ".join(generator.choices(words, k=8)) for _ in range(25)]
+        (folder / "corpus" / f"{i}.txt").write_text("\n".join(lines))
+    data = {
+        "name": "text", "data_files": [str(folder / "corpus" / "*.txt")], "sequence_length": 16, "num_tokens": 6_000,
+        "heldout_tokens": 3_000, "heldout_fraction": 0.3,
+    }  # fmt: skip
+    (folder / "tiny_parent.yaml").write_text(yaml.safe_dump({**PARENT, "data": data}))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({**RECIPE, "data": data}))
+    return folder
