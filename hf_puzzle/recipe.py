@@ -81,6 +81,7 @@ class DataConfig:
 
     name: str = key("`python-stdlib`, `text` (local files), or a dataset id of the Hub (streamed)")
     config_name: str | None = key("configuration of a Hub dataset", None)
+    revision: str | None = key("Hub revision of a dataset: a commit makes the run reproducible", None)
     split: str = key("split of a Hub dataset", "train")
     text_column: str = key("column of a Hub dataset that holds the text", "text")
     data_files: list[str] = key("globs, for `name: text`", [])
@@ -88,7 +89,7 @@ class DataConfig:
     num_tokens: int = key("training tokens to prepare", 10_000_000)
     heldout_tokens: int = key("held-out tokens to prepare", 200_000)
     heldout_fraction: float = key("share of the documents that is held out", 0.04)
-    seed: int = key("order of a Hub dataset's buffer", 0)
+    seed: int = key("order of a Hub dataset's files", 0)
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ class DistillConfig:
         "attention while training; on a CPU in bf16, `eager` is faster on short text", None
     )
     chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 1024)
+    fsdp: bool = key("under `torchrun`: shard child, parent and optimizer over the processes (FSDP2)", False)
     lora: dict | None = key("train adapters only: `peft.LoraConfig` by its own names", None)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
 
@@ -483,6 +485,8 @@ def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
             raise RecipeError(f"{where}: too large for a number") from None
     if type(value) is int and abs(value) >= MAX_INTEGER:
         raise RecipeError(f"{where}: an integer of more than 63 bits")
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise RecipeError(f"{where}: {shown(value)} is not Unicode text")
     if type(value) is not hint:
         raise RecipeError(f"{where}: expected {hint.__name__}, got {shown(value)}")
     if hint is float and value != value:

@@ -1,5 +1,8 @@
 """Documents in, tokens out: what is held out stays out, and every token is used once."""
 
+import dataclasses
+import functools
+import itertools
 import json
 import sysconfig
 from pathlib import Path
@@ -7,7 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_puzzle.data import DataError, TokenBlocks, documents, is_heldout, sequences, tokenize, train_tokenizer
+from hf_puzzle import data
+from hf_puzzle.data import (
+    DataError,
+    Documents,
+    TokenBlocks,
+    is_heldout,
+    sequences,
+    tokenize,
+    tokenize_to,
+    train_tokenizer,
+)
 from hf_puzzle.recipe import DataConfig
 
 
@@ -32,12 +45,12 @@ def tokenizer(corpus):
 
 def test_text_files_come_in_one_order_and_once(corpus, tmp_path):
     config = config_for(corpus)
-    rows = list(documents(config))
-    assert rows == list(documents(config))
+    rows = list(Documents(config))
+    assert rows == list(Documents(config))
     assert sorted(name for name, _ in rows) == [f"d{i:02d}.txt" for i in range(40)]
     assert [name for name, _ in rows] != sorted(name for name, _ in rows)
     twice = DataConfig(name="text", data_files=[*config.data_files, str(corpus.parent / "**" / "d0*.txt")])
-    assert sorted(documents(twice)) == sorted(rows)
+    assert sorted(Documents(twice)) == sorted(rows)
 
 
 def test_duplicates_blanks_and_undecodable_files_are_left_out(tmp_path):
@@ -46,18 +59,18 @@ def test_duplicates_blanks_and_undecodable_files_are_left_out(tmp_path):
     (tmp_path / "c.txt").write_text(" \n ")
     (tmp_path / "d.txt").write_bytes(b"\xff\xfe\xfa")
     (tmp_path / "e.txt").mkdir()
-    assert [text for _, text in documents(config_for(tmp_path))] == ["the same"]
+    assert [text for _, text in Documents(config_for(tmp_path))] == ["the same"]
 
 
 def test_files_of_nowhere_are_an_error(tmp_path):
     with pytest.raises(DataError, match=r"data_files .*nothing.* match no file"):
-        list(documents(DataConfig(name="text", data_files=[str(tmp_path / "nothing*")])))
+        list(Documents(DataConfig(name="text", data_files=[str(tmp_path / "nothing*")])))
 
 
 def test_python_stdlib_has_documents(monkeypatch):
     root = Path(json.__file__).parent
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(root)})  # one package: the whole takes seconds
-    rows = dict(documents(DataConfig(name="python-stdlib")))
+    rows = dict(Documents(DataConfig(name="python-stdlib")))
     assert rows == {path.name: path.read_text() for path in root.glob("*.py")}
     assert "decoder.py" in rows
 
@@ -75,7 +88,7 @@ def test_documents_are_wholly_on_one_side(corpus, tokenizer):
     streams = tokenize(config, tokenizer)
     found = {side: tokenizer.decode(stream).split("<|endoftext|>") for side, stream in streams.items()}
     for side, texts in found.items():
-        wanted = [t for name, t in documents(config) if is_heldout(name, 0.3) == (side == "heldout")]
+        wanted = [t for name, t in Documents(config) if is_heldout(name, 0.3) == (side == "heldout")]
         assert texts == [*wanted, ""]  # every document whole, each followed by the separator
         assert streams[side].dtype == torch.int32
     assert not set(found["train"][:-1]) & set(found["heldout"][:-1])
@@ -162,3 +175,80 @@ def test_sequences_depend_on_the_seed_alone(tokens):
     assert sequences(tokens["train"], 16, 3, seed=1).shape == (1, 16)
     with pytest.raises(DataError, match="15 tokens do not fill one sequence of 16"):
         sequences(tokens["train"][:15], 16, 16, seed=0)
+
+
+@pytest.fixture(params=["text", "hub"])
+def streamed(request, corpus, tmp_path, monkeypatch):
+    """A corpus of local files, and one that `datasets` streams from four files."""
+    if request.param == "text":
+        return config_for(corpus)
+    import datasets
+
+    texts = [path.read_text() for path in sorted(corpus.glob("*.txt"))]
+    for i in range(4):
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts[i::4])
+        (tmp_path / f"{i}.jsonl").write_text(rows)
+    real, files = datasets.load_dataset, [str(path) for path in sorted(tmp_path.glob("*.jsonl"))]
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, config_name, split, revision, streaming: real(
+            "json", data_files=files, split=split, streaming=streaming
+        ),
+    )
+    return dataclasses.replace(config_for(corpus), name="somebody/corpus")
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 39, 40])
+def test_a_reader_is_taken_up_where_it_was(streamed, count):
+    every = list(Documents(streamed))
+    assert len(every) == 40
+    first = Documents(streamed)
+    given = list(itertools.islice(first, count))
+    state = json.loads(json.dumps(first.state()))
+    assert given + list(Documents(streamed, state)) == every
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5])
+def test_killed_tokenization_continues_and_writes_the_same_file(streamed, tokenizer, tmp_path, monkeypatch, batches):
+    monkeypatch.setattr(data, "_batches", functools.partial(data._batches, batch_size=3))
+    monkeypatch.setattr(data._Streams, "EVERY", 100)
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    tokenize_to(whole, streamed, tokenizer)
+    calls = []
+
+    def dying(texts, **options):
+        calls.append(len(texts))
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        return tokenizer(texts, **options)
+
+    dying.eos_token_id = tokenizer.eos_token_id
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_to(killed, streamed, dying)
+    for file in tmp_path.glob("killed.parts/*.int32"):  # and tokens behind the last position had been written
+        with open(file, "ab") as tail:
+            tail.write(b"\1\2\3")
+    again = []
+
+    def counting(texts, **options):
+        again.append(len(texts))
+        return tokenizer(texts, **options)
+
+    counting.eos_token_id = tokenizer.eos_token_id
+    tokenize_to(killed, streamed, counting)
+    assert sum(again) < 40  # what was tokenized before the kill is not tokenized again
+    assert killed.read_bytes() == whole.read_bytes()
+    assert not killed.with_suffix(".parts").exists()
+
+
+def test_a_position_that_a_disk_lost_starts_afresh(corpus, tokenizer, tmp_path):
+    config, path = config_for(corpus), tmp_path / "tokens.safetensors"
+    tokenize_to(path, config, tokenizer)
+    expected = path.read_bytes()
+    parts = path.with_suffix(".parts")
+    parts.mkdir()
+    (parts / "state.json").write_text('{"tokens": {"train": 50, "heldout": 7}, "reader": {"docum')
+    (parts / "train.int32").write_bytes(b"rubbish")
+    tokenize_to(path, config, tokenizer)
+    assert path.read_bytes() == expected

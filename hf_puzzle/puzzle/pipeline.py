@@ -164,6 +164,21 @@ class PuzzleRun:
         """A child of this run, `child` or `distilled`, on the run's device."""
         return hub.open_model_folder(self.run_dir / name).to(self.device).eval()
 
+    @property
+    def makes_parent(self) -> bool:
+        """Whether the parent is the first stage's work."""
+        recipe = self.recipe.parent
+        beside = self.recipe_dir / recipe.name / "config.json"
+        return not self.parent_in_memory and recipe.recipe is not None and not beside.exists()
+
+    def _parent_is_there(self) -> bool:
+        """Whether an earlier sitting made the parent; where a disk lost its config since, the stage makes it again."""
+        path = self.run_dir / "parent" / "config.json"
+        try:
+            return bool(artifacts.read_json(path))
+        except artifacts.ArtifactError:
+            return False
+
     # -- checks before any compute
 
     def check(self) -> None:
@@ -178,11 +193,7 @@ class PuzzleRun:
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_quantized(recipe.evaluate.quantized)
-        if (
-            self.parent_in_memory
-            or self.recipe.parent.recipe is None
-            or (Path(self.parent_path) / "config.json").exists()
-        ):
+        if not self.makes_parent or self._parent_is_there():
             check_parent(self.config, recipe.child.format)
             engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
@@ -204,8 +215,11 @@ class PuzzleRun:
         train_parent(recipe, self.run_dir / "parent")
 
     def tokenize(self) -> None:
-        streams = self._streams or data.tokenize(self.recipe.data, self.tokenizer)
-        artifacts.write_tensors(self.run_dir / "tokens.safetensors", streams)
+        path = self.run_dir / "tokens.safetensors"
+        if self._streams is None:
+            data.tokenize_to(path, self.recipe.data, self.tokenizer)
+        else:
+            artifacts.write_tensors(path, self._streams)
 
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
@@ -361,14 +375,13 @@ class PuzzleRun:
         r = self.recipe
         shared = {"seed": r.seed, "device": str(self.device), "threads": r.threads}
         stages = []
-        made_here = not self.parent_in_memory and not (self.recipe_dir / r.parent.name / "config.json").exists()
-        if made_here and r.parent.recipe is not None:
+        if self.makes_parent:
             made = to_dict(load_recipe(self.recipe_dir / r.parent.recipe))
             stages.append(Stage("parent", self.make_parent, made, (), ("parent",), ("parent-checkpoints",)))
         parent = "parent" if stages else None
         source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
         stages += [
-            Stage("data", self.tokenize, [to_dict(r.data), source, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",)),
+            Stage("data", self.tokenize, [to_dict(r.data), source, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",)),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
             Stage("library", self.build_layers, [to_dict(r.library), to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True),
