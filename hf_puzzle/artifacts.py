@@ -91,9 +91,11 @@ def parse_json(text: str | bytes, where: str | Path, finite: bool = True, remedy
         ArtifactError: not JSON, or JSON that no reader should take: nested without end, integers of thousands of digits.
     """
     try:
-        if not finite:
-            return json.loads(text)
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        kinds = {"parse_constant": _refuse_constant, "parse_float": _finite} if finite else {}
+        value = json.loads(text, **kinds)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: nothing could write it
+        return value
     except RecursionError:
         raise ArtifactError(f"{where}: not valid JSON (nested too deeply); {remedy}") from None
     except ValueError as error:  # no JSON, no UTF-8, an integer of thousands of digits
@@ -238,6 +240,12 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def _stages(value: Any, path: Path) -> dict[str, dict]:
+    if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
+        raise ArtifactError(f"{path} is not a manifest: delete it, and all stages run again")
+    return value
+
+
 class Manifest:
     """`manifest.json` of a run: which stage finished, from which inputs. An entry is written last of all its files.
 
@@ -254,7 +262,7 @@ class Manifest:
         for path in (self.path, self.before):
             if path.exists():
                 try:
-                    self.stages = read_json(path)
+                    self.stages = _stages(read_json(path), path)
                     break
                 except ArtifactError as error:
                     logger.warning("%s; looking at the one before it", error)
@@ -270,7 +278,7 @@ class Manifest:
         return missing + [self.run_dir / name for name, facts in recorded.items() if self._facts(name) != facts]
 
     def _facts(self, name: str) -> list:
-        path = self.run_dir / name
+        path = inside(self.run_dir, name)
         if not path.is_file():
             return []
         size = path.stat().st_size
@@ -330,6 +338,8 @@ def locked(run_dir: str | Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
+        for path in list(run_dir.rglob(".*.tmp")):  # half-written files of a process that was killed
+            remove(path)
         yield
 
 

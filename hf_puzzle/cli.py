@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from .recipe import SYSTEMS, ParentRecipe, describe_keys, load_recipe, recipe_class
 
 
@@ -21,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command continues from here", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # the last: a disk is full
         if args.verbose:
             raise
         print(f"hf-puzzle: {_printable(str(error))}", file=sys.stderr)

@@ -83,8 +83,10 @@ def work(spec: RunSpec, stage_name: str, arguments: dict, threads: int) -> dict:
         if _stages_of_worker is None or _stages_of_worker[0] != key:  # a worker keeps its parent from task to task
             _stages_of_worker = key, spec.stages()
         stage = next(each for each in _stages_of_worker[1] if each.name == stage_name)
-        with cpu_threads(spec.recipe.get("threads") or threads):
-            stage.run(**arguments)
+        # jobs of a run that was killed may still be at work on a cluster
+        with artifacts.locked(Path(spec.run_dir) / ".locks" / f"{stage_name} {task_name(arguments)}"):
+            with cpu_threads(spec.recipe.get("threads") or threads):
+                stage.run(**arguments)
     except Exception as error:
         facts |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     return facts | {"seconds": round(time.perf_counter() - began, 2)}

@@ -74,6 +74,21 @@ def last_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
+class SealingTrainer(Trainer):
+    """`Trainer` whose checkpoints end with a seal; resume from `last_checkpoint`, not by their names."""
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.accelerator.wait_for_everyone()  # every process writes its own random state
+        if self.is_world_process_zero():
+            self.save_more(folder)
+            seal(folder)
+
+    def save_more(self, folder: Path) -> None:
+        """What a subclass keeps in a checkpoint besides the Trainer's own state."""
+
+
 def _facts(folder: Path) -> dict[str, list]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     return {f.relative_to(folder).as_posix(): [f.stat().st_size, artifacts.file_sha256(f)] for f in files}

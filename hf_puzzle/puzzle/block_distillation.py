@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block, Variant
 from ..data import TokenBlocks, sequences
 from ..recipe import LibraryConfig
-from ..training import last_checkpoint, num_steps, seal, show_progress, training_arguments
+from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
 from .importance import channel_ranking
 from .library import BlockLibrary
 from .linear_blocks import closed_form_linear
@@ -144,7 +144,7 @@ class ParentStream(LayerStream):
         return normalized_mse(output, target)
 
 
-class BLDTrainer(Trainer):
+class BLDTrainer(SealingTrainer):
     """`Trainer` of the students of one job over one parent.
 
     Every student's backward runs as soon as the parent's forward reaches its layer, which frees its graph at once:
@@ -272,16 +272,13 @@ class BLDTrainer(Trainer):
 
     # -- checkpoints: the students' best weights and losses travel with the Trainer's own state
 
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+    def save_more(self, folder: Path) -> None:
         best = {f"{s.name}:{k}": v for s in self.students for k, v in s.best_weights.items()}
         artifacts.write_tensors(folder / "best.safetensors", best)
         artifacts.write_json(
             folder / "students.json",
             {s.name: {"losses": s.losses, "dead": s.dead} for s in self.students},
         )
-        seal(folder)
 
     def restore_students(self, folder: Path) -> None:
         best = artifacts.read_tensors(folder / "best.safetensors")
@@ -357,8 +354,15 @@ def planned_names(space: SearchSpace, config: LibraryConfig) -> list[str]:
 
 
 def merge_library(space: SearchSpace, library: BlockLibrary, config: LibraryConfig) -> BlockLibrary:
-    """One index of what all jobs wrote."""
-    library.merge(planned_names(space, config))
+    """One index of what all jobs wrote.
+
+    Raises:
+        ArtifactError: a block that should be there is not.
+    """
+    names = planned_names(space, config)
+    if missing := [name for name in names if name not in library.index]:
+        raise artifacts.ArtifactError(f"the library lacks {missing[0]}: run the stage again")
+    library.merge(names)
     return library
 
 
@@ -385,12 +389,15 @@ def build_layers(
     """
     plans = [plan for i in layers for plan in _planned(space, i, config)]
     folder = library.folder / f"job_{layers.start:02d}_{layers.stop - 1:02d}"
-    if last_checkpoint(folder) is None:  # a checkpoint holds all students of its job
-        plans = [plan for plan in plans if plan[0] not in library.index]
-        artifacts.write_json(folder / "job.json", [plan[0] for plan in plans])
-    else:
-        names = set(artifacts.read_json(folder / "job.json"))
-        plans = [plan for plan in plans if plan[0] in names]
+    missing = {plan[0] for plan in plans if plan[0] not in library.index}
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:  # it holds all students of its job, those that are written already too
+        names = set(artifacts.read_json(checkpoint / "students.json"))
+        if missing <= names:
+            missing = names
+        else:  # a disk lost blocks of an older job since
+            artifacts.remove(folder)
+    plans = [plan for plan in plans if plan[0] in missing]
     stream = {"layers": layers, "source": source, "hand_on": hand_on}
     try:
         if plans or hand_on is not None:

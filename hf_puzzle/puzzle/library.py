@@ -27,11 +27,11 @@ class BlockLibrary:
         paths = [self.folder / "index.jsonl", *sorted((self.folder / "parts").glob("*.jsonl"))]
         with artifacts.reading(self.folder / "index.jsonl"):
             rows = [row for path in paths for row in artifacts.read_jsonl(path)]
-        self.index = {row["name"]: row for row in rows if "dropped" in row or self._is_whole(row)}
+            self.index = {row["name"]: row for row in rows if "dropped" in row or self._is_whole(row)}
 
     def _is_whole(self, row: dict) -> bool:
         """Whether a block's tensors are all there: what a disk lost is trained again."""
-        path = self.folder / f"{row['name']}.safetensors"
+        path = artifacts.inside(self.folder, f"{row['name']}.safetensors")
         return path.is_file() and path.stat().st_size == row["bytes"]
 
     def merge(self, order: list[str]) -> None:

@@ -5,18 +5,21 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
+from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from .. import artifacts, data
+from ..evaluation import token_losses
 from ..optim import MuonWithAdamW
 from ..recipe import ParentRecipe, RecipeError
-from ..training import num_steps, resolve_device, show_progress, training_arguments
+from ..training import SealingTrainer, last_checkpoint, num_steps, resolve_device, show_progress, training_arguments
 
 
 logger = logging.getLogger(__name__)
 
+HELDOUT_TOKENS = 16_384  # of the loss that the folder's training.json states
 
-class ParentTrainer(Trainer):
+
+class ParentTrainer(SealingTrainer):
     """LM training on token blocks."""
 
     # LlamaForCausalLM divides by num_items_in_batch itself
@@ -63,7 +66,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         max_grad_norm=1.0,
         save_strategy="steps",
         save_steps=max(1, steps // 5),
-        save_total_limit=1,
+        save_total_limit=2,
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
     )
@@ -75,10 +78,16 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         optimizers=(optimizer, None),
     )
     show_progress(trainer, "parent")
-    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")) or None)
+    checkpoint = last_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if not trainer.is_world_process_zero():
         return output_dir
-    model = trainer.accelerator.unwrap_model(trainer.model).to("cpu", torch.bfloat16)
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    rows = data.sequences(tokens["heldout"], recipe.data.sequence_length, HELDOUT_TOKENS, recipe.seed)
+    with torch.no_grad():
+        losses = [token_losses(model(batch).logits, batch) for batch in rows.to(model.device).split(recipe.batch_size)]
+    loss = round(torch.cat(losses).double().mean().item(), 4)
+    model = model.to("cpu", torch.bfloat16)
     model.config.use_cache = True  # Trainer turns it off
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
@@ -87,7 +96,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         {
             "tokens": steps * recipe.batch_size * recipe.data.sequence_length,
             "text_fingerprint": artifacts.fingerprint(tokens["train"].sum().item(), len(tokens["train"])),
-            "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
+            "heldout_loss": loss,
             "environment": artifacts.environment(),
         },
     )
