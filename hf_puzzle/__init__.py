@@ -9,11 +9,13 @@ __version__ = "0.1.0.dev0"
 
 # public name -> module; imported on first use, because torch and transformers take seconds
 _PUBLIC = {
+    "PuzzleCallback": "puzzle.callback",
     "PuzzleRun": "puzzle.pipeline",
     "load_recipe": "recipe",
     "parse_recipe": "recipe",
 }
-__all__ = sorted(_PUBLIC)
+_MODULES = ("metrics",)
+__all__ = sorted((*_PUBLIC, *_MODULES))
 
 # task -> class; transformers reads dotted names, and imports them when a pipeline is made
 _PIPELINES = {
@@ -24,13 +26,15 @@ _PIPELINES = {
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_PUBLIC]
+    return [*globals(), *_PUBLIC, *_MODULES]
 
 
 class _PipelineRegistration(MetaPathFinder):

@@ -1,10 +1,95 @@
 """Which FFN channels (or experts) matter: one calibration pass ranks them for every width at once."""
 
+import contextlib
+import functools
+from collections.abc import Iterator
+
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
-from .surgery import layers_of, output_projection, sub_block
+from .surgery import layers_of, meta_parent, output_projection, sub_block
+
+
+class FFNActivity:
+    """The sums behind `channel_importance`, taken while somebody else runs the model; padding is left out.
+
+    Args:
+        model: transformers model; its FFN output matrices may be wrapped in adapters.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        stock = meta_parent(model.config)
+        names = {module: name for name, module in stock.named_modules()}
+        device = "cpu" if model.device.type == "mps" else model.device  # mps has no float64
+        self.channels: list[bool] = []
+        self.sums: dict[str, torch.Tensor] = {}  # last entry: tokens
+        for ffn in (sub_block(layer, "ffn") for layer in layers_of(stock)):
+            output = output_projection(ffn)
+            watched, size = (ffn.experts, ffn.experts.num_experts) if output is None else (output, output.in_features)
+            self.channels.append(output is not None)
+            self.sums[names[watched]] = torch.zeros(size + 1, dtype=torch.float64, device=device)
+        self._kept: torch.Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return int(min(sums[-1].item() for sums in self.sums.values()))
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Hooks on the model, for as long as the block runs."""
+        handles = [self.model.get_decoder().register_forward_pre_hook(self._note_padding, with_kwargs=True)]
+        try:
+            for (name, sums), channels in zip(self.sums.items(), self.channels, strict=True):
+                hook = functools.partial(self._add_channels if channels else self._add_experts, sums)
+                handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note_padding(self, module, args, kwargs) -> None:
+        self._kept, mask = None, kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            given = (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+            inputs = next(tensor for tensor in given if tensor is not None)
+            mask = mask[:, -inputs.shape[1] :]  # with a cache the mask also covers what is in it
+            if not mask.all():
+                self._kept = mask.flatten().nonzero().flatten()
+
+    def _of_text(self, values: torch.Tensor) -> torch.Tensor:
+        """Rows of `(tokens, ...)` that are no padding."""
+        return values if self._kept is None else values[self._kept.to(values.device)]
+
+    @torch.no_grad()
+    def _add_channels(self, sums: torch.Tensor, module, args) -> None:
+        values = self._of_text(args[0].float().abs().flatten(0, -2))
+        sums[:-1] += values.sum(0).to(sums.device).double()
+        sums[-1] += len(values)
+
+    @torch.no_grad()
+    def _add_experts(self, sums: torch.Tensor, module, args) -> None:
+        _, indices, weights = args  # (tokens, top_k) both
+        indices, weights = self._of_text(indices).to(sums.device), self._of_text(weights).to(sums.device)
+        sums.index_add_(0, indices.flatten(), weights.flatten().double())
+        sums[-1] += len(indices)
+
+    def reduce(self, trainer: Trainer) -> None:
+        """Add up what the processes saw, each its share of the evaluation; afterwards all of it is on the CPU."""
+        joined = torch.cat(list(self.sums.values()))
+        if trainer.args.world_size > 1:
+            joined = trainer.accelerator.reduce(joined, reduction="sum")
+        parts = joined.cpu().split([len(sums) for sums in self.sums.values()])
+        self.sums = dict(zip(self.sums, parts, strict=True))
+
+    def importance(self, parent: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """The same as `channel_importance` of `parent` on the tokens that were seen."""
+        scores = {}
+        for i, (name, sums) in enumerate(self.sums.items()):
+            norms = parent.get_submodule(name).weight.float().norm(dim=0).cpu() if self.channels[i] else 1.0
+            scores[f"layer_{i}"] = (sums[:-1] / sums[-1]).float().cpu() * norms
+        return scores
 
 
 @torch.no_grad()
@@ -19,42 +104,11 @@ def channel_importance(model: PreTrainedModel, input_ids: torch.Tensor, batch_si
     Returns:
         `layer_{i}` -> float32 scores of shape `(intermediate_size,)`, or `(num_experts,)`.
     """
-    totals: dict[int, torch.Tensor] = {}
-    ffns = [sub_block(layer, "ffn") for layer in layers_of(model)]
-
-    def channels(layer_idx: int):
-        def hook(module, args):
-            activations = args[0].detach().float().abs().flatten(0, -2)  # (tokens, intermediate_size)
-            totals[layer_idx] = totals.get(layer_idx, 0.0) + activations.sum(0).double().cpu()
-
-        return hook
-
-    def experts(layer_idx: int):
-        def hook(module, args):
-            _, indices, weights = args  # (tokens, top_k) both
-            sums = torch.zeros(module.num_experts, dtype=torch.float64)
-            sums.index_add_(0, indices.flatten().cpu(), weights.flatten().double().cpu())
-            totals[layer_idx] = totals.get(layer_idx, 0.0) + sums
-
-        return hook
-
-    handles = []
-    for i, ffn in enumerate(ffns):
-        output = output_projection(ffn)
-        watched, hook = (ffn.experts, experts(i)) if output is None else (output, channels(i))
-        handles.append(watched.register_forward_pre_hook(hook))
-    try:
+    activity = FFNActivity(model)
+    with activity.watched():
         for batch in tqdm(input_ids.split(batch_size), desc="importance", leave=False, disable=None):
             model.get_decoder()(input_ids=batch.to(model.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    scores = {}
-    for i, ffn in enumerate(ffns):
-        output = output_projection(ffn)
-        norms = 1.0 if output is None else output.weight.detach().float().norm(dim=0).cpu()
-        scores[f"layer_{i}"] = (totals[i] / input_ids.numel()).float() * norms
-    return scores
+    return activity.importance(model)
 
 
 def channel_ranking(importance: torch.Tensor) -> torch.Tensor:
