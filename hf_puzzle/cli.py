@@ -1,6 +1,7 @@
 """`hf-puzzle`: run a recipe, look at a run, solve it again; check, convert and export what it made."""
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -45,6 +46,16 @@ def _parser() -> argparse.ArgumentParser:
         "--on", metavar="ray[://HOST:PORT] | slurm", help="run tasks on a cluster; default: in this process"
     )
     run.set_defaults(command=_run)
+
+    plan = commands.add_parser("plan", help="time, memory and disk of a recipe's stages on a machine; loads no weights")
+    plan.add_argument("recipe", type=Path, nargs="?")
+    plan.add_argument("--machine", default="this", metavar="NAME|FILE.yaml", help="default: this one, measured")
+    plan.add_argument("--workers", type=int, default=1, metavar="N", help="tasks that run at once")
+    plan.add_argument("--parent", metavar="NAME", help="llama-1b, llama-8b, llama-70b or llama-405b, without the Hub")
+    plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=value")
+    plan.add_argument("--published", action="store_true", help="predicted and reported speed-ups of published children")
+    plan.add_argument("--json", action="store_true", help="for machines")
+    plan.set_defaults(command=_plan)
 
     show = commands.add_parser("show", help="what a run found: table, blocks, where its files are")
     show.add_argument("run_dir", type=Path)
@@ -165,6 +176,59 @@ def _run(args: argparse.Namespace) -> int:
         _print_summary(out)
         _print_times(out)
     return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .puzzle.planner import duration, gigabytes, plan
+    from .puzzle.published import predictions
+    from .recipe import PuzzleRecipe, RecipeError
+
+    _quiet_transformers()
+    if args.published:
+        rows = predictions()
+        if args.json:
+            print(json.dumps(rows, indent=1))
+            return 0
+        table = Table("child", "in/out", "devices", "batch", "per", "reported", "predicted", "off by", "source")
+        for row in rows:
+            table.add_row(
+                row["child"], f"{row['prefill_tokens']}/{row['decode_tokens']}",
+                f"{row['child_devices']} : {row['parent_devices']}", f"{row['child_batch']} : {row['parent_batch']}",
+                row["per"], f"{row['speedup']:.2f}x", f"{row['predicted']:.2f}x", f"{row['error']:+.0%}", row["source"],
+            )  # fmt: skip
+        Console().print(table)
+        return 0
+    if args.recipe is None:
+        raise RecipeError("plan needs a RECIPE, or --published")
+    recipe = load_recipe(args.recipe, args.overrides)
+    if not isinstance(recipe, PuzzleRecipe):
+        raise RecipeError(f"{args.recipe} is a recipe of `system: {recipe.system}`; plans are made of puzzle recipes")
+    made = plan(recipe, args.recipe.parent, args.machine, args.workers, args.parent)
+    if args.json:
+        print(json.dumps(made.to_dict(), indent=1))
+        return 1 if made.problems else 0
+    table = Table("stage", "needs", "tasks", "time", "memory of a task", "most of it", "disk")
+    for stage in made.stages:
+        most = max(stage.memory, key=stage.memory.get, default="")
+        table.add_row(
+            stage.stage, ", ".join(stage.needs), str(stage.tasks), duration(stage.seconds),
+            gigabytes(stage.memory_bytes), most, gigabytes(stage.disk_bytes),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    total = made.to_dict()
+    console.print(
+        f"{made.parent_parameters / 1e9:.2f} B parameters on {made.workers} x {made.machine.name}: "
+        f"{duration(total['seconds'])}, {gigabytes(total['disk_bytes'])} of disk; the child is taken to keep "
+        f"{made.child_share:.0%} of the parent's blocks",
+        markup=False,
+    )
+    for line in made.problems:
+        console.print(line, markup=False)
+    return 1 if made.problems else 0
 
 
 def _keep_recipe(out: Path, args: argparse.Namespace) -> None:

@@ -96,6 +96,7 @@ class LocalHub:
 
     def __init__(self):
         self.token = f"hf_{secrets.token_hex(16)}"
+        self.read_token = f"hf_{secrets.token_hex(16)}"  # sees private repositories, writes nothing
         self.upload_key = secrets.token_hex(16)  # LFS uploads are allowed by their address, as presigned ones are
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}
@@ -137,20 +138,28 @@ class LocalHub:
         }
         return {name: value for name, value in os.environ.items() if name not in REROUTING} | own | more
 
-    def fail_next(self, status: int, times: int = 1, path: str = "") -> None:
-        """Answer the next `times` requests whose address contains `path` with `status` (429, 500, ...)."""
-        self._failures.append([status, times, path])
+    def fail_next(self, status: int, times: int = 1, path: str = "", retry_after: int | None = None) -> None:
+        """Answer the next `times` requests whose address contains `path` with `status` (429, 500, ...).
+
+        retry_after: seconds that the answer asks to wait.
+        """
+        self._failures.append([status, times, path, {} if retry_after is None else {"Retry-After": str(retry_after)}])
+
+    def heal(self) -> None:
+        """Forget failures and cuts that were asked for and did not happen yet."""
+        self._failures.clear()
+        self._drops.clear()
 
     def drop_after(self, num_bytes: int, method: str = "PUT") -> None:
         """Cut the connection of the next upload (`PUT`) or download (`GET`) after so many bytes of its content."""
         self._drops.append((method, num_bytes))
 
-    def failure(self, path: str) -> int | None:
-        """The status that `fail_next` asked for, if it is this request's turn."""
+    def failure(self, path: str) -> HubError | None:
+        """The answer that `fail_next` asked for, if it is this request's turn."""
         for entry in self._failures:
             if entry[1] and entry[2] in path:
                 entry[1] -= 1
-                return entry[0]
+                return HubError(entry[0], f"injected {entry[0]}", **entry[3])
         return None
 
     def drop(self, method: str) -> int | None:
@@ -203,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.body = self.read_body(self.hub.drop("PUT") if method == "PUT" else None)
             if failure is not None:
-                raise HubError(failure, f"injected {failure}")
+                raise failure
             for wanted, pattern, name in ROUTES:
                 if wanted == method and (match := pattern.fullmatch(url.path)):
                     with self.hub.lock:
@@ -261,17 +270,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def authorized(self) -> bool:
         given = self.headers.get("Authorization")
-        if given is not None and given != f"Bearer {self.hub.token}":
+        if given is not None and given not in (f"Bearer {self.hub.token}", f"Bearer {self.hub.read_token}"):
             raise HubError(401, "Invalid credentials in Authorization header")
         return given is not None
+
+    def may_write(self, owner: str) -> bool:
+        return owner == USER and self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def repo(self, repo_type: str | None, repo_id: str, write: bool = False) -> Repo:
         authorized = self.authorized()
         repo = self.hub.repos.get((repo_type or "model", repo_id))
         if repo is None or (repo.private and not authorized):
             raise HubError(404 if authorized else 401, "Repository not found", "RepoNotFound")
-        if write and not authorized:
-            raise HubError(403, "a token is needed to write")
+        if write and not self.may_write(repo_id.split("/")[0]):
+            raise HubError(403, "a token with write access is needed")
         return repo
 
     @route("GET", "/api/whoami-v2")
@@ -286,7 +298,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.authorized():
             raise HubError(401, "Invalid username or password.")
         asked = json.loads(self.body)
-        repo_type, repo_id = asked.get("type") or "model", f"{asked.get('organization') or USER}/{asked['name']}"
+        repo_type, owner = asked.get("type") or "model", asked.get("organization") or USER
+        repo_id = f"{owner}/{asked['name']}"
+        if not self.may_write(owner):
+            raise HubError(403, f"You don't have the rights to create a {repo_type} under the namespace {owner!r}")
         url = f"{self.hub.endpoint}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}"
         if (repo_type, repo_id) in self.hub.repos:
             content = json.dumps({"error": f"You already created this {repo_type} repo", "url": url}).encode()
@@ -385,14 +400,14 @@ class _Handler(BaseHTTPRequestHandler):
         for asked in json.loads(self.body)["objects"]:
             answer = {"oid": asked["oid"], "size": asked["size"]}
             if asked["oid"] not in self.hub.objects:
-                href = f"{self.hub.endpoint}/lfs/{self.hub.upload_key}/{asked['oid']}"
+                href = f"{self.hub.endpoint}/lfs/{asked['oid']}?signature={self.hub.upload_key}"
                 answer["actions"] = {"upload": {"href": href}}
             answers.append(answer)
         return {"transfer": "basic", "objects": answers}
 
-    @route("PUT", "/lfs/(?P<key>[^/]+)/(?P<oid>[0-9a-f]{64})")
-    def lfs_put(self, key, oid):
-        if key != self.hub.upload_key:
+    @route("PUT", "/lfs/(?P<oid>[0-9a-f]{64})")
+    def lfs_put(self, oid):
+        if self.query.get("signature") != [self.hub.upload_key]:
             raise HubError(403, "signature does not match")
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise HubError(400, "content does not match its sha256")

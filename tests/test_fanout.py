@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+import yaml
 from tiny_run import write_recipes
 
 from hf_puzzle import artifacts, fanout
@@ -167,6 +168,30 @@ def test_a_parent_in_memory_stays_in_this_process(folder, local):
 def test_a_recipe_survives_the_way_to_a_worker(folder, local):
     spec = RunSpec(to_dict(load_run(local).recipe), str(local), str(folder))
     assert [stage.name for stage in spec.stages()][1:5] == list(STAGES[1:])
+
+
+PCW = {
+    "system": "pcw",
+    "device": "cpu",
+    "threads": 1,
+    "train": {"num_steps": 4, "tokens_per_step": 128, "max_classes": 12, "config": {"hidden_size": 16, "num_hidden_layers": 2}},
+    "datasets": [{"name": "episode", "num_classes": 6, "title": "six"}],
+    "protocol": {"num_windows": [1, 3], "modes": ["pcw"], "draws": 4, "test_items": 10},
+}  # fmt: skip
+
+
+def test_draws_of_an_evaluation_are_tasks_too(tmp_path, cluster):
+    (tmp_path / "pcw.yaml").write_text(yaml.safe_dump(PCW))
+    draws = []
+    for on in ([], ["--on", "ray"]):
+        out = tmp_path / f"run{len(draws)}"
+        assert cli("run", tmp_path / "pcw.yaml", "--out", out, *on) == 0
+        rows = artifacts.read_jsonl(out / "draws.jsonl")
+        draws.append([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
+    assert draws[0] == draws[1]
+    assert len(draws[0]) == 8
+    tasks = {row["task"] for row in finished_tasks(out, "evaluate")}
+    assert tasks == {"dataset=0 first_draw=0 last_draw=1", "dataset=0 first_draw=2 last_draw=3"}
 
 
 @pytest.mark.slow
