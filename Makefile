@@ -1,9 +1,9 @@
-# `make demo` and `make test` make their own environment first; set VENV or PYTHON to use others.
+# `make demo`, `make space` and `make test` make their own environment first; set VENV or PYTHON to use others.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test style llama-cpp clean
+.PHONY: demo space test style llama-cpp clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,10 @@ llama-cpp: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/hf-puzzle run recipes/puzzle/tiny_cpu.yaml --out runs/tiny_cpu
+
+# ARGS="--child my/child" and the like: see recipes/space/README.md
+space: $(VENV)/.installed
+	$(BIN)/python recipes/space/app.py $(ARGS)
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests

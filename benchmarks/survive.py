@@ -51,7 +51,7 @@ def main() -> None:
             lab.compare(out)
 
         while len(lab.kills) < args.kills:
-            live("kills and cuts", lambda out: lab.life(out, kills=8, cut_share=0.3))
+            live("kills and cuts", lambda out: lab.life(out, kills=5, cut_share=0.2))
         sizes = random.Random(args.seed).sample(range(1_000, 400_000), 12)
 
         def starved(out: Path, size: int) -> None:

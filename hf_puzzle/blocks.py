@@ -12,8 +12,9 @@ from typing import NamedTuple
 Variant = int | str
 LINEAR, NONE = "linear", "none"
 KINDS = {"attention": "kv", "ffn": "w"}
-_WINDOWED = re.compile(r"kv([1-9]\d*)win([1-9]\d*)")
-_EXPERTS = re.compile(r"e([1-9]\d*)")
+MAX_DIGITS = 12  # of a number in an id
+_WINDOWED = re.compile(rf"kv([1-9]\d{{0,{MAX_DIGITS - 1}}})win([1-9]\d{{0,{MAX_DIGITS - 1}}})", re.ASCII)
+_EXPERTS = re.compile(rf"e([1-9]\d{{0,{MAX_DIGITS - 1}}})", re.ASCII)
 
 
 def variant_id(kind: str, variant: Variant) -> str:
@@ -27,12 +28,13 @@ def parse_variant(kind: str, text: str) -> Variant:
     if text in (LINEAR, NONE) or special.fullmatch(text):
         return text
     prefix = KINDS[kind]
-    if not text.startswith(prefix) or not text[len(prefix) :].isdigit():
+    number = re.fullmatch(rf"{prefix}(0|[1-9]\d{{0,{MAX_DIGITS - 1}}})", text, re.ASCII)
+    if number is None:
         example = "kv4win512" if kind == "attention" else "e4"
         raise ValueError(
-            f"{text!r} is not an {kind} variant: expected {prefix}<number>, {example}, {LINEAR} or {NONE}"
+            f"{text[:80]!r} is not an {kind} variant: expected {prefix}<number>, {example}, {LINEAR} or {NONE}"
         )
-    return int(text[len(prefix) :])
+    return int(number[1])
 
 
 def windowed(kv_heads: int, window: int) -> Variant:
@@ -73,7 +75,7 @@ class Block(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Block":
         """Raises ValueError for anything that `Block.id` does not write."""
-        attention, plus, ffn = text.partition("+")
+        attention, plus, ffn = text.partition("+") if isinstance(text, str) else ("", "", "")
         if not plus:
-            raise ValueError(f"{text!r} is not a block: expected attention+ffn, e.g. kv4+w512")
+            raise ValueError(f"{text!r:.80} is not a block: expected attention+ffn, e.g. kv4+w512")
         return cls(parse_variant("attention", attention), parse_variant("ffn", ffn))

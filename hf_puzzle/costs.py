@@ -225,16 +225,22 @@ def _resident_bytes(key: str) -> int:
 def _peak_here(folder: str, workload: list[int], dtype: str, device: str, trust: bool) -> int:
     from transformers import AutoModelForCausalLM
 
+    from . import hub
+
     torch.set_num_threads(1)
     on_gpu = device.startswith("cuda")
     before = 0 if on_gpu else _resident_bytes("VmRSS")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust).to(device).eval()
+    if Path(folder).is_dir() and not trust:
+        model = hub.open_model_folder(folder, dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust)
+    model = model.to(device).eval()
     time_generation(model, Workload(*workload))
     return torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - before
 
 
 def peak_memory_bytes(
-    folder: str, workload: Workload, dtype: str, device: str, trust_remote_code: bool = True
+    folder: str, workload: Workload, dtype: str, device: str, trust_remote_code: bool = False
 ) -> int | None:
     """Peak memory of loading a model folder and generating with it, measured in a process of its own.
 

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ _SHARED = (
     *("max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "pad_token_id", "bos_token_id"),
     *("eos_token_id", "tie_word_embeddings", "attention_dropout", "dtype"),
 )
+MAX_LAYERS = 10_000
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 _SKIP_NAMES = {"attention": "attention", "ffn": "mlp"}  # transformers' words in `skip`
 
 
@@ -265,6 +268,21 @@ def stock_config(config: DeciLMConfig, block: Block) -> PretrainedConfig:
 
 
 # -- reading
+
+
+def check_config(raw: object, where: str | Path) -> None:
+    """Refuse a config.json by a stranger that would fill the memory before any class looks at its values.
+
+    Raises:
+        FormatError: no JSON object, or more layers than `MAX_LAYERS`.
+    """
+    if not isinstance(raw, dict):
+        raise FormatError(f"{where} holds {type(raw).__name__}, not a JSON object")
+    for config in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+        for name in _LAYER_COUNTS:
+            count = config.get(name)
+            if isinstance(count, int | float) and not 0 <= count <= MAX_LAYERS:
+                raise FormatError(f"{where}: {name} is {count!r:.40}: expected 0 to {MAX_LAYERS}")
 
 
 def describe(config: PretrainedConfig) -> list[Block]:

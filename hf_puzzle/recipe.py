@@ -73,6 +73,11 @@ class ParentConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("dtype the parent is loaded in", "auto")
     trust_remote_code: bool = key("run code of the parent's repository", False)
     recipe: str | None = key("recipe (`system: parent`) that makes the parent when the folder `name` is absent", None)
+    device_map: str | dict | None = key(
+        "a parent larger than one device: `auto`, `balanced`, `sequential`, or a mapping of modules, as in "
+        "`from_pretrained`; needs library.states: streamed and child.refit: false",
+        None,
+    )
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,11 @@ class LibraryConfig:
     coupled_blocks: list[str] | None = key("with `coupled`: only these blocks, e.g. [kv2+w512]", None)
     ffn_under_no_attention: bool = key("also train FFNs for blocks whose attention is `none`", False)
     layers_per_job: int | None = key("layers trained over one parent forward; default: all", None)
+    states: Literal["resident", "streamed"] = key(
+        "`streamed`: a job reads its own layers only, and those below one at a time for `lookahead` batches at once",
+        "resident",
+    )
+    lookahead: int = key("batches whose hidden states are held in memory, with `streamed`", 32)
     ridge_tokens: int = key("calibration tokens of the closed-form linear blocks", 32_768)
     eval_tokens: int = key("held-out tokens that choose the best step of each block", 8_192)
     evals: int = key("evaluations during BLD", 4)
@@ -401,12 +411,15 @@ def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
 
 
 def parse_as(hint: Any, value: Any, where: str) -> Any:
-    """A plain value read strictly as a type hint, dataclasses included.
+    """A value of a JSON file read strictly as a type hint, dataclasses included; no number may be written as text.
 
     Raises:
         RecipeError: naming the place below `where`.
     """
-    return _parse(hint, value, where)
+    parsed = _parse(hint, value, where)
+    if (to_dict(parsed) if dataclasses.is_dataclass(parsed) else parsed) != value:
+        raise RecipeError(f"{where}: {shown(value)} is not as it is written: a number is a text, or a key is missing")
+    return parsed
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:

@@ -1,6 +1,5 @@
 """What opens a model folder: one verdict per engine, from its JSON and tensor headers. Nothing in it is executed."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,8 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
+from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
-from ..formats import DECILM_FAMILIES, describe, stock_of
+from ..formats import DECILM_FAMILIES, FormatError, check_config, describe, stock_of
 from ..formats import decilm_config as as_decilm
 from ..hub import FORMAT_VERSION
 from ..remote.configuration_decilm import DeciLMConfig
@@ -20,6 +20,8 @@ from . import ENGINES, Engine, refuses, refuses_model, rewritten, why_not_direct
 
 
 OPENS, AFTER_EXPORT, NO = "opens", "opens after export", "no"
+# what the classes of transformers raise at a config of another form
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError)
 # stock architectures that every engine of the table has
 _EVERYWHERE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 _TRANSFORMERS_ENGINES = ("transformers", "transformers-serve", "continuous-batching")
@@ -76,6 +78,10 @@ def read_config(folder: str | Path) -> dict:
     raw = _read_object(folder / "config.json")
     if raw is None:
         raise FolderError(f"{folder} has no config.json: name a folder with a model, or the `child` folder of a run")
+    try:
+        check_config(raw, folder / "config.json")
+    except FormatError as error:
+        raise FolderError(str(error)) from None
     notes = _read_object(folder / "puzzle.json") or {}
     version = notes.get("puzzle_format_version", raw.get("puzzle_format_version", FORMAT_VERSION))
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -87,11 +93,13 @@ def read_config(folder: str | Path) -> dict:
 
 
 def _read_object(path: Path) -> dict | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.parent.is_dir() and path.parent.exists():
+        raise FolderError(f"{path.parent} is not readable as JSON: it is a file, not the folder of a model")
+    if not path.exists():
         return None
-    except (NotADirectoryError, ValueError) as error:
+    try:
+        value = artifacts.read_json(path, finite=False)
+    except artifacts.ArtifactError as error:
         raise FolderError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise FolderError(f"{path} holds {type(value).__name__}, not a JSON object")
@@ -114,7 +122,7 @@ def decilm_config(raw: Mapping, where: str | Path) -> DeciLMConfig:
     try:
         config = DeciLMConfig.from_dict(dict(raw))
         describe(config)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+    except _MALFORMED as error:
         raise FolderError(f"{where}: {error}") from None
     if type(config.rope_theta) not in (int, float):
         raise FolderError(f"{where}: rope_theta is {config.rope_theta!r}: expected a number")
@@ -128,7 +136,7 @@ def weight_files(folder: str | Path) -> list[Path]:
         FolderError: the index names a file that is missing or outside the folder.
     """
     folder = Path(folder)
-    if (folder / "model.safetensors").exists():
+    if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     index = _read_object(folder / "model.safetensors.index.json")
     if index is None:
@@ -137,11 +145,13 @@ def weight_files(folder: str | Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FolderError(f"{folder}/model.safetensors.index.json: weight_map must name a file for every tensor")
     for name in sorted(set(weight_map.values())):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise FolderError(f"{folder}/model.safetensors.index.json points outside the folder: {name!r}")
-        if not (folder / name).exists():
+        try:
+            path = artifacts.inside(folder, name)
+        except artifacts.ArtifactError as error:
+            raise FolderError(f"model.safetensors.index.json points outside the folder: {error}") from None
+        if not path.is_file():
             raise FolderError(f"{folder} lacks {name}, which model.safetensors.index.json names: download it again")
-        files.append(folder / name)
+        files.append(path)
     return files
 
 
@@ -338,7 +348,7 @@ def _remote_code(engine: str, folder: Path, raw: dict) -> list[str]:
         path = _code_file(folder, raw, name)
         if path is None:
             return [f"config.json has no auto_map.{name}"]
-        if not path.exists():
+        if not path.is_file():
             return [f"{path.name}, which auto_map.{name} names, is not in the folder"]
         # the published code, of 2024
         if engine in _TRANSFORMERS_ENGINES and "transformers_4_44_2" in path.read_text(errors="replace"):
@@ -349,7 +359,8 @@ def _remote_code(engine: str, folder: Path, raw: dict) -> list[str]:
 def _code_file(folder: Path, raw: dict, auto_class: str) -> Path | None:
     auto_map = raw.get("auto_map")
     reference = auto_map.get(auto_class) if isinstance(auto_map, dict) else None
-    return folder / f"{reference.split('.')[0]}.py" if isinstance(reference, str) else None
+    module = reference.split(".")[0] if isinstance(reference, str) else ""
+    return folder / f"{module}.py" if module.isidentifier() else None
 
 
 def _llama_cpp_text(folder: Path, config: DeciLMConfig) -> tuple[str, str]:
@@ -398,7 +409,7 @@ def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, d
         return _as_decilm_verdict(engine, folder, raw)
     wanted = "AutoModelForDecision" if engine == "transformers-serve" else "AutoModelForCausalLM"
     path = _code_file(folder, raw, wanted)
-    if path is None or not path.exists():
+    if path is None or not path.is_file():
         return Verdict(engine, NO, f"config.json has no auto_map.{wanted}, or its file is not in the folder")
     if engine == "continuous-batching":
         for key, overrides in sorted(layers.items(), key=lambda item: int(item[0])):
@@ -417,7 +428,7 @@ def _as_decilm_verdict(engine: str, folder: Path, raw: dict) -> Verdict:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config = as_decilm(stock_of(config), describe(config))
-    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
+    except (*_MALFORMED, RuntimeError) as error:
         return Verdict(engine, NO, f"{reason}; as DeciLM: {error}")
     row, blocks = ENGINES[engine], describe(config)
     if stock := _stock(config, blocks):

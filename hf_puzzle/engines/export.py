@@ -126,6 +126,7 @@ def _write(out: Path, source: Path, config, state: dict[str, torch.Tensor]) -> P
         for path in source.iterdir():
             ours = path.name in _OURS or path.suffix in (".safetensors", ".py", ".gguf")
             if path.is_file() and not ours and not (staging / path.name).exists():
-                shutil.copyfile(path, staging / path.name)
+                # a link to a file of yours would be copied into what you publish
+                shutil.copyfile(artifacts.inside(source, path.name), staging / path.name)
 
     return hub.write_model_folder(out, model, provenance=provenance, also=copy_rest)

@@ -32,6 +32,7 @@ from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
 from ..formats import describe
 from ..remote.configuration_decilm import DeciLMConfig
+from .check import weight_files
 
 
 logger = logging.getLogger(__name__)
@@ -132,13 +133,12 @@ class Weight(NamedTuple):
 
 
 def _folder_weights(folder: Path, stack: contextlib.ExitStack) -> dict[str, Weight]:
-    index = folder / "model.safetensors.index.json"
-    files = set(artifacts.read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    files = weight_files(folder)
+    if not files:
+        raise artifacts.ArtifactError(f"{folder}/model.safetensors is missing: save the model with save_pretrained")
     weights = {}
-    for file in sorted(files):
-        if not (folder / file).exists():
-            raise artifacts.ArtifactError(f"{folder / file} is missing: save the model with save_pretrained")
-        handle = stack.enter_context(safe_open(folder / file, framework="pt"))
+    for file in files:
+        handle = stack.enter_context(safe_open(file, framework="pt"))
         for name in handle.keys():  # noqa: SIM118 (not a dict)
             weights[name] = Weight(tuple(handle.get_slice(name).get_shape()), partial(handle.get_tensor, name))
     return weights

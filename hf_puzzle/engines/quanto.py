@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+
+from .. import hub
+from ..formats import model_class
 
 
 WEIGHTS = ("int8", "int4")
 
 
 def quantized(folder: str | Path, weights: Literal["int8", "int4"] = "int8") -> PreTrainedModel:
-    """The model of a folder, in eval mode, every linear map but the head in `weights`; runs the code in `folder`.
+    """The model of a folder, in eval mode, every linear map but the head in `weights`; runs none of the code in `folder`.
 
     Linear replacements of attention and FFN are quantised too; embeddings, norms and activations keep their dtype.
 
@@ -26,9 +29,11 @@ def quantized(folder: str | Path, weights: Literal["int8", "int4"] = "int8") -> 
         raise ImportError("quantised weights need optimum-quanto: pip install 'hf_puzzle[quanto]'")
     from transformers import QuantoConfig
 
-    return AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=True, quantization_config=QuantoConfig(weights=weights)
-    ).eval()
+    config = hub.read_config(folder)
+    model = model_class(config).from_pretrained(
+        folder, config=config, dtype="auto", use_safetensors=True, quantization_config=QuantoConfig(weights=weights)
+    )
+    return model.eval()
 
 
 def _held_bytes(tensor: torch.Tensor) -> int:

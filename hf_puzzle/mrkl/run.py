@@ -127,7 +127,12 @@ class _Run:
             beside = self.base / config.name
             name = str(beside) if beside.exists() else config.name
             options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-        model = AutoModelForCausalLM.from_pretrained(name, **options).to(self.device).eval().requires_grad_(False)
+        model = (
+            AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
+            .to(self.device)
+            .eval()
+            .requires_grad_(False)
+        )
         options.pop("dtype")
         return model, AutoTokenizer.from_pretrained(name, **options)
 

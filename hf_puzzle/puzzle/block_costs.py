@@ -3,6 +3,7 @@
 (Puzzle, arXiv 2411.19146, section on resource measurement.)
 """
 
+import math
 import random
 import statistics
 from dataclasses import asdict, dataclass, field
@@ -10,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 import torch
 from transformers import PreTrainedModel
 
+from ..artifacts import ArtifactError, reading
 from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
 from ..costs import Timing, Workload, cpu_threads, in_dtype, median_timing
 from ..engines.measuring import measure_models
 from ..formats import DECILM, decilm_width
-from ..recipe import CostConfig
+from ..recipe import CostConfig, RecipeError, parse_as
 from ..remote.configuration_decilm import FFN_WIDTH_STEP
 from .child import empty_child
 from .search_space import SearchSpace
@@ -89,12 +91,39 @@ class CostTable:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict) -> "CostTable":
-        raw = dict(raw)
-        raw["times"] = {int(b): times for b, times in raw["times"].items()}
-        raw["fits"] = {int(b): {phase: Fit(**fit) for phase, fit in fits.items()} for b, fits in raw["fits"].items()}
-        raw["children"] = {int(b): children for b, children in raw["children"].items()}
-        return cls(**raw)
+    def from_dict(cls, raw: dict, where: str = "costs.json") -> "CostTable":
+        """The inverse of `to_dict`, read strictly.
+
+        Raises:
+            ArtifactError: a key, a number or a batch size that is missing, or of another form.
+        """
+        with reading(where):
+            by_batch = {
+                name: {int(b): rows for b, rows in raw[name].items()} for name in ("times", "fits", "children")
+            }
+            raw = {**raw, **by_batch}
+        try:
+            table = parse_as(cls, raw, where)
+            workload = {name: table.workload.get(name) for name in ("prefill_tokens", "decode_tokens")}
+            for name, tokens in workload.items():
+                if parse_as(int, tokens, f"{where}: workload.{name}") < 0:
+                    raise ArtifactError(f"{where}: workload.{name} is {tokens}: expected at least 0")
+            if table.dtype not in BYTES:
+                raise ArtifactError(f"{where}: dtype {table.dtype!r} is none of {', '.join(BYTES)}")
+            if not table.times or not set(table.times) == set(table.fits) == set(table.children):
+                raise ArtifactError(f"{where}: times, fits and children are of other batch sizes: run its stage again")
+            for batch_size, children in table.children.items():
+                if batch_size < 1 or not children or set(PHASES) - set(table.fits[batch_size]):
+                    raise ArtifactError(f"{where}: batch size {batch_size} lacks measurements: run its stage again")
+                for child in children:
+                    milliseconds = [parse_as(float, child.get(p), f"{where}: children.{p}") for p in PHASES]
+                    if not (min(milliseconds) >= 0 and 0 < sum(milliseconds) < math.inf):
+                        raise ArtifactError(f"{where}: a child that takes {sum(milliseconds)} ms: run its stage again")
+                    for block in parse_as(list[str], child.get("blocks"), f"{where}: children.blocks"):
+                        Block.parse(block)
+        except RecipeError as error:
+            raise ArtifactError(f"{error}: run its stage again") from None
+        return table
 
     def workload_of(self, batch_size: int) -> Workload:
         return Workload(batch_size, self.workload["prefill_tokens"], self.workload["decode_tokens"])
@@ -113,6 +142,10 @@ class CostTable:
     def block_costs(self, block: Block, batch_size: int) -> dict[str, float]:
         """The additive quantities the solver limits; times are calibrated, without the model's offset."""
         attention, ffn = variant_keys(block)
+        for key in (attention, ffn):
+            rows = (self.parameters, self.times.get(batch_size, {}), *([self.kv_bytes_per_token] * (key == attention)))
+            if not all(key in row for row in rows) or set(PHASES) - set(self.times[batch_size][key]):
+                raise ArtifactError(f"costs.json has no {key} at batch size {batch_size}: run the stage `cost` again")
         parameters = self.parameters[attention] + self.parameters[ffn]
         weight_bytes = parameters * BYTES[self.dtype]
         length = self.workload["prefill_tokens"] + self.workload["decode_tokens"]

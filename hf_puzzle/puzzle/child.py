@@ -1,12 +1,17 @@
 """From chosen blocks to an ordinary model in either published format: config and weights, in memory."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from ..blocks import Block
 from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded
 from ..remote.modeling_puzzle import norms_of, place_of
 from .library import BlockLibrary
+from .loading import Shards, load_layers
 from .surgery import KINDS, layers_of
 
 
@@ -48,6 +53,43 @@ def assemble_child(
     child = build_model(config, {name: tensor.detach().clone() for name, tensor in weights.items()}, parent.dtype)
     child.generation_config = parent.generation_config
     return child.to(parent.device)
+
+
+def meta_child(
+    config, dtype: torch.dtype, source: str | Path | None = None, revision: str | None = None
+) -> PreTrainedModel:
+    """The architecture of a child's `config`, on the meta device; with the generation settings of `source`, if any."""
+    with torch.device("meta"):
+        child = model_class(config)(config).to(dtype)
+    if source is not None:
+        with contextlib.suppress(OSError):  # the file is optional
+            child.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
+    return child
+
+
+def child_weights(
+    shards: Shards,
+    config,
+    library: BlockLibrary,
+    blocks: list[Block],
+    own: Block,
+    fmt: str = DECILM,
+    dtype: torch.dtype | str = "auto",
+) -> Iterator[dict[str, torch.Tensor]]:
+    """What `assemble_child` puts together, layer by layer: the parent's layers are read one at a time and dropped.
+
+    Yields:
+        Pieces of the child's state dict; a tied head is left out, as in a checkpoint.
+    """
+    ends = load_layers(shards, config, 0, 0, with_embeddings=True, with_head=True, dtype=dtype)
+    prefix = layers_prefix(ends)
+    tied = ends.all_tied_weights_keys
+    yield {name: tensor for name, tensor in ends.state_dict().items() if name not in tied}
+    del ends
+    for layer_idx, block in enumerate(blocks):
+        part = load_layers(shards, config, layer_idx, layer_idx + 1, dtype=dtype)
+        weights = _layer_weights(part, library, layer_idx, block, own, fmt)
+        yield {f"{prefix}{layer_idx}.{name}": tensor.detach() for name, tensor in weights.items()}
 
 
 def _layer_weights(

@@ -10,19 +10,25 @@ import os
 from pathlib import Path
 
 import torch
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from ..data import TokenBlocks
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..training import num_steps, show_progress, training_arguments
 from .child import cast_parameters
+from .loading import check_sharded
 from .surgery import head_of
 
 
 logger = logging.getLogger(__name__)
+
+SHARES = "shares"  # folder of a checkpoint with every process's part of model and optimizer
 
 
 def _kl_of_chunk(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head) -> torch.Tensor:
@@ -62,14 +68,19 @@ def cosine_distance(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tens
 class GKDTrainer(Trainer):
     """`Trainer` of a child (`model`) against its parent (`teacher`), both with heads over the same vocabulary.
 
-    Works under `torchrun` like any Trainer; the teacher is replicated.
+    Works under `torchrun` like any Trainer. Models of `loading.load_sharded` stay sharded, as does the optimizer, and
+    checkpoints hold the shares; any others are replicated.
     """
 
     loss_is_scaled_for_ga = False  # our loss is a mean over the micro-batch: Trainer must divide it
 
-    def __init__(self, teacher: PreTrainedModel, config: DistillConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+    def __init__(self, teacher: PreTrainedModel, config: DistillConfig, args: TrainingArguments, **kwargs):
+        save_only_model = args.save_only_model
+        args.save_only_model |= config.fsdp  # Trainer refuses to save the optimizer of sharded models; we do it
+        super().__init__(args=args, **kwargs)
+        args.save_only_model = save_only_model
+        self.sharded = config.fsdp
+        self.teacher = (teacher if self.sharded else teacher.to(self.args.device)).eval().requires_grad_(False)
         self.config = config
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -80,9 +91,9 @@ class GKDTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         input_ids = inputs["input_ids"]
+        # models are called as a whole, so that DDP and FSDP see their forward; one position of logits is enough
         with torch.no_grad():
-            teacher = self.teacher.get_decoder()(input_ids=input_ids, use_cache=False, output_hidden_states=True)
-        # the wrapped model is called as a whole, so that DDP and FSDP see its forward; one position of logits is enough
+            teacher = self.teacher(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         outputs = model(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         unwrapped = self.accelerator.unwrap_model(model)
         final = outputs.hidden_states[-1]
@@ -91,7 +102,7 @@ class GKDTrainer(Trainer):
         parts = {}
         if config.kl_weight:
             heads = head_of(unwrapped), head_of(self.teacher)
-            parts["kl"] = chunked_kl(final, teacher.last_hidden_state, *heads, config.chunk_tokens)
+            parts["kl"] = chunked_kl(final, teacher.hidden_states[-1], *heads, config.chunk_tokens)
             loss = loss + config.kl_weight * parts["kl"]
         if config.cosine_weight:
             parts["cosine"] = cosine_distance(outputs.hidden_states, teacher.hidden_states)
@@ -102,6 +113,41 @@ class GKDTrainer(Trainer):
             loss = loss + config.lm_weight * parts["lm"]
         self._parts = {name: value.detach() for name, value in parts.items()}
         return (loss, outputs) if return_outputs else loss
+
+    # -- checkpoints of sharded models: transformers would write the whole model, and the optimizer of one process
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.sharded:
+            return super()._save(output_dir, state_dict)
+        return dcp.save(self._shares(), checkpoint_id=Path(output_dir) / SHARES)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if not self.sharded:  # else together with the optimizer
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        shares = self._shares()
+        dcp.load(shares, checkpoint_id=Path(checkpoint) / SHARES)
+        set_state_dict(
+            self.model,
+            self.optimizer.optimizer,
+            model_state_dict=shares["model"],
+            optim_state_dict=shares["optimizer"],
+        )
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _shares(self) -> dict:
+        model, optimizer = get_state_dict(self.model, self.optimizer.optimizer)
+        return {"model": model, "optimizer": optimizer}
 
     def log(self, logs: dict, *args, **kwargs) -> None:
         if "loss" in logs:
@@ -120,11 +166,17 @@ def distill(
 ) -> PreTrainedModel:
     """Train `child` (all weights, or LoRA merged at the end) on `config.num_tokens` of the train stream.
 
-    Continues from the last checkpoint below `output_dir` if there is one. Returns the trained child in its own dtype.
+    Continues from the last checkpoint below `output_dir` if there is one. Returns the trained child in its own dtype;
+    with `config.fsdp`, both models are of `loading.load_sharded`, the child in float32, and so it comes back.
     """
     dtype, output_dir = child.dtype, Path(output_dir)
-    processes = int(os.environ.get("WORLD_SIZE", 1))  # torch.distributed may not be initialised yet
-    child = child.float().train()  # float32 master weights; `args: {bf16: true}` computes in bf16
+    processes = num_processes()
+    if config.fsdp:
+        for model in (child, parent):
+            check_sharded(model, processes)
+    child = (
+        child.train() if config.fsdp else child.float().train()
+    )  # float32 master weights; `args: {bf16: true}` computes in bf16
     implementation = child.config._attn_implementation
     if config.attn_implementation is not None:
         child.set_attn_implementation(config.attn_implementation)
@@ -161,7 +213,22 @@ def distill(
         child = child.merge_and_unload()
     child.set_attn_implementation(implementation)
     child.config.use_cache = True  # Trainer turns it off, and it would be published so
+    if config.fsdp:
+        return child.eval()
     return cast_parameters(child.requires_grad_(True), dtype).eval()
+
+
+def num_processes() -> int:
+    """Processes that `torchrun` started; torch.distributed may not be initialised yet."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def check_fsdp(config: DistillConfig) -> None:
+    """Raises RecipeError where `distill.fsdp` meets what it cannot shard."""
+    if config.fsdp and config.lora is not None:
+        raise RecipeError("distill.lora: adapters are not sharded; leave out distill.fsdp")
+    if config.fsdp and config.optimizer != "adamw":
+        raise RecipeError(f"distill.optimizer: {config.optimizer} needs whole matrices; with distill.fsdp use adamw")
 
 
 def _with_lora(child: PreTrainedModel, options: dict):

@@ -5,10 +5,11 @@ import functools
 from collections.abc import Iterator
 
 import torch
+from accelerate.utils import align_module_device
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer
 
-from .surgery import layers_of, meta_parent, output_projection, sub_block
+from .surgery import input_device, layers_of, meta_parent, output_projection, sub_block
 
 
 class FFNActivity:
@@ -87,7 +88,9 @@ class FFNActivity:
         """The same as `channel_importance` of `parent` on the tokens that were seen."""
         scores = {}
         for i, (name, sums) in enumerate(self.sums.items()):
-            norms = parent.get_submodule(name).weight.float().norm(dim=0).cpu() if self.channels[i] else 1.0
+            module = parent.get_submodule(name)
+            with align_module_device(module):  # weights that a device_map keeps elsewhere
+                norms = module.weight.float().norm(dim=0).cpu() if self.channels[i] else 1.0
             scores[f"layer_{i}"] = (sums[:-1] / sums[-1]).float().cpu() * norms
         return scores
 
@@ -107,7 +110,7 @@ def channel_importance(model: PreTrainedModel, input_ids: torch.Tensor, batch_si
     activity = FFNActivity(model)
     with activity.watched():
         for batch in tqdm(input_ids.split(batch_size), desc="importance", leave=False, disable=None):
-            model.get_decoder()(input_ids=batch.to(model.device), use_cache=False)
+            model.get_decoder()(input_ids=batch.to(input_device(model)), use_cache=False)
     return activity.importance(model)
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from .. import artifacts
 from ..blocks import NONE, Block, Variant, variant_id
-from .surgery import KINDS, empty_block, layers_of, load_block, sub_block
+from .surgery import KINDS, device_of, empty_block, layers_of, load_block, sub_block
 
 
 class BlockLibrary:
@@ -70,7 +70,7 @@ class BlockLibrary:
     def modules(
         self, model: PreTrainedModel, layer_idx: int, block: Block, parent: Block
     ) -> tuple[nn.Module, nn.Module]:
-        """The attention and FFN of `block` for `layer_idx`, on the model's device and dtype."""
+        """The attention and FFN of `block` for `layer_idx`, on the layer's device and in the model's dtype."""
         layer = layers_of(model)[layer_idx]
         pair = self.name(layer_idx, "block", block)
         tensors = self.weights(pair) if pair in self.index and "dropped" not in self.index[pair] else {}
@@ -85,7 +85,7 @@ class BlockLibrary:
             else:
                 weights = weights or self.weights(self.name(layer_idx, kind, variant))
                 module = load_block(empty_block(layer, kind, variant, model.config, layer_idx), weights)
-                modules.append(module.to(device=model.device, dtype=model.dtype))
+                modules.append(module.to(device=device_of(layer), dtype=model.dtype))
         return tuple(modules)
 
     def swaps(self, model: PreTrainedModel, blocks: list[Block], parent: Block) -> dict[int, tuple]:

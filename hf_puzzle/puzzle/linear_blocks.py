@@ -5,23 +5,28 @@ from tqdm.auto import tqdm
 
 from ..blocks import LINEAR
 from ..recipe import LibraryConfig
+from .states import LayerStream
 from .surgery import hidden_states_of, initial_weights, layers_of, sub_block
 
 
 @torch.no_grad()
 def closed_form_linear(
-    parent, wanted, input_ids: torch.Tensor, config: LibraryConfig
+    parent, wanted, input_ids: torch.Tensor, config: LibraryConfig, stream: LayerStream | None = None
 ) -> dict[tuple[int, str], torch.Tensor]:
     """Ridge regression of each sub-block's output on its input, where that beats the paper's weight products.
 
     W = Y^T X (X^T X + lambda I)^-1 with lambda 1e-4 of the mean input power; only Gram matrices are kept. The winner is
     chosen on the second half of the tokens, which the regression has not seen.
 
+    Args:
+        stream: runs the parent; default: all of its layers.
+
     Returns:
         `(layer_idx, kind)` -> weight of shape `(hidden_size, hidden_size)`, float32.
     """
     places = sorted({(layer, kind) for _, layer, kind, variant in wanted if variant == LINEAR})
-    if not places:
+    stream = stream or LayerStream(parent)
+    if not places and stream.hand_on is None:
         return {}
     size, device = parent.config.hidden_size, parent.device
     layers = layers_of(parent)
@@ -52,12 +57,13 @@ def closed_form_linear(
     batches = input_ids.split(config.batch_size)
     half = max(1, len(batches) // 2)
     try:
-        for number, batch in enumerate(tqdm(batches, desc="linear blocks", leave=False, disable=None)):
+        pairs = tqdm(stream.with_states(batches), total=len(batches), desc="linear blocks", leave=False, disable=None)
+        for number, (batch, states) in enumerate(pairs):
             if number == half:
                 for place in places:
                     ridge = 1e-4 * gram[place].diagonal().mean() * torch.eye(size, device=device, dtype=torch.float64)
                     solved[place] = torch.linalg.solve(gram[place] + ridge, cross[place].T).T.float()
-            parent.get_decoder()(input_ids=batch.to(device), use_cache=False)
+            stream.run(batch, states)
     finally:
         for handle in handles:
             handle.remove()

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,23 +20,26 @@ from ..data import sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, executor_for
 from ..formats import child_config, choose_format
-from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, to_dict
+from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import resolve_device, training_arguments
 from .assess import assess, baseline_tasks, check_quantized, run_baseline, time_baselines
 from .baselines import check_names
 from .block_costs import CostTable, measure_costs
 from .block_distillation import build_layers, library_jobs, merge_library, planned_names
-from .child import assemble_child
-from .distillation import distill
+from .child import assemble_child, child_weights, meta_child
+from .distillation import check_fsdp, distill, num_processes
 from .importance import channel_importance
 from .library import BlockLibrary
+from .loading import Shards, gathered, load_layers, load_sharded, resolve_dtype
 from .parent import train_parent
 from .refit import refit
 from .report import write_report
 from .scoring import Score, ScoreTask, make_metric, merge_scores, run_score_task, score_tasks, stored_values
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
 from .search_space import SearchSpace, build_search_space
+from .states import Streamed
+from .stored import read_costs, read_margin, read_scores
 from .surgery import check_parent
 
 
@@ -106,13 +110,23 @@ class PuzzleRun:
             return self._given[0].eval().requires_grad_(False)
         p = self.recipe.parent
         model = AutoModelForCausalLM.from_pretrained(
-            self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code, dtype=p.dtype
+            self.parent_path,
+            revision=p.revision,
+            trust_remote_code=p.trust_remote_code,
+            dtype=p.dtype,
+            use_safetensors=True,
+            device_map=p.device_map,
+            offload_folder=self.run_dir / "offload" if p.device_map is not None else None,
         )
-        return model.to(self.device).eval().requires_grad_(False)
+        model = model if p.device_map is not None else model.to(self.device)
+        return model.eval().requires_grad_(False)
 
     @functools.cached_property
     def tokenizer(self):
-        return self._given[1] or AutoTokenizer.from_pretrained(self.parent_path, revision=self.recipe.parent.revision)
+        p = self.recipe.parent
+        return self._given[1] or AutoTokenizer.from_pretrained(
+            self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
+        )
 
     @functools.cached_property
     def tokens(self) -> dict[str, torch.Tensor]:
@@ -137,11 +151,11 @@ class PuzzleRun:
 
     @property
     def scores(self) -> list[Score]:
-        return [Score(**row) for row in artifacts.read_jsonl(self.run_dir / "scores.jsonl")]
+        return read_scores(self.run_dir)
 
     @property
     def costs(self) -> CostTable:
-        return CostTable.from_dict(artifacts.read_json(self.run_dir / "costs.json"))
+        return read_costs(self.run_dir)
 
     @property
     def chosen(self) -> dict:
@@ -190,6 +204,8 @@ class PuzzleRun:
         recipe = self.recipe
         for where, section in (("library", recipe.library), ("distill", recipe.distill)):
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
+        check_fsdp(recipe.distill)
+        self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_quantized(recipe.evaluate.quantized)
@@ -205,6 +221,20 @@ class PuzzleRun:
                     layout[layer_idx] = block
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
                         child_config(self.config, layout, self.fmt)
+
+    def _check_parts(self) -> None:
+        """What a parent that is never whole in memory rules out."""
+        recipe = self.recipe
+        if self.parent_in_memory and recipe.library.states == "streamed":
+            raise RecipeError("library.states: streamed reads the parent's files; a parent in memory is resident")
+        if recipe.parent.device_map is None:
+            return
+        if self.parent_in_memory:
+            raise RecipeError("parent.device_map: this parent is in memory already; leave the key out")
+        if recipe.library.states != "streamed":
+            raise RecipeError("parent.device_map: BLD then reads layers from files; set library.states: streamed")
+        if recipe.child.refit:
+            raise RecipeError("parent.device_map: the refit needs parent and child whole; set child.refit: false")
 
     # -- stages
 
@@ -235,8 +265,13 @@ class PuzzleRun:
     def build_layers(self, start: int, stop: int) -> None:
         layers = range(start, stop)
         config = self.recipe.library
+        source, parent = None, None
+        if config.states == "streamed":
+            shards, placed = self.parent_shards, {"dtype": self.recipe.parent.dtype, "device": self.device}
+            source = Streamed(shards, self.config, start, config.lookahead, **placed)
+            parent = load_layers(shards, self.config, start, stop, **placed)
         build_layers(
-            self.parent,
+            parent if parent is not None else self.parent,
             self.space,
             layers,
             artifacts.read_tensors(self.run_dir / "importance.safetensors"),
@@ -245,7 +280,12 @@ class PuzzleRun:
             dataclasses.replace(config, args={"report_to": self.recipe.report_to} | config.args),
             self.sequence_length,
             self.recipe.seed,
+            source,
         )
+
+    @property
+    def parent_shards(self) -> Shards:
+        return Shards(self.parent_path, self.recipe.parent.revision)
 
     def merge_library(self) -> None:
         merge_library(self.space, self.library, self.recipe.library)
@@ -287,7 +327,7 @@ class PuzzleRun:
         table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed, self.fmt).to_dict()
         kinds = self.recipe.cost.accelerators
         if accelerator is not None:
-            artifacts.write_json(self.run_dir / f"costs.{accelerator}.json", table)
+            artifacts.write_json(artifacts.inside(self.run_dir, f"costs.{accelerator}.json"), table)
         if accelerator in (None, *kinds[:1]):
             artifacts.write_json(self.run_dir / "costs.json", table)
 
@@ -309,15 +349,20 @@ class PuzzleRun:
     def resolve(self) -> list[Candidate]:
         """Solve again from stored scores and costs, in seconds, with this recipe's constraints; nothing is written."""
         check_constraints(self.recipe.constraints, self.recipe.cost)
-        margin = 1.0
-        if (self.run_dir / "solutions.json").exists():  # what measuring taught about the predictions
-            rounds = artifacts.read_json(self.run_dir / "solutions.json")["rounds"]
-            margin = rounds[-1]["margin"] if rounds else 1.0
+        margin = read_margin(self.run_dir)
         one_kv_count = engines.needs_one_kv_count(self.recipe.deploy)
         return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
 
     def make_child(self) -> None:
         blocks = [Block.parse(text) for text in self.chosen["blocks"]]
+        if not self.recipe.child.refit and not self.parent_in_memory:
+            # layer by layer from the parent's files; the refit, and a parent without files, need the child in memory
+            p, shards = self.recipe.parent, self.parent_shards
+            weights = child_weights(shards, self.config, self.library, blocks, self.space.parent, self.fmt, p.dtype)
+            dtype = resolve_dtype(p.dtype, self.config, shards)
+            child = meta_child(child_config(self.config, blocks, self.fmt), dtype, self.parent_path, p.revision)
+            self._write("child", child, weights)
+            return
         child = assemble_child(self.parent, self.library, blocks, self.space.parent, self.fmt)
         if self.recipe.child.refit:
             seed = self.recipe.seed + 3
@@ -330,27 +375,51 @@ class PuzzleRun:
         self._write("child", child)
 
     def distill(self) -> None:
-        self._write("distilled", self._distilled())
+        child = self._distilled()
+        if self._shards_gkd:
+            config = hub.read_config(self.run_dir / "child")
+            self._write("distilled", meta_child(config, config.dtype, self.run_dir / "child"), self._gathered(child))
+        else:
+            self._write("distilled", child)
         artifacts.remove(self.run_dir / "distill_checkpoints")
 
     def _distilled(self) -> PreTrainedModel:
-        child, config = self.load_child("child"), self.recipe.distill
+        config = self.recipe.distill
         config = dataclasses.replace(config, args={"report_to": self.recipe.report_to} | config.args)
+        if self._shards_gkd:
+            processes = num_processes()
+            if processes == 1:
+                raise RecipeError(
+                    "distill.fsdp shards over processes: torchrun --nproc-per-node N -m hf_puzzle.cli run RECIPE --only distill"
+                )
+            folder, p = self.run_dir / "child", self.recipe.parent
+            child = load_sharded(folder, hub.read_config(folder), processes, torch.float32)
+            parent = load_sharded(self.parent_path, self.config, processes, p.dtype, p.revision)
+        else:
+            child, parent = self.load_child("child"), self.parent
         if config.num_tokens:
             child = distill(
-                child, self.parent, self.tokens["train"], config, self.sequence_length,
+                child, parent, self.tokens["train"], config, self.sequence_length,
                 self.run_dir / "distill_checkpoints", self.recipe.seed,
             )  # fmt: skip
         return child
 
-    def _write(self, name: str, child: PreTrainedModel) -> None:
+    @property
+    def _shards_gkd(self) -> bool:
+        return self.recipe.distill.fsdp and self.recipe.distill.num_tokens > 0
+
+    def _gathered(self, child: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+        """Pieces of a sharded child in the dtype it is published in; all processes go through them together."""
+        return gathered(child, hub.read_config(self.run_dir / "child").dtype)
+
+    def _write(self, name: str, child: PreTrainedModel, weights=None) -> None:
         provenance = {
             "recipe": to_dict(self.recipe),
             "parent": origin(self.parent_path),
             "chosen": self.chosen,
             "environment": artifacts.environment(),
         }
-        hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance)
+        hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance, weights=weights)
 
     def evaluate(self) -> None:
         artifacts.write_json(self.run_dir / "eval.json", assess(self))
@@ -431,7 +500,9 @@ class PuzzleRun:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
         self.check()
         if rank > 0:
-            self._distilled()
+            child = self._distilled()
+            for _ in self._gathered(child) if self._shards_gkd else ():  # the first process writes them
+                pass
             return
         with artifacts.locked(self.run_dir), cpu_threads(self.recipe.threads):
             self._save_recipe()
@@ -457,5 +528,5 @@ def stages_of(recipe: PuzzleRecipe, run_dir: Path, recipe_dir: Path) -> list[Sta
 
 def load_run(run_dir: Path, overrides: list[str] = ()) -> PuzzleRun:
     """A run folder as it was made, with further overrides; enough to look at it and to solve it again."""
-    saved = artifacts.read_json(run_dir / "overrides.json")
+    saved = parse_as(list[str], artifacts.read_json(run_dir / "overrides.json"), f"{run_dir}/overrides.json")
     return PuzzleRun(load_recipe(run_dir / "recipe.yaml", [*saved, *overrides]), run_dir)

@@ -21,7 +21,7 @@ from ..evaluation import ClozeTask, kl_divergence, mean_and_error, token_losses
 from ..recipe import ScoreConfig
 from .library import BlockLibrary
 from .search_space import SearchSpace
-from .surgery import first_states, only_layers, run_layer, swapped
+from .surgery import first_states, input_device, only_layers, run_layer, swapped
 
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def block_values(
         return
     incumbent = incumbent or [space.parent] * len(space.layers)
     standing = library.swaps(parent, incumbent, space.parent)
-    batches = [b.to(parent.device) for b in metric.rows.split(rows_per_batch(config))]
+    batches = [b.to(input_device(parent)) for b in metric.rows.split(rows_per_batch(config))]
     states = [first_states(parent, batch) for batch in batches]
     offered = offered or [list(layer.blocks) for layer in space.layers]
     progress = tqdm(total=sum(len(offered[i]) for i in layers) * len(batches), desc="score", leave=False, disable=None)
@@ -244,7 +244,7 @@ def distance(
     swaps = library.swaps(parent, blocks, space.parent)
     values = []
     for batch in metric.rows.split(4 * max(1, batch_size // 4)):
-        batch = batch.to(parent.device)
+        batch = batch.to(input_device(parent))
         target = parent(input_ids=batch, use_cache=False).logits
         with swapped(parent, swaps):
             values.append(metric.values(target, parent(input_ids=batch, use_cache=False).logits, batch))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from ..artifacts import ArtifactError
 from ..blocks import Block, kv_heads
 from ..costs import Ratio, Timing, cpu_threads, in_dtype, median_timing, speed_ratio
 from ..engines.measuring import measure_models
@@ -162,6 +163,8 @@ def choices(scores: list[Score], costs: CostTable, batch_size: int) -> list[list
         layers.setdefault(score.layer_idx, []).append(
             Choice(score.block, score.value, costs.block_costs(block, batch_size))
         )
+    if missing := set(range(max(layers, default=0) + 1)) - set(layers):
+        raise ArtifactError(f"scores.jsonl has no score of layer {min(missing)}: run the stage `score` again")
     return [layers[i] for i in sorted(layers)]
 
 
@@ -185,6 +188,11 @@ def solve_all(
     rate = parent_tokens_per_ms(costs, constraints)
     candidates, failures = [], []
     batch_sizes = [b for b in sorted(costs.times) if b <= (constraints.max_batch_size or b)]
+    if not batch_sizes:
+        raise RecipeError(
+            f"constraints.max_batch_size {constraints.max_batch_size} is below every batch size of costs.json "
+            f"({', '.join(map(str, sorted(costs.times)))})"
+        )
     for batch_size in batch_sizes:
         limits = limits_for(constraints, costs, batch_size, rate, margin)
         layers = choices(scores, costs, batch_size)

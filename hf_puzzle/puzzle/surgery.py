@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import torch
+from accelerate.hooks import AlignDevicesHook
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -79,6 +80,21 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers."""
     decoder = model.get_decoder()
     return getattr(decoder, layer_list(decoder))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: of its parameters, or, where `device_map` offloads them, where its hook brings them."""
+    parameter = next(module.parameters())
+    if parameter.device.type != "meta":
+        return parameter.device
+    hooks = (m._hf_hook for m in module.modules() if "_hf_hook" in vars(m))
+    places = (hook.execution_device for hook in hooks if isinstance(hook, AlignDevicesHook))
+    return torch.device(next(place for place in places if place is not None))
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where token batches go: to the embeddings."""
+    return device_of(model.get_input_embeddings())
 
 
 def sub_block(layer: nn.Module, kind: str) -> nn.Module:

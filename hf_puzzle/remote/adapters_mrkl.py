@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from .calls_mrkl import Expert, MRKLError, exact_text, nearest, need
+from .calls_mrkl import Expert, MRKLError, exact_text, nearest, need, read_json
 from .router_mrkl import MANY, NONE, Calibration, LinearRouter, Router
 from .slots_mrkl import Known, Reading, read
 
@@ -94,6 +94,12 @@ class Adapters:
         folder = Path(folder)
         if not (folder / "adapter_config.json").is_file():
             raise MRKLError(f"{folder} holds no adapter (no adapter_config.json): train or save it first")
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise MRKLError(f"{folder} holds no adapter_model.safetensors: other formats can carry code")
+        settings = read_json(folder / "adapter_config.json")
+        if not isinstance(settings, Mapping) or settings.get("megatron_config") is not None:
+            # PEFT imports the module that such a config names
+            raise MRKLError(f"{folder}/adapter_config.json asks for Megatron, or is no JSON object: train it again")
         kind = peft.PeftConfig.from_pretrained(str(folder)).peft_type.value
         key = "prompt" if "TUNING" in kind and "PROMPT" in kind else "layers"
         if key in self.peft:

@@ -5,6 +5,7 @@ exact Fractions read from their source text and written back as text; a float ne
 be answered exactly says so in `Result.status`. Nothing in this file reads a clock, a network or a model.
 """
 
+import contextlib
 import datetime
 import difflib
 import hashlib
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 
@@ -216,6 +218,64 @@ def need(module: str):
         raise ImportError(f'{module} is needed for this: pip install "hf_puzzle[{extra}]"') from error
 
 
+# -- files of strangers
+
+MAX_JSON_BYTES = 64 * 2**20
+
+
+def read_json(path, parse_float=None) -> Any:
+    """A JSON file of whoever saved a pipeline.
+
+    Raises:
+        MRKLError: no JSON, larger than `MAX_JSON_BYTES`, nested without end, or an integer of thousands of digits.
+        OSError: It cannot be read.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is no file")
+    with open(path, "rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise MRKLError(f"{path} has more than {MAX_JSON_BYTES // 2**20} MiB")
+    return parse_json(content, path, parse_float)
+
+
+def parse_json(text: str | bytes, where, parse_float=None) -> Any:
+    """JSON of a stranger; MRKLError that names `where` for what is none, or nested without end."""
+    try:
+        value = json.loads(text, parse_float=parse_float)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:
+            # half a surrogate pair is no text: no tokenizer and no file takes it
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        return value
+    except (ValueError, RecursionError) as error:
+        raise MRKLError(f"{where} is not valid JSON: {str(error)[:200]}") from None
+
+
+@contextlib.contextmanager
+def reading(where):
+    """One MRKLError that names `where` when the block stumbles over a value of another form than it expects."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise MRKLError(f"{where} is not of the expected form ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def read_lines(path) -> list:
+    """The rows of a JSONL file; MRKLError as of `read_json`, with the line."""
+    rows = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_JSON_BYTES), b""), start=1):
+            if line.strip():
+                rows.append(parse_json(line, f"{path}, line {number}"))
+    return rows
+
+
+def plain_path(name) -> bool:
+    """Whether `name` is a relative path of printable characters that stays below where it starts."""
+    parts = name.split("/") if isinstance(name, str) else [""]
+    return not {"", ".", ".."} & set(parts) and "\\" not in name and name.isprintable() and len(parts) <= 32
+
+
 # -- schemas
 
 
@@ -230,10 +290,11 @@ def check_schema(parameters: Mapping) -> None:
     properties = parameters.get("properties", {})
     if not isinstance(properties, Mapping):
         raise MRKLError(f"'properties' must be an object, not {short(properties)}")
-    for name, schema in properties.items():
-        _check_type(name, schema, 0)
+    with reading("the JSON schema"):
+        for name, schema in properties.items():
+            _check_type(name, schema, 0)
     required = parameters.get("required", [])
-    if not isinstance(required, list | tuple) or not set(required) <= set(properties):
+    if not isinstance(required, list | tuple) or not all(name in list(properties) for name in required):
         raise MRKLError(f"'required' must list names of 'properties' ({', '.join(properties)}), not {short(required)}")
 
 
@@ -243,10 +304,13 @@ def _check_type(name, schema, depth):
     if not isinstance(schema, Mapping) or depth > 8:
         raise MRKLError(f"argument {name!r}: a schema must be an object nested at most 8 deep, not {short(schema)}")
     kinds = _kinds(schema)
-    if not all(isinstance(kind, str) for kind in kinds) or not set(kinds) <= JSON_TYPES:
+    if not kinds or not all(isinstance(kind, str) for kind in kinds) or not set(kinds) <= JSON_TYPES:
         raise MRKLError(
             f"argument {name!r}: type {short(schema.get('type'))} is none of {', '.join(sorted(JSON_TYPES))}"
         )
+    for key in ("minimum", "maximum"):
+        if not isinstance(schema.get(key, 0), int | float | Fraction | Decimal):
+            raise MRKLError(f"argument {name!r}: {key!r} must be a number, not {short(schema[key])}")
     if "enum" in schema and (not isinstance(schema["enum"], list | tuple) or not schema["enum"]):
         raise MRKLError(f"argument {name!r}: 'enum' must be a list with at least one value")
     if "items" in schema:

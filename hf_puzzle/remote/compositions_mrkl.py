@@ -22,6 +22,7 @@ from .calls_mrkl import (
     nearest,
     number_text,
     parse_number,
+    reading,
     short,
 )
 from .experts_mrkl import Experts
@@ -63,6 +64,8 @@ class Composition:
 
     def __post_init__(self):
         check_name(self.name)
+        if not isinstance(self.description, str) or not all(isinstance(text, str) for text in self.examples):
+            raise MRKLError(f"composition {self.name!r}: description and examples are texts")
         for name, kind in self.arguments.items():
             if not isinstance(kind, Mapping) and kind not in KINDS:
                 raise MRKLError(
@@ -73,7 +76,8 @@ class Composition:
         said = set(self.arguments) | {"today"}
         for step in self.steps:
             wrong = set(step) - {"id", "expert", "arguments", "each", "pick", "order"}
-            if wrong or not isinstance(step.get("id"), str) or ("expert" in step) == ("pick" in step):
+            named = all(isinstance(step.get(key, ""), str) for key in ("expert", "pick", "each", "order"))
+            if wrong or not named or not isinstance(step.get("id"), str) or ("expert" in step) == ("pick" in step):
                 raise MRKLError(f"composition {self.name!r}: {short(dict(step))} needs id, and either expert or pick")
             texts = [*step.get("arguments", {}).values(), step.get("order", "")]
             used = [m[1] for text in texts for m in FIELD.finditer(str(text))]
@@ -91,6 +95,12 @@ class Composition:
                 raise MRKLError(
                     f"composition {self.name!r}: the answer names {match[1]!r}, which is no step or argument"
                 )
+
+    @classmethod
+    def read(cls, value: Mapping) -> "Composition":
+        """The composition of a JSON or YAML mapping; MRKLError for keys and values that are none."""
+        with reading(f"composition {short(value)}"):
+            return cls(**value)
 
     def settings(self) -> dict:
         """What makes it again, as JSON values."""

@@ -178,7 +178,7 @@ class DeciLMConfig(PretrainedConfig):
             raise ValueError(
                 f"block_configs has {len(block_configs)} entries for num_hidden_layers={num_hidden_layers}"
             )
-        if head_dim is None and hidden_size % num_attention_heads:
+        if head_dim is None and (num_attention_heads < 1 or hidden_size % num_attention_heads):
             raise ValueError(f"num_attention_heads={num_attention_heads} must divide hidden_size={hidden_size}")
 
         self.vocab_size = vocab_size

@@ -10,16 +10,17 @@ import csv
 import datetime
 import functools
 import io
-import json
 import re
 import threading
 import unicodedata
 import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
 from .calls_mrkl import (
     MAX_BITS,
+    MAX_JSON_BYTES,
     NUMBER,
     Expert,
     MRKLError,
@@ -33,6 +34,8 @@ from .calls_mrkl import (
     need,
     number_text,
     parse_number,
+    read_json,
+    reading,
     short,
 )
 from .dates_mrkl import DateError, day, parse_date, parse_today
@@ -282,13 +285,14 @@ class Currency(Expert):
 
     @staticmethod
     def _table(table):
-        base, rates = str(table.get("base", "EUR")).upper(), table.get("rates", table)
         days = {}
-        for text, row in rates.items():
-            numbers = {code.upper(): parse_number(rate) for code, rate in row.items()}
-            if not all(number > 0 for number in numbers.values()):
-                raise MRKLError(f"rates of {text}: a rate must be greater than zero")
-            days[day(text)] = {**numbers, base: Fraction(1)}
+        with reading("the table of rates"):
+            base, rates = str(table.get("base", "EUR")).upper(), table.get("rates", table)
+            for text, row in rates.items():
+                numbers = {code.upper(): parse_number(rate) for code, rate in row.items()}
+                if not all(number > 0 for number in numbers.values()):
+                    raise MRKLError(f"rates of {text}: a rate must be greater than zero")
+                days[day(text)] = {**numbers, base: Fraction(1)}
         if not days:
             raise MRKLError("a table of rates needs at least one day")
         return base, sorted(days), days
@@ -299,7 +303,7 @@ class Currency(Expert):
             if self._loaded is None:
                 path = Path(need("currency_converter").CURRENCY_FILE) if self.source == "ecb" else Path(self.source)
                 if path.suffix == ".json":
-                    self._loaded = self._table(json.loads(path.read_text(encoding="utf-8"), parse_float=str))
+                    self._loaded = self._table(read_json(path, parse_float=str))
                 else:
                     self._loaded = self._history(path)
             return self._loaded
@@ -308,15 +312,23 @@ class Currency(Expert):
     def _history(path):
         """An ECB history: columns Date, USD, JPY, ...; empty or N/A where there is no rate."""
         if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read(archive.namelist()[0]).decode()
+            # read in place, never unpacked, and no more than a history of centuries has
+            try:
+                with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
+                    content = file.read(MAX_JSON_BYTES + 1)
+            except (zipfile.BadZipFile, LookupError, NotImplementedError, RuntimeError, zlib.error) as error:
+                raise MRKLError(f"{path} is no archive with a table of rates: {error}") from None
+            if len(content) > MAX_JSON_BYTES:
+                raise MRKLError(f"{path} unpacks to more than {MAX_JSON_BYTES // 2**20} MiB")
+            text = content.decode()
         else:
             text = path.read_text(encoding="utf-8")
         days = {}
-        for row in csv.DictReader(io.StringIO(text)):
-            rates = {code.strip(): rate for code, rate in row.items() if code and code.strip() != "Date"}
-            kept = {code: rate for code, rate in rates.items() if rate and rate.strip() not in ("", "N/A")}
-            days[day(row["Date"])] = {**kept, "EUR": "1"}
+        with reading(path):
+            for row in csv.DictReader(io.StringIO(text)):
+                rates = {code.strip(): rate for code, rate in row.items() if code and code.strip() != "Date"}
+                kept = {code: rate for code, rate in rates.items() if rate and rate.strip() not in ("", "N/A")}
+                days[day(row["Date"])] = {**kept, "EUR": "1"}
         return "EUR", sorted(days), days
 
     @functools.cached_property
@@ -501,11 +513,12 @@ class Units(Expert):
         self._pint, self._lock = table == "pint", threading.Lock()
         self._registry = None
         if isinstance(table, str | Path) and not self._pint:
-            table = json.loads(Path(table).read_text(encoding="utf-8"), parse_float=str)
+            table = read_json(table, parse_float=str)
         own = {name: {"dimension": d, "factor": f, "forms": []} for name, (d, f, _) in UNITS.items()}
         self.units, self._exact, self._folded = {}, {}, {}
-        for name, entry in (own if table is None or self._pint else table).items():
-            self._add(name, entry)
+        with reading("the table of units"):
+            for name, entry in (own if table is None or self._pint else table).items():
+                self._add(name, entry)
 
     def _add(self, name, entry):
         if entry["factor"] is None:

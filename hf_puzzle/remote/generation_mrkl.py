@@ -213,6 +213,8 @@ class CallText:
                 seen.add(each)
                 for character in self._leading(each):
                     following.setdefault(self.step(each, character), text + character)
+            if not following:
+                raise MRKLError("no call can end here: a schema has values that no text writes")
             front = following
 
     @staticmethod

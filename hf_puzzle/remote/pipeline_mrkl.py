@@ -32,7 +32,17 @@ from .adapters_mrkl import (
     plain_generate,
     save_router,
 )
-from .calls_mrkl import Expert, MRKLError, NumberError, exact_text, nearest, parse_number
+from .calls_mrkl import (
+    Expert,
+    MRKLError,
+    NumberError,
+    exact_text,
+    nearest,
+    parse_number,
+    plain_path,
+    read_json,
+    reading,
+)
 from .compositions_mrkl import ComposingPlanner, Composition
 from .dates_mrkl import Dates
 from .exact_mrkl import TEMPERATURES, Calculator, Currency, Units
@@ -118,7 +128,7 @@ class MrklPipeline(Pipeline):
         self.experts = _all_experts(saved.get("experts"), experts, saved.get("missing", {}))
         self.today = _reference_date(today or saved.get("today"), self.experts)
         self.known = known_from(self.experts, self.today)
-        made = [each if isinstance(each, Composition) else Composition(**each) for each in compositions]
+        made = [each if isinstance(each, Composition) else Composition.read(each) for each in compositions]
         self.compositions = list({each.name: each for each in (*saved.get("compositions", ()), *made)}.values())
         self.router = self._make_router(saved.get("router") if router == "auto" else router, router, examples or {})
         self.extractor = extractor if extractor is not None else saved.get("extractor")
@@ -171,7 +181,11 @@ class MrklPipeline(Pipeline):
         path = self._saved_file(SETTINGS_FILE)
         if path is None:
             return {}, {}
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_json(path)
+        with reading(path):
+            return self._read(path, saved)
+
+    def _read(self, path: Path, saved: dict) -> tuple[dict, dict]:
         if saved.get("mrkl_version") != SETTINGS_VERSION:
             raise MRKLError(
                 f"{path} is not of version {SETTINGS_VERSION}: save the pipeline again, or update its code"
@@ -191,17 +205,26 @@ class MrklPipeline(Pipeline):
                 )
             experts[entry["name"]] = expert
         found = {"experts": experts, "missing": missing, "today": saved["today"], "limits": Limits(**saved["limits"])}
-        found["compositions"] = [Composition(**each) for each in saved["compositions"]]
+        found["compositions"] = [Composition.read(each) for each in saved["compositions"]]
         if saved["router"] is not None:
             found["router"] = load_router(saved["router"], files)
         if saved["extractor"] is not None:
             found["extractor"] = Extractor.load(saved["extractor"], files)
         if saved["phraser"] is not None:
             found["phraser"] = Phraser.load(saved["phraser"], files)
+        if wrong := set(saved["calls"]) - set(self._CALL):
+            raise MRKLError(f"{path} sets {sorted(wrong)[0]!r} for calls; it may set {', '.join(self._CALL)}")
+        self._sanitize_parameters(**saved["calls"])
         return found, saved["calls"]
 
     def _checked_file(self, name: str, digest: str) -> Path:
+        if not plain_path(name):
+            raise MRKLError(f"{SETTINGS_FILE} names {name!r:.80}, which is no file of its folder: do not use it")
         path = self._saved_file(name)
+        home = Path(self.model.config._name_or_path)
+        # a folder's file may not be a link to elsewhere; the cache of a Hub repository is links
+        if path is not None and home.is_dir() and not path.resolve().is_relative_to(home.resolve()):
+            raise MRKLError(f"{name}, which {SETTINGS_FILE} names, is a link that leaves its folder: do not use it")
         if path is None or _sha256(path) != digest:
             state = "is missing" if path is None else "changed since the pipeline was saved"
             raise MRKLError(f"{name}, which {SETTINGS_FILE} names, {state}: save the pipeline again")
@@ -571,7 +594,8 @@ def _reference_date(today, experts) -> str:
 
 
 def _sha256(path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(data: Path, name: str, text: str) -> str:
@@ -631,7 +655,7 @@ def _save_currency(expert, data):
 
 
 def _load_currency(options, files, today):
-    rates = files.get(options["rates"], options["rates"])
+    rates = "ecb" if options["rates"] == "ecb" else files[options["rates"]]
     return Currency(rates, options["today"], options["max_gap_days"])
 
 

@@ -29,7 +29,7 @@ from .generation_pcw import (
     generate,
     score_labels,
 )
-from .store_pcw import load_windows, save_windows
+from .store_pcw import load_windows, read_json, save_windows
 from .windows_pcw import (
     Labels,
     Layout,
@@ -103,10 +103,17 @@ class _PCWPipeline(Pipeline):
         path = self._saved_file(SETTINGS_FILE)
         if path is None:
             return {}, {}
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved.pop("pcw_version", None) != SETTINGS_VERSION:
+        try:
+            saved = read_json(path)
+        except ValueError as error:
+            raise PCWError(f"{path} is not valid JSON ({error}): save the pipeline again") from None
+        if not isinstance(saved, dict) or saved.pop("pcw_version", None) != SETTINGS_VERSION:
             raise PCWError(f"{path} is not of version {SETTINGS_VERSION}: save the pipeline again, or update its code")
         own = saved.pop(self._task(), {})
+        # never arguments of `generate`: among them are `custom_generate` and `trust_remote_code`
+        known = {name for names in self._SAVED for name in getattr(self, names)}
+        if not isinstance(own, dict) or not set(own) <= known:
+            raise PCWError(f"{path} has other settings than {', '.join(sorted(known))}: save the pipeline again")
         return saved, own
 
     def settings(self) -> dict:
@@ -192,6 +199,8 @@ class _PCWPipeline(Pipeline):
             return self._single(self._run([inputs], *parameters)[0], **kwargs)
         if isinstance(inputs, types.GeneratorType):
             return self._stream(inputs, size, *parameters)
+        if not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
+            raise PCWError(f"inputs are {inputs!r}: give a text, a mapping, or a list, data set or generator of them")
         rows = [inputs[i] for i in range(len(inputs))]
         if not rows:
             return []
@@ -274,9 +283,11 @@ class PCWClassificationPipeline(_PCWPipeline):
         "calibrate", "scores", "mode", "attention_temperature", "self_weight", "top_k_windows", "weights", "beta",
         "packed",
     )  # fmt: skip
+    _SAVED = ("_LAYOUT", "_SCORING", "_FINISH")
+    _FINISH = ("top_k",)
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
-        prepare, forward, finish = self._sanitize(settings, self._LAYOUT, self._SCORING, ("top_k",))
+        prepare, forward, finish = self._sanitize(settings, self._LAYOUT, self._SCORING, self._FINISH)
         if "top_k" in finish and finish["top_k"] is not None and finish["top_k"] < 1:
             raise PCWError(f"top_k is {finish['top_k']}: expected at least 1, or None for all labels")
         return prepare, forward, finish
@@ -471,6 +482,7 @@ class PCWGenerationPipeline(_PCWPipeline):
     _READING = (
         "alignment", "mode", "attention_temperature", "self_weight", "top_k_windows", "weights", "beta",
     )  # fmt: skip
+    _SAVED = ("_LAYOUT", "_READING")
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
         prepare = {name: settings.pop(name) for name in self._LAYOUT if name in settings}

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from .calls_mrkl import Expert, Result, exact_text, number_text, run_with_deadline
+from .calls_mrkl import Expert, MRKLError, Result, exact_text, number_text, run_with_deadline
 from .questions_mrkl import Reader
 from .slots_mrkl import MAX_CHARS, ORDINALS, RELATIVE, Known, read, singular
 
@@ -2211,6 +2211,11 @@ class Limits:
     calls: int = 8
     call_seconds: float = 2.0
     total_seconds: float = 6.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+                raise MRKLError(f"limits: {name} is {value!r:.80}: expected a number below 1e6")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from .calls_mrkl import read_json
 from .slots_mrkl import Known, Reading, read
 
 
@@ -55,7 +56,7 @@ def features(reading: Reading) -> list:
 
 def hashed(texts: Iterable, buckets: int = BUCKETS) -> list:
     """Bucket of each text; equal on every machine."""
-    return [zlib.crc32(text.encode()) % buckets for text in texts]
+    return [zlib.crc32(text.encode(errors="replace")) % buckets for text in texts]
 
 
 @dataclass
@@ -226,13 +227,17 @@ class LinearRouter(Router):
     def load(cls, stem) -> "LinearRouter":
         """Read what `save` wrote. Raises: ValueError when the files are of another kind or size; OSError when absent."""
         stem = Path(stem)
-        facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        if facts.get("kind") != cls.kind or facts.get("buckets") != BUCKETS:
+        facts = read_json(stem.with_suffix(".json"))
+        if not isinstance(facts, Mapping) or facts.get("kind") != cls.kind or facts.get("buckets") != BUCKETS:
+            facts = facts if isinstance(facts, Mapping) else {}
             raise ValueError(
                 f"{stem}.json holds a {facts.get('kind')!r} router of {facts.get('buckets')} buckets, not linear of {BUCKETS}"
             )
         tensors = read_safetensors(stem.with_suffix(".safetensors"))
-        return cls(facts["classes"], tensors["weight"], tensors["bias"], Calibration(**facts["calibration"]))
+        try:
+            return cls(facts["classes"], tensors["weight"], tensors["bias"], Calibration(**facts["calibration"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{stem}.json is not what a router writes: {error}") from None
 
     @classmethod
     def default(cls) -> "LinearRouter":
@@ -314,7 +319,7 @@ def read_safetensors(path) -> dict:
             body = bytearray(data[8 + size + low : 8 + size + high])
             flat = torch.frombuffer(body, dtype=_TYPES[entry["dtype"]]) if body else torch.empty(0)
             found[name] = flat.reshape(entry["shape"])
-    except (struct.error, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} is not a safetensors file of half or single precision: {error}") from error
     return found
 

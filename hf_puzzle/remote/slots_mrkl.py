@@ -7,18 +7,20 @@ Relative dates are resolved against a reference date; the clock of the machine i
 """
 
 import datetime
-import json
 import re
 import sqlite3
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+from .calls_mrkl import MRKLError, read_json, read_lines, reading
+
 
 # longer texts are not queries; every expression below is linear or nearly so up to here
 MAX_CHARS = 2000
 # distinct values of one text column that are kept as entities
 MAX_VALUES = 20000
+MAX_SCHEMA_STEPS = 200  # millions of SQLite's instructions
 # decimal exponents read as numbers; the calculator's own bound is far below
 MAX_EXPONENT = 2000
 KINDS = {
@@ -245,6 +247,9 @@ class Schema:
         Raises: ValueError when it is not a SQLite database.
         """
         connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+        # a view of a stranger's file may never end
+        steps = iter(range(MAX_SCHEMA_STEPS))
+        connection.set_progress_handler(lambda: next(steps, None) is None, 1_000_000)
         try:
             return cls.from_connection(connection)
         except sqlite3.DatabaseError as error:
@@ -343,7 +348,10 @@ class Known:
     schema: Schema = field(default_factory=Schema)
 
     def __post_init__(self):
-        datetime.date.fromisoformat(self.today)
+        try:
+            datetime.date.fromisoformat(self.today)
+        except (TypeError, ValueError) as error:
+            raise MRKLError(f"today: {error}; give an ISO date such as 2022-05-02") from None
         self._entities = {}
         for kind, names in (("place", self.places), ("title", self.titles)):
             for name in names:
@@ -372,18 +380,22 @@ class Known:
 
         def load(name, default):
             path = directory / name
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+            return read_json(path) if path.exists() else default
 
+        with reading(directory):
+            return cls._from_files(directory, load, today)
+
+    @classmethod
+    def _from_files(cls, directory, load, today):
         rates = load("rates.json", {})
         tables = rates.get("rates", {}).values()
         codes = {rates["base"]} | {code for table in tables for code in table} if rates else ()
         wiki = directory / "wiki.jsonl"
-        lines = wiki.read_text(encoding="utf-8").splitlines() if wiki.exists() else ()
         databases = sorted(p for p in directory.iterdir() if p.suffix in (".sqlite", ".sqlite3", ".db"))
         return cls(
             today,
             places=tuple(dict.fromkeys(key.split("|")[0] for key in load("weather.json", {}))),
-            titles=tuple(json.loads(line)["title"] for line in lines if line.strip()),
+            titles=tuple(page["title"] for page in (read_lines(wiki) if wiki.exists() else ())),
             currencies=tuple(sorted(codes)),
             units={name: [*unit.get("forms", ())] for name, unit in load("units.json", {}).items()},
             schema=Schema.from_sqlite(databases[0]) if databases else Schema(),
@@ -766,7 +778,7 @@ class _Finder:
                 end += plural_of_it.end()
             elif m["scale"] is None and re.match(r"[a-zA-Z_]", self.text[end : end + 1]) and not m["exponent"]:
                 # 5km: the letters are a unit, if they are one; 3rd was handled above, 7b is a name
-                letters = re.match(r"[a-zA-Z/]+", self.text[end:])[0].lower()
+                letters = re.match(r"[a-zA-Z/]*", self.text[end:])[0].lower()
                 if _unit_tokens(letters) not in self.known._units and letters.upper() not in KNOWN_CODES:
                     continue
             spoken = re.search(

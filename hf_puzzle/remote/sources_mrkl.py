@@ -30,6 +30,8 @@ from .calls_mrkl import (
     need,
     number_text,
     parse_number,
+    read_json,
+    reading,
     short,
 )
 from .dates_mrkl import DateError, day, parse_date, parse_today
@@ -519,8 +521,9 @@ class Weather(Expert):
         if provider == "open-meteo":
             provider = OpenMeteo(self.today)
         if isinstance(provider, str | Path):
-            provider = json.loads(Path(provider).read_text(encoding="utf-8"), parse_float=Fraction)
-        self.provider = provider if hasattr(provider, "look_up") else WeatherTable(provider)
+            provider = read_json(provider, parse_float=Fraction)
+        with reading("the table of weather"):
+            self.provider = provider if hasattr(provider, "look_up") else WeatherTable(provider)
 
     @property
     def places(self) -> list[str]:

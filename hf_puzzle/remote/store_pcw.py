@@ -4,6 +4,7 @@ A cache of keys and values is worthless with any other weights, and nothing in i
 model but its own.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from .generation_pcw import EncodedWindows, PCWError
 
 
 TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
+MAX_JSON_BYTES = 64 * 2**20
 SAMPLE = 64  # values per tensor that go into a model's hash
 # what may change without changing a model's function
 VOLATILE = {
@@ -81,6 +83,20 @@ def _replace(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: Path):
+    """JSON of a stranger; ValueError for none, more than `MAX_JSON_BYTES`, or nested without end."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    with open(path, "rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES // 2**20} MiB of JSON")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
 def load_windows(folder: str | Path, model, tokenizer=None, prefix=None) -> EncodedWindows:
     """The windows of a store, on the model's device and dtype.
 
@@ -92,16 +108,28 @@ def load_windows(folder: str | Path, model, tokenizer=None, prefix=None) -> Enco
     """
     folder = Path(folder)
     try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        header = read_json(folder / HEADER)
         with safe_open(folder / TENSORS, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             pair = (file.metadata() or {}).get("id")
     except FileNotFoundError as error:
         raise PCWError(f"{folder} holds no window store: {Path(error.filename or HEADER).name} is missing") from None
-    except (json.JSONDecodeError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise PCWError(f"{folder} is a broken window store ({error}): encode the windows again") from None
-    if header.get("pcw_store_version") != VERSION:
-        raise PCWError(f"{folder} is a store of version {header.get('pcw_store_version')}: this code reads {VERSION}")
+    version = header.get("pcw_store_version") if isinstance(header, dict) else None
+    if version != VERSION:
+        raise PCWError(f"{folder} is a store of version {version!r:.80}: this code reads {VERSION}")
+    try:
+        return _checked(folder, header, pair, state, model, tokenizer, prefix)
+    except PCWError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise PCWError(
+            f"{folder} is a broken window store ({type(error).__name__}: {str(error)[:200]}): encode the windows again"
+        ) from None
+
+
+def _checked(folder, header, pair, state, model, tokenizer, prefix) -> EncodedWindows:
     if header["id"] != pair:
         raise PCWError(f"{folder} is half written: {HEADER} and {TENSORS} are of two saves; encode the windows again")
     found = _identity(model, tokenizer, header["prefix"] if prefix is None else prefix)

@@ -5,7 +5,6 @@ answer asked for (year, measure, count, place, person, name) and by closeness to
 mean the same. No model is involved; where no kind can be told, the answer is a sentence.
 """
 
-import json
 import re
 import sqlite3
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .calls_mrkl import Expert, MRKLError, answered, failed, nearest, parse_number, short, short_text
+from .calls_mrkl import Expert, MRKLError, answered, failed, nearest, parse_number, read_lines, short, short_text
 
 
 TOKEN = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*|[,;:.()]")
@@ -435,7 +434,7 @@ def _documents(docs) -> Iterable[dict]:
                 {"id": n, "title": f.stem.replace("_", " "), "text": f.read_text(encoding="utf-8")} for n, f in names
             ]
         else:
-            docs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            docs = read_lines(path)
     for number, doc in enumerate(docs):
         if not isinstance(doc, Mapping) or not all(isinstance(doc.get(key), str) for key in ("title", "text")):
             raise MRKLError(f"document {number} needs the texts 'title' and 'text' (and an 'id'): {short(doc)}")

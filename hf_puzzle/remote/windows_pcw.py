@@ -9,7 +9,7 @@ import difflib
 import random
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
 
@@ -37,11 +37,17 @@ class Template:
     separator: str = "\n==\n"
 
     def __post_init__(self):
+        for name, value in (("template", self.text), ("separator", self.separator)):
+            if not isinstance(value, str):
+                raise PCWError(f"{name} is {value!r:.80}: expected a text")
         try:
             parts = list(string.Formatter().parse(self.text))
         except ValueError as error:
             raise PCWError(f"template {self.text!r} is not a format string: {error}") from None
         names = [name for _, name, _, _ in parts if name is not None]
+        # `{text:>9999999999}` would be all the memory there is
+        if wrong := [name for _, name, spec, conversion in parts if spec or conversion]:
+            raise PCWError(f"template {self.text!r}: {{{wrong[0]}}} takes no format or conversion")
         if parts[-1:] == [] or parts[-1][1] != "label" or names.count("label") != 1:
             raise PCWError(f"template {self.text!r} must hold {{label}} once, at its end: the label is what is scored")
         if len(names) < 2 or not all(name.isidentifier() for name in names):
@@ -118,6 +124,8 @@ def read_demonstrations(
         rows, names = _read_dataset(demonstrations, columns, label_column)
         given = given or names
     else:
+        if not isinstance(demonstrations, Iterable | None) or isinstance(demonstrations, str):
+            raise PCWError(f"demonstrations is {demonstrations!r:.80}: expected pairs (text, label), or mappings")
         rows = [_read_row(row, i, columns, label_column) for i, row in enumerate(demonstrations or ())]
     if not rows:
         raise PCWError("there are no demonstrations: no windows can be made")
@@ -161,7 +169,7 @@ def _read_row(row, index: int, columns: dict[str, str], label_column: str):
 
 
 def _label_set(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str) or not len(labels):
+    if isinstance(labels, str | Mapping) or not isinstance(labels, Collection) or not len(labels):
         raise PCWError(f"labels is {labels!r}: expected at least one text")
     for i, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
@@ -192,7 +200,10 @@ class Tokens:
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Ids of `text` alone, without special tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
+        try:
+            return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
+        except TypeError:  # what the Rust tokenizers say to half a surrogate pair
+            raise PCWError(f"{text!r:.80} is not Unicode text") from None
 
     def start(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text: BOS, or nothing. No real token is ever taken for it."""
@@ -547,8 +558,8 @@ def lay_out_documents(
     task_tokens: positions kept for the question and what is generated. Raises PCWError for no document, an empty one,
     and where they do not fit (saying by how many tokens).
     """
-    if isinstance(documents, str) or not len(documents):
-        raise PCWError(f"contexts is {documents!r}: expected at least one text")
+    if isinstance(documents, str | Mapping) or not isinstance(documents, Collection) or not len(documents):
+        raise PCWError(f"contexts is {documents!r:.80}: expected at least one text")
     for i, document in enumerate(documents):
         if not isinstance(document, str) or not document.strip():
             raise PCWError(f"context {i} is {document!r}: expected a text that is not empty")

@@ -220,6 +220,8 @@ def test_unknown_names_and_long_inputs_are_refused_before_any_compute(model, tok
     classifier = make(model, tokenizer, demonstrations=SHOTS)
     with pytest.raises(PCWError, match=r"input 70 is \d+ tokens too long"):
         classifier(["a"] * 70 + ["film " * 200])
+    with pytest.raises(PCWError, match="inputs are 3: give a text"):
+        classifier(3)
     with pytest.raises(PCWError, match="input 0 is 3"):
         classifier([3])
     with pytest.raises(PCWError, match="top_k is 0"):
