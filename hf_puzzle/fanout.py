@@ -192,6 +192,15 @@ class Ray(_Cluster):
             )
         return room
 
+    def run(self, stage: Stage, tasks: list[dict], on_event: Callable[..., None]) -> None:
+        # queues between tasks belong to this process, which outlives its workers
+        queues = [channel(arguments["above"]) for arguments in tasks if arguments.get("above")]
+        try:
+            super().run(stage, tasks, on_event)
+        finally:
+            for queue in queues:
+                queue.shutdown(force=True)
+
     def submit(self, stage: Stage, arguments: dict, call: Callable[[], dict]) -> Any:
         asked = self.resources
         options = {"num_cpus": asked.cpu, "num_gpus": asked.gpu, "max_retries": RETRIES}
@@ -210,6 +219,13 @@ class Ray(_Cluster):
 
     def cancel(self, handle: Any) -> None:
         self.ray.cancel(handle, force=True)
+
+
+def channel(name: str, capacity: int = 8):
+    """The bounded queue of this name between two tasks of a Ray run."""
+    from ray.util.queue import Queue
+
+    return Queue(capacity, actor_options={"name": name, "get_if_exists": True, "num_cpus": 0})
 
 
 def _call(call: Callable[[], dict]) -> dict:

@@ -137,8 +137,9 @@ class LibraryConfig:
     coupled_blocks: list[str] | None = key("with `coupled`: only these blocks, e.g. [kv2+w512]", None)
     ffn_under_no_attention: bool = key("also train FFNs for blocks whose attention is `none`", False)
     layers_per_job: int | None = key("layers trained over one parent forward; default: all", None)
-    states: Literal["resident", "streamed"] = key(
-        "`streamed`: a job reads its own layers only, and those below one at a time for `lookahead` batches at once",
+    states: Literal["resident", "streamed", "pipeline"] = key(
+        "how a job gets what enters its layers. `resident`: from the whole parent; `streamed`: it reads its own layers only, "
+        "and those below one at a time for `lookahead` batches at once; `pipeline`: on Ray, from the job below, all at once",
         "resident",
     )
     lookahead: int = key("batches whose hidden states are held in memory, with `streamed`", 32)

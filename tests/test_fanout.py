@@ -100,6 +100,24 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(folder, local, cluster)
     assert digest(out) == digest(local)
 
 
+def test_a_pipeline_of_jobs_makes_the_same_library(folder, local, cluster):
+    settings = ["--set", "library.states=pipeline", "--set", "library.layers_per_job=2"]
+    out = run(folder, "pipeline", "--on", "ray", *settings)
+    assert digest(out) == digest(local)
+    tasks = [row["task"] for row in finished_tasks(out, "library")]
+    assert sorted(task.split(" below=")[0] for task in tasks) == ["start=0 stop=2", "start=2 stop=3"]
+
+
+def test_a_pipeline_needs_room_for_all_its_jobs(folder, local, cluster, capsys):
+    settings = ["--set", "library.states=pipeline", "--set", "library.layers_per_job=1", "--set", "threads=1"]
+    out = run(folder, "too_long", *settings, stages=STAGES[:3])
+    arguments = ["run", folder / "tiny.yaml", "--out", out, "--only", "library", *settings]
+    assert cli(*arguments, "--on", "ray") == 2
+    assert "needs all 3 jobs at once, there is room for 2" in capsys.readouterr().err
+    assert cli(*arguments, "--on", "slurm") == 2
+    assert "pipeline needs --on ray" in capsys.readouterr().err
+
+
 def test_a_task_that_fails_is_named_with_its_cause(folder, local, cluster, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(local, out)

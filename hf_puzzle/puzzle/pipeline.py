@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from ..cards import origin
 from ..costs import cpu_threads
 from ..data import sequences
 from ..engines.measuring import check_measured
-from ..fanout import RunSpec, executor_for
+from ..fanout import RunSpec, channel, executor_for
 from ..formats import child_config, choose_format
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
@@ -38,7 +40,7 @@ from .report import write_report
 from .scoring import Score, ScoreTask, make_metric, merge_scores, run_score_task, score_tasks, stored_values
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
 from .search_space import SearchSpace, build_search_space
-from .states import Streamed
+from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
 from .surgery import check_parent
 
@@ -225,13 +227,15 @@ class PuzzleRun:
     def _check_parts(self) -> None:
         """What a parent that is never whole in memory rules out."""
         recipe = self.recipe
-        if self.parent_in_memory and recipe.library.states == "streamed":
-            raise RecipeError("library.states: streamed reads the parent's files; a parent in memory is resident")
+        if self.parent_in_memory and recipe.library.states != "resident":
+            raise RecipeError(
+                f"library.states: {recipe.library.states} reads the parent's files; a parent in memory is resident"
+            )
         if recipe.parent.device_map is None:
             return
         if self.parent_in_memory:
             raise RecipeError("parent.device_map: this parent is in memory already; leave the key out")
-        if recipe.library.states != "streamed":
+        if recipe.library.states == "resident":
             raise RecipeError("parent.device_map: BLD then reads layers from files; set library.states: streamed")
         if recipe.child.refit:
             raise RecipeError("parent.device_map: the refit needs parent and child whole; set child.refit: false")
@@ -259,17 +263,34 @@ class PuzzleRun:
         artifacts.write_tensors(self.run_dir / "importance.safetensors", ranking)
 
     def library_tasks(self, workers: int) -> list[dict]:
-        jobs = library_jobs(self.space, self.library, self.recipe.library, workers)
-        return [{"start": job.start, "stop": job.stop} for job in jobs]
-
-    def build_layers(self, start: int, stop: int) -> None:
-        layers = range(start, stop)
         config = self.recipe.library
+        jobs = library_jobs(self.space, self.library, config, workers)
+        if config.states != "pipeline" or not jobs:
+            return [{"start": job.start, "stop": job.stop} for job in jobs]
+        group = config.layers_per_job or math.ceil(len(self.space.layers) / workers)
+        ends = list(range(group, jobs[-1].stop, group)) + [jobs[-1].stop]  # those below a missing block serve it
+        if len(ends) > workers:
+            raise RecipeError(
+                f"library.states: pipeline needs all {len(ends)} jobs at once, there is room for {workers}: raise "
+                "library.layers_per_job"
+            )
+        queues = [f"{artifacts.fingerprint(str(self.run_dir), time.time_ns())}-{stop}" for stop in ends[:-1]]
+        return [
+            {"start": start, "stop": stop, "below": below, "above": above}
+            for start, stop, below, above in zip([0, *ends], ends, [None, *queues], [*queues, None], strict=False)
+        ]
+
+    def build_layers(self, start: int, stop: int, below: str | None = None, above: str | None = None) -> None:
+        """One job of BLD; `below` and `above` name the queues from and to its neighbours, in a pipeline."""
+        layers, config = range(start, stop), self.recipe.library
         source, parent = None, None
-        if config.states == "streamed":
+        if config.states != "resident":
             shards, placed = self.parent_shards, {"dtype": self.recipe.parent.dtype, "device": self.device}
-            source = Streamed(shards, self.config, start, config.lookahead, **placed)
-            parent = load_layers(shards, self.config, start, stop, **placed)
+            if below is not None:
+                source = Upstream(channel(below))
+            elif start or config.states == "streamed":
+                source = Streamed(shards, self.config, start, config.lookahead, **placed)
+            parent = load_layers(shards, self.config, start, stop, with_embeddings=source is None, **placed)
         build_layers(
             parent if parent is not None else self.parent,
             self.space,
@@ -281,6 +302,7 @@ class PuzzleRun:
             self.sequence_length,
             self.recipe.seed,
             source,
+            channel(above) if above is not None else None,
         )
 
     @property
@@ -496,6 +518,8 @@ class PuzzleRun:
         processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         if processes > 1 and only != "distill":
             raise RecipeError("under torchrun, run one stage at a time: --only distill (all others are one process)")
+        if on == "slurm" and self.recipe.library.states == "pipeline":
+            raise RecipeError("library.states: pipeline needs --on ray; on Slurm, take streamed")
         if on is not None and self.parent_in_memory:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
         self.check()
