@@ -1,4 +1,4 @@
-"""Model cards: a template of `model_cards/`, filled with numbers that stand in the JSON files of a run and nowhere else."""
+"""Model cards: a template of `model_cards/`, filled with numbers that stand in the JSON files of a run."""
 
 import functools
 import json
@@ -149,7 +149,7 @@ def _is_repo_id(name: object) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a model's name is one of the Hub: `user/name` that is no folder here, or `name` that was loaded from there."""
+    """Whether a model is of the Hub: `user/name` that is no folder here, or `name` that was loaded from there."""
     if not _is_repo_id(name):
         return False
     if "/" in name:
@@ -351,8 +351,8 @@ def write_card(
         raise
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CardError(
-            f"{source}: eval.json, puzzle.json or recipe.yaml is not what a run writes ({type(error).__name__}: {error}): "
-            "run the recipe again, or remove the file to publish without numbers"
+            f"{source}: eval.json, puzzle.json or recipe.yaml is not what a run writes "
+            f"({type(error).__name__}: {error}): run the recipe again, or remove the file to publish without numbers"
         ) from None
     readme = folder / "README.md"
     if readme.exists() and MADE_HERE not in readme.read_text(encoding="utf-8", errors="replace"):
@@ -392,7 +392,7 @@ def system_of(folder: Path, source: Path) -> str:
         if named or (folder / "custom_generate" / f"generation_{system}.py").exists():
             return system
     raise CardError(
-        f"{folder} holds no model of hf_puzzle: expected puzzle.json, a saved pcw or mrkl pipeline, or custom_generate/"
+        f"{folder} holds no model of hf_puzzle: expected puzzle.json, a pcw or mrkl pipeline, or custom_generate/"
     )
 
 
@@ -425,7 +425,7 @@ def _one_line(value):
 
 
 def _parent(name: str | None, known: dict | None = None) -> tuple[dict, Markup | None, str | None]:
-    """(`origin` of a model a recipe names, how the card calls it, Hub id or None); a path is called by its last part."""
+    """(`origin` of a recipe's model, how the card calls it, Hub id or None); a path is called by its last part."""
     if name is None:
         return {}, None, None
     facts = dict(known or origin(name))

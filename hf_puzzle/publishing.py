@@ -111,7 +111,7 @@ def publish(
         check_name(name)
     if repo_id == code_repo:
         raise PublishError(f"--code-repo {code_repo} is the model's own repository: leave it out")
-    with staged(folder, repo_id, license, code_repo) as uploads:
+    with staged(folder, repo_id, license, code_repo, online=not dry_run) as uploads:
         for upload in uploads:
             for note in upload.notes:
                 say(f"note: {note}")
@@ -144,7 +144,9 @@ def check_name(repo_id: str | None) -> None:
 
 
 @contextlib.contextmanager
-def staged(folder: Path, repo_id: str, license: str | None, code_repo: str | None) -> Iterator[list[Upload]]:
+def staged(
+    folder: Path, repo_id: str, license: str | None, code_repo: str | None, online: bool = True
+) -> Iterator[list[Upload]]:
     """The commits that publish `folder`, from a copy that is removed afterwards; large files are linked, not copied."""
     model, source = find_model(folder)
     beside = model.resolve().parent  # links need the same file system
@@ -159,7 +161,7 @@ def staged(folder: Path, repo_id: str, license: str | None, code_repo: str | Non
                 if source != model and (source / "pcw.json").exists() and model.name == "model":
                     _add_pcw(staging)
                 notes += complete(staging)
-                notes += cards.write_card(staging, source, repo_id, license)
+                notes += cards.write_card(staging, source, repo_id, license, online)
                 uploads = []
                 if code_repo is not None:
                     shared.mkdir()

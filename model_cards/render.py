@@ -1,6 +1,6 @@
 """Make the runs of the tiny recipes, as far as they are not finished, and render their cards to `examples/`.
 
-    python model_cards/render.py [--runs runs/cards] [--out model_cards/examples] [SYSTEM ...]
+    python model_cards/render.py [--runs runs/cards] [--out model_cards/examples] [--set a.b=value] [SYSTEM ...]
 
 Nothing is downloaded or published; on two CPU cores the three runs take about half an hour together.
 """
@@ -37,13 +37,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/cards"), help="where the runs are, or will be")
     parser.add_argument("--out", type=Path, default=HERE / "examples")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="a.b=value", help="as for `run`"
+    )
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"default: {' '.join(LICENSES)}")
     args = parser.parse_args()
     if unknown := set(args.systems) - set(LICENSES):
         parser.error(f"unknown system {', '.join(sorted(unknown))}: choose from {', '.join(LICENSES)}")
     for system in args.systems or LICENSES:
         recipe = HERE.parent / "recipes" / system / "tiny_cpu.yaml"
-        if code := hf_puzzle(["run", str(recipe), "--out", str(args.runs / system)]):
+        changes = [f"--set={each}" for each in args.overrides]
+        if code := hf_puzzle(["run", str(recipe), "--out", str(args.runs / system), *changes]):
             return code
         render(system, args.runs / system, args.out / system)
     return 0

@@ -121,7 +121,7 @@ class NotLoaded(nn.Module):
         self.what = what
 
     def forward(self, *args, **kwargs):
-        raise RuntimeError(f"{self.what} of this model is not loaded: name it in load_layers")
+        raise RuntimeError(f"this model was loaded without {self.what}: ask load_layers for it")
 
 
 def load_layers(

@@ -1,18 +1,21 @@
 """A child is its blocks: logits of the parent with the same blocks swapped in, before and after saving."""
 
 import json
+import weakref
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_puzzle import hub
 from hf_puzzle.blocks import Block
-from hf_puzzle.formats import decilm_config
+from hf_puzzle.formats import DECILM, PER_LAYER, FormatError, child_config, decilm_config
 from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
-from hf_puzzle.puzzle.child import assemble_child, empty_child
+from hf_puzzle.puzzle.child import assemble_child, child_weights, empty_child, meta_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.loading import Shards
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.puzzle.surgery import swapped
 from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
@@ -165,3 +168,86 @@ def test_widths_that_decilm_lacks_are_padded_exactly(
         num_parameters(parent.config, "attention", 4) + num_parameters(parent.config, "ffn", b.ffn) for b in blocks
     )
     assert child.num_parameters() == counted
+
+
+# -- shard by shard
+
+
+def tensors_of(folder):
+    return {name: t for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
+
+
+@pytest.fixture
+def streamed(parent, untrained, tmp_path):
+    """A function that writes a child without ever holding it; the folder, and the pieces' sizes."""
+    parent.save_pretrained(tmp_path / "parent", max_shard_size="300KB")
+
+    def write(name, fmt, blocks=MIXED, pieces=lambda pieces: pieces):
+        child = meta_child(child_config(parent.config, blocks, fmt), parent.dtype, tmp_path / "parent")
+        weights = child_weights(Shards(tmp_path / "parent"), parent.config, untrained, blocks, OWN, fmt)
+        return hub.write_model_folder(tmp_path / name, child, weights=pieces(weights))
+
+    return write
+
+
+@pytest.mark.parametrize("fmt", [DECILM, PER_LAYER])
+def test_streamed_child_is_the_assembled_one(
+    parent, untrained, streamed, calibration, tmp_path, fmt, assert_bit_equal
+):
+    child = assemble_child(parent, untrained, MIXED, OWN, fmt)
+    whole = hub.write_model_folder(tmp_path / "whole", child)
+    folder = streamed("streamed", fmt)
+    assert_bit_equal(tensors_of(whole), tensors_of(folder))
+    assert sorted(p.name for p in whole.iterdir()) == sorted(p.name for p in folder.iterdir())
+    for name in ("config.json", "generation_config.json"):
+        assert (whole / name).read_text() == (folder / name).read_text()
+    with torch.no_grad():
+        assert torch.equal(hub.open_model_folder(folder)(calibration).logits, child(calibration).logits)
+
+
+def test_no_more_than_a_shard_is_held(streamed, tmp_path, monkeypatch, assert_bit_equal):
+    alive, peak, sizes = {}, [0], []
+
+    def watched(pieces):
+        for piece in pieces:
+            sizes.append(sum(tensor.nbytes for tensor in piece.values()))
+            for tensor in piece.values():
+                key = id(tensor)
+                alive[key] = tensor.nbytes
+                weakref.finalize(tensor, alive.pop, key, None)
+            peak[0] = max(peak[0], sum(alive.values()))
+            yield piece
+            del piece, tensor
+
+    limit, original = 400_000, hub.write_shards
+    monkeypatch.setattr(hub, "write_shards", lambda *args: original(*args, max_shard_size=limit))
+    folder = streamed("small", PER_LAYER, [OWN, *MIXED[1:]], watched)
+    files = sorted(p.name for p in folder.glob("*.safetensors"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert len(files) > 2
+    assert set(index["weight_map"].values()) == set(files)
+    assert index["metadata"]["total_size"] == sum(sizes)
+    assert all((folder / name).stat().st_size <= limit + 8192 for name in files)
+    assert peak[0] <= limit + max(sizes) < sum(sizes)
+    monkeypatch.undo()
+    assert_bit_equal(tensors_of(folder), tensors_of(streamed("large", PER_LAYER, [OWN, *MIXED[1:]])))
+    assert hub.open_model_folder(folder).config.num_hidden_layers == 4
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda piece: piece.popitem(), "missing tensors"),
+        (lambda piece: piece.update(more=torch.zeros(1)), "unexpected tensor more"),
+        (lambda piece: piece.update({next(iter(piece)): torch.zeros(3)}), "its config asks for"),
+    ],
+)
+def test_wrong_pieces_leave_no_folder(streamed, tmp_path, change, message):
+    def broken(pieces):
+        for piece in pieces:
+            change(piece)
+            yield piece
+
+    with pytest.raises(FormatError, match=message):
+        streamed("broken", PER_LAYER, pieces=broken)
+    assert not (tmp_path / "broken").exists()

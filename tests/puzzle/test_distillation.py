@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
+from hf_puzzle import hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import compare, kl_divergence
-from hf_puzzle.puzzle.child import assemble_child
-from hf_puzzle.puzzle.distillation import GKDTrainer, chunked_kl, cosine_distance, distill
+from hf_puzzle.puzzle.child import assemble_child, empty_child
+from hf_puzzle.puzzle.distillation import GKDTrainer, check_fsdp, chunked_kl, cosine_distance, distill
 from hf_puzzle.recipe import DistillConfig, RecipeError
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 
@@ -238,3 +240,56 @@ def test_two_processes_are_one(tmp_path):
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
     assert_close_states(load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors"), 1e-4)
+
+
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def folder(request, make_parent, tmp_path):
+    """A folder with `parent` and `child`, as tests/puzzle/fsdp_distill.py takes it."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 256, "num_hidden_layers": 3}
+    parent = make_parent(**sizes, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=request.param)
+    blocks = [Block(1, 256), Block("none", 256), Block(2, "linear")]
+    for name, model in (("parent", parent), ("child", empty_child(parent.config, blocks, torch.float32))):
+        hub.write_model_folder(tmp_path / name, model)
+    return tmp_path
+
+
+def test_sharded_models_train_as_whole_ones(folder):
+    """FSDP2 on two processes, killed and continued, against one process on the same global batch."""
+    script = str(Path(__file__).with_name("fsdp_distill.py"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+    def run(prefix, *args):
+        return subprocess.run(
+            [sys.executable, *prefix, script, str(folder), *args], env=environment, capture_output=True, text=True
+        )
+
+    assert run([], "4").returncode == 0
+    killed = run(launch, "2", "5")
+    assert killed.returncode != 0
+    assert [p.name for p in (folder / "run2").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (folder / "2").exists()
+    continued = run(launch, "2")
+    assert continued.returncode == 0, continued.stderr[-3000:]
+    assert sorted(p.name for p in (folder / "1").iterdir()) == sorted(p.name for p in (folder / "2").iterdir())
+    first, second = (hub.open_model_folder(folder / name) for name in ("1", "2"))
+    assert_close_states(first, second, 1e-5)
+    start = hub.open_model_folder(folder / "child").state_dict()
+    assert any((tensor - start[name]).abs().max() > 1e-3 for name, tensor in second.state_dict().items())
+    whole = json.loads((folder / "bytes1_0.json").read_text())
+    assert whole.pop("steps") == 8
+    for rank in (0, 1):
+        held = json.loads((folder / f"bytes2_{rank}.json").read_text())
+        assert held.pop("steps") == 4  # the rest was done before the kill
+        assert all(held[name] <= 0.51 * whole[name] for name in whole)
+
+
+def test_models_that_are_not_sharded_are_refused(llama, run, child):
+    with pytest.raises(RuntimeError, match="is not sharded over 1 processes"):
+        run(child, fsdp=True)
+
+
+@pytest.mark.parametrize("changes", [{"lora": {"r": 2}}, {"optimizer": "muon"}], ids=str)
+def test_what_cannot_be_sharded_is_named(changes):
+    with pytest.raises(RecipeError, match=r"distill\.(lora|optimizer): .*fsdp"):
+        check_fsdp(dataclasses.replace(CONFIG, fsdp=True, **changes))

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import ClozeTask, kl_divergence
+from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import (
     distance,
@@ -193,3 +195,25 @@ def test_dropped_blocks_are_not_scored(llama, space, library, metric, tmp_path):
     dropping.index["layer_03/attention.kv1"] = {"name": "layer_03/attention.kv1", "dropped": "nan"}
     scored = {s.block for s in score_blocks(llama, space, dropping, metric, CONFIG, done={0, 1, 2})}
     assert scored == {b.id for b in space.layers[3].blocks if b.attention != 1}
+
+
+@pytest.mark.parametrize("offloaded", ["some", "all"])
+def test_a_parent_that_does_not_fit_scores_the_same(
+    llama, space, library, tokens, sequence_length, tmp_path, offloaded
+):
+    llama.save_pretrained(tmp_path / "parent")
+    device_map = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    device_map |= {f"model.layers.{i}": "disk" if offloaded == "all" or i in (1, 2) else "cpu" for i in range(4)}
+    split = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "parent", device_map=device_map, offload_folder=tmp_path / "offload"
+    ).eval()
+    assert next(split.model.layers[1].parameters()).device.type == "meta"
+    config = ScoreConfig(num_tokens=64)
+    metric = make_metric(config, tokens["validation"], sequence_length, 0)
+    incumbent = [Block(1, 256), space.parent, space.parent, Block(2, 512)]
+    for blocks in (None, incumbent):
+        whole, divided = (list(score_blocks(m, space, library, metric, config, blocks)) for m in (llama, split))
+        assert [s.to_dict() for s in divided] == [s.to_dict() for s in whole]
+    rows = tokens["train"][:256].view(16, 16).long()
+    first, second = (channel_importance(m, rows, 8) for m in (llama, split))
+    assert all(torch.equal(first[name], second[name]) for name in first)

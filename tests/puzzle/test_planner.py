@@ -1,0 +1,289 @@
+"""Plans of runs: against the machine where it is quick, against arithmetic elsewhere."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from published_layouts import LAYOUTS
+from tiny_run import write_recipes
+from transformers import LlamaForCausalLM, Qwen3Config
+
+from hf_puzzle.cli import main
+from hf_puzzle.costs import Workload
+from hf_puzzle.formats import parent_block
+from hf_puzzle.puzzle import machines, published
+from hf_puzzle.puzzle.machines import MACHINES, find_machine
+from hf_puzzle.puzzle.pipeline import PuzzleRun
+from hf_puzzle.puzzle.planner import plan
+from hf_puzzle.puzzle.published import parent_config, predictions
+from hf_puzzle.puzzle.timing import Clock, Measured, Shapes
+from hf_puzzle.recipe import RecipeError, load_recipe
+
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes/puzzle"
+TINY = RECIPES / "tiny_cpu.yaml"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_recipe(TINY)
+
+
+def stages(made):
+    return {stage.stage: stage for stage in made.stages}
+
+
+# -- sizes
+
+
+@pytest.mark.parametrize(
+    "name, billions", [("llama-1b", 1.2358), ("llama-8b", 8.0303), ("llama-70b", 70.5537), ("llama-405b", 405.8534)]
+)
+def test_shapes_have_the_published_number_of_parameters(name, billions):
+    assert Shapes(parent_config(name)).parameters / 1e9 == pytest.approx(billions, abs=1e-4)
+
+
+@pytest.mark.parametrize("name, billions", [("51B", 51.5010), ("49B", 49.8671), ("253B", 253.4013)])
+def test_published_children_have_the_published_number_of_parameters(name, billions):
+    assert published.LAYOUTS == LAYOUTS
+    shapes = Shapes(parent_config(published.PARENT_OF[name]))
+    kinds = ("attention", "ffn")
+    blocks = published.layout(name, shapes)
+    total = shapes.ends + sum(shapes.weights(kind, v) for b in blocks for kind, v in zip(kinds, b, strict=True))
+    assert total / 1e9 == pytest.approx(billions, abs=1e-4)
+
+
+def test_flops_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = parent_config("llama-1b")
+    config.num_hidden_layers, config.vocab_size, config._attn_implementation = 1, 512, "eager"
+    config.hidden_size, config.intermediate_size, config.head_dim, config.num_attention_heads = 64, 256, 8, 8
+    shapes, own = Shapes(config), parent_block(config)
+    model = LlamaForCausalLM(config)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(input_ids=torch.zeros(2, 32, dtype=torch.long), use_cache=False).logits.sum().backward()
+    ours = sum(shapes.flops(kind, getattr(own, kind), 2, 32, "whole") for kind in ("attention", "ffn"))
+    attention = shapes.part("attention", own.attention)
+    masked = 3 * 2 * 32 * 4 * attention.heads * 16  # eager computes the half that the mask hides, too
+    head = 3 * 2 * 2 * 32 * 64 * 512
+    rotary = counter.get_total_flops() - (ours + masked + head)
+    assert abs(rotary) < 0.005 * ours
+
+
+def test_kv_bound_decoding_takes_bytes_over_bandwidth():
+    config, machine = parent_config("llama-8b"), dataclasses.replace(MACHINES["h200"], op_seconds=0.0)
+    clock = Clock(machine, Shapes(config), "bfloat16", "bfloat16")
+    cached = 2 * 8 * 128 * 2 * 100_000
+    matrices = 2 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+    seconds = clock.decode("attention", 8, 1, 100_000)
+    assert seconds == pytest.approx((cached + matrices + 12 * 4096 * 2) / machine.memory_bandwidth)
+    slow = dataclasses.replace(machine, memory_bandwidth=machine.memory_bandwidth / 2)
+    half = Clock(slow, Shapes(config), "bfloat16", "bfloat16")
+    workload = Workload(1, 8, 128)
+    assert half.generation("ffn", 14336, workload).decode_ms == pytest.approx(2 * clock.generation("ffn", 14336, workload).decode_ms)  # fmt: skip
+
+
+# -- the graph is the run's own
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_stages_and_tasks_are_those_of_the_run(tiny, workers, tmp_path):
+    run = PuzzleRun(tiny, tmp_path, RECIPES)
+    made = plan(tiny, RECIPES, "l4", workers)
+    assert [(s.stage, s.needs) for s in made.stages] == [(s.name, s.needs) for s in run.stages()]
+    assert stages(made)["library"].tasks == len(run.library_tasks(workers)) == workers
+    assert not Path("plan-of-no-run").exists()
+
+
+def test_workers_share_the_tasks(tiny):
+    one, four = (stages(plan(tiny, RECIPES, "l4", workers)) for workers in (1, 4))
+    assert one["score"].seconds / 4 < four["score"].seconds < one["score"].seconds
+    assert four["importance"].seconds == one["importance"].seconds
+    assert four["library"].memory["students"] < one["library"].memory["students"]
+
+
+def test_what_is_asked_for_costs_what_it_should(tiny):
+    base = stages(plan(tiny, RECIPES, "l4"))
+
+    def changed(*overrides):
+        return stages(plan(load_recipe(TINY, overrides), RECIPES, "l4"))
+
+    more = changed("library.num_tokens=500_000")
+    assert 1.6 < more["library"].seconds / base["library"].seconds < 2.0
+    assert more["library"].memory == base["library"].memory
+    assert changed("library.layers_per_job=2")["library"].memory["students"] < 0.3 * base["library"].memory["students"]
+    assert changed("library.layers_per_job=2")["library"].disk_bytes < 0.5 * base["library"].disk_bytes
+    assert changed("constraints.speedup=4.0")["distill"].memory["optimizer"] < base["distill"].memory["optimizer"]
+    assert changed("score.batch_size=32")["score"].memory["logits"] == 2 * base["score"].memory["logits"]
+    checkpointed = changed("distill.args={bf16: true, gradient_checkpointing: true}")["distill"]
+    assert checkpointed.memory["activations"] < base["distill"].memory["activations"]
+    assert checkpointed.seconds > base["distill"].seconds
+    assert changed("distill.lora={r: 4}")["distill"].memory["optimizer"] < 0.2 * base["distill"].memory["optimizer"]
+
+
+def test_a_machine_that_is_too_small_says_what_helps(tmp_path):
+    (tmp_path / "toy.yaml").write_text(
+        "flops: {float32: 1e12}\nmemory_bandwidth: 1.0e11\nmemory_gb: 0.6\ndisk_gb: 0.01\n"
+    )
+    made = plan(load_recipe(TINY), RECIPES, str(tmp_path / "toy.yaml"))
+    assert any(line.startswith("library does not fit") and "library.layers_per_job" in line for line in made.problems)
+    assert any(line.startswith("disk:") for line in made.problems)
+    assert not plan(load_recipe(TINY), RECIPES, "h200").problems
+
+
+def test_sharding_cuts_what_a_device_holds(tmp_path):
+    (tmp_path / "two.yaml").write_text(
+        "flops: {bfloat16: 1e14}\nmemory_bandwidth: 1e12\nmemory_gb: 80\ncount: 2\nlink_bandwidth: 1e11\n"
+    )
+    adamw = "distill.optimizer=adamw"
+    whole, cut = (
+        stages(plan(load_recipe(TINY, [adamw, *more]), RECIPES, str(tmp_path / "two.yaml")))["distill"]
+        for more in ((), ["distill.fsdp=true"])
+    )
+    for part in ("parent", "child", "gradients", "optimizer"):
+        assert cut.memory[part] == whole.memory[part] / 2
+    assert cut.memory["activations"] == whole.memory["activations"]
+    assert cut.seconds < whole.seconds
+    streamed = ["library.states=streamed", "library.layers_per_job=2"]
+    spread = load_recipe(TINY, ["parent.device_map=auto", "child.refit=false", *streamed])
+    spread = stages(plan(spread, RECIPES, str(tmp_path / "two.yaml")))
+    assert spread["score"].memory["parent"] == whole.memory["parent"] / 2
+    assert spread["library"].memory["parent"] < 0.45 * whole.memory["parent"]
+
+
+def test_a_parent_that_the_run_makes_is_planned(tmp_path):
+    recipe = load_recipe(write_recipes(tmp_path) / "tiny.yaml")
+    made = plan(recipe, tmp_path, "l4")
+    assert made.stages[0].stage == "parent"
+    assert made.stages[0].seconds > 0
+    assert made.stages[1].needs == ("parent",)
+    assert made.parent_parameters < 300_000
+
+
+def test_a_family_of_other_shapes_is_planned(tiny, tmp_path):
+    Qwen3Config(
+        hidden_size=64, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=300, head_dim=32,
+    ).save_pretrained(tmp_path / "parent")  # fmt: skip
+    recipe = load_recipe(TINY, ["parent={name: parent, dtype: float32}", "search_space.attention=[1, none]"])
+    made = plan(recipe, tmp_path, "l4")
+    assert all(stage.seconds > 0 or stage.stage == "baseline_speeds" for stage in made.stages)
+
+
+# -- this machine
+
+
+def test_pieces_run_here(tiny):
+    config = PuzzleRun(tiny, "none", RECIPES).config
+    clock = Measured(Shapes(config), "float32", "float32", torch.device("cpu"))
+    clock.MAX_FLOPS = 1e7  # scaled from fewer tokens
+    few = clock.part("ffn", 512, 1, 16)
+    assert 2 < clock.part("ffn", 512, 64, 16) / few < 640
+    assert clock.part("ffn", "none", 8, 128) == 0
+    for seconds in (
+        clock.part("attention", 4, 1, 16, "whole"), clock.part("attention", "linear", 1, 16, "local"),
+        clock.frame(1, 16, "whole"), clock.parent(1, 16, logits=True), clock.divergence(1, 16), clock.judge(2, 16),
+        clock.rank(1, 16, 64), clock.global_loss(1, 16, 8), clock.cosine(1, 16), clock.adamw(100), clock.muon((8, 16)),
+        clock.gram(16, 8, 32), clock.solve(16, 8), clock.decode(None, "", 1, 4), clock.init(1e6), clock.store(1e6),
+        clock.open(1e6), clock.generation(None, "", Workload(1, 4, 4)).total_ms,
+    ):  # fmt: skip
+        assert 0 < seconds < 10
+    assert clock.decode("attention", 8, 4, 64) >= 0
+
+
+def test_a_parent_too_large_to_time_here_is_refused(tiny):
+    with pytest.raises(RecipeError, match="name a machine"):
+        plan(tiny, RECIPES, "this", parent="llama-8b")
+
+
+# -- published children
+
+
+def test_predicted_speed_ups_are_of_the_reported_size():
+    rows = predictions()
+    assert {row["child"] for row in rows} == set(LAYOUTS)
+    for row in rows:
+        assert row["predicted"] > 1
+        assert abs(row["error"]) < 0.5, row
+
+
+# -- wrong inputs
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("flops: 3\nmemory_bandwidth: 1.0\nmemory_gb: 1.0", "flops: expected a mapping"),
+        ("memory_bandwith: 1.0", "did you mean 'memory_bandwidth'"),
+        ("flops: {float32: 1.0}\nmemory_bandwidth: -1.0\nmemory_gb: 1.0", "memory_bandwidth is -1.0"),
+        ("flops: {int3: 1.0}\nmemory_bandwidth: 1.0\nmemory_gb: 1.0", "flops has int3"),
+        ("flops: {}\nmemory_bandwidth: 1.0\nmemory_gb: 1.0", "flops has nothing"),
+        ("[1, 2]", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_machine_files_are_read_strictly(text, message, tmp_path):
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        find_machine(str(tmp_path / "m.yaml"))
+
+
+def test_every_machine_of_the_table_has_every_dtype():
+    for name, machine in MACHINES.items():
+        assert machine.name == name
+        assert set(machine.flops) == {"float32", "bfloat16", "float16", "float8"}
+    assert find_machine(machines.THIS) is None
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--machine", "h10-80gb"], "did you mean 'h100-80gb'"),
+        (["--machine", "nothing.yaml"], "cannot read machine"),
+        (["--machine", "l4", "--parent", "llama-7b"], "did you mean"),
+        (["--machine", "l4", "--workers", "0"], "at least 1"),
+        (["--machine", "l4", "--set", "library.batchsize=3"], "did you mean 'batch_size'"),
+        (["--machine", "l4", "--set", "constraints.memory_gb=0.0001"], "impossible"),
+        (["--machine", "l4", "--set", "parent={name: nobody/nothing}"], "--parent llama-1b"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert main(["plan", str(TINY), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_command_prints_a_table_and_json(capsys):
+    assert main(["plan", str(TINY), "--machine", "h200", "--workers", "2"]) == 0
+    assert "library" in capsys.readouterr().out
+    assert main(["plan", str(RECIPES / "llama_3.1_8b.yaml"), "--machine", "l4", "--parent", "llama-8b", "--json"]) == 1
+    made = json.loads(capsys.readouterr().out)
+    assert made["memory_bytes"] > made["machine"]["memory_gb"] * 1e9
+    assert made["problems"]
+    assert main(["plan", "--published"]) == 0
+    assert "253B" in capsys.readouterr().out
+    assert main(["plan"]) == 2
+
+
+def test_seventy_billion_parameters_are_planned_without_their_memory():
+    program = (
+        "import resource, sys; from hf_puzzle.cli import main; main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = ["plan", str(RECIPES / "llama_3.1_8b.yaml"), "--machine", "h200", "--parent", "llama-70b", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert int(done.stdout.strip().splitlines()[-1]) * 1024 < 2e9
