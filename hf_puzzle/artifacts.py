@@ -207,6 +207,15 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+HASHED_BYTES = 4 * 2**20
+
+
+def file_facts(path: Path) -> list:
+    """Size and sha256 by which a file is known again; larger ones than 4 MiB by their size alone, which a cut changes."""
+    size = path.stat().st_size
+    return [size, file_sha256(path) if size <= HASHED_BYTES else None]
+
+
 def folder_fingerprint(folder: str | Path) -> str:
     """Fingerprint of a model folder: every file by content, weights above 1 GiB by size and header only."""
     rows = []
@@ -252,8 +261,6 @@ class Manifest:
     The manifest before the last change is kept beside it, in case a disk loses the newer one.
     """
 
-    HASHED_BYTES = 4 * 2**20  # files up to this size are known by content, larger ones by size
-
     def __init__(self, run_dir: str | Path):
         self.run_dir = Path(run_dir)
         self.path = self.run_dir / "manifest.json"
@@ -279,10 +286,7 @@ class Manifest:
 
     def _facts(self, name: str) -> list:
         path = inside(self.run_dir, name)
-        if not path.is_file():
-            return []
-        size = path.stat().st_size
-        return [size, file_sha256(path) if size <= self.HASHED_BYTES else None]
+        return file_facts(path) if path.is_file() else []
 
     def begin(self, stage: str, inputs: str, outputs: list[Path]) -> bool:
         """Note that `stage` starts; outputs made from other inputs are deleted. True if this continues a killed start."""

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -58,7 +59,7 @@ SEAL = "sealed.json"
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the last file of a checkpoint: size and sha256 of all others, by which a rerun knows that it is whole."""
+    """Write the last file of a checkpoint: size and sha256 of the others, by which a rerun knows that it is whole."""
     artifacts.write_json(checkpoint / SEAL, _facts(checkpoint))
 
 
@@ -85,13 +86,18 @@ class SealingTrainer(Trainer):
             self.save_more(folder)
             seal(folder)
 
+    def resume(self) -> str | None:
+        """The checkpoint to train on from: one process looks (and deletes what is not whole), all get its answer."""
+        found = [str(last_checkpoint(Path(self.args.output_dir)) or "") if self.is_world_process_zero() else ""]
+        return broadcast_object_list(found)[0] or None
+
     def save_more(self, folder: Path) -> None:
         """What a subclass keeps in a checkpoint besides the Trainer's own state."""
 
 
 def _facts(folder: Path) -> dict[str, list]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
-    return {f.relative_to(folder).as_posix(): [f.stat().st_size, artifacts.file_sha256(f)] for f in files}
+    return {file.relative_to(folder).as_posix(): artifacts.file_facts(file) for file in files}
 
 
 class _Progress(TrainerCallback):

@@ -14,13 +14,13 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from ..data import TokenBlocks
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
-from ..training import num_steps, show_progress, training_arguments
+from ..training import SealingTrainer, num_steps, show_progress, training_arguments
 from .child import cast_parameters
 from .loading import check_sharded
 from .surgery import head_of
@@ -65,7 +65,7 @@ def cosine_distance(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tens
     return torch.stack(terms).mean()
 
 
-class GKDTrainer(Trainer):
+class GKDTrainer(SealingTrainer):
     """`Trainer` of a child (`model`) against its parent (`teacher`), both with heads over the same vocabulary.
 
     Works under `torchrun` like any Trainer. Models of `loading.load_sharded` stay sharded, as does the optimizer, and
@@ -174,9 +174,8 @@ def distill(
     if config.fsdp:
         for model in (child, parent):
             check_sharded(model, processes)
-    child = (
-        child.train() if config.fsdp else child.float().train()
-    )  # float32 master weights; `args: {bf16: true}` computes in bf16
+    # float32 master weights; `args: {bf16: true}` computes in bf16
+    child = child.train() if config.fsdp else child.float().train()
     implementation = child.config._attn_implementation
     if config.attn_implementation is not None:
         child.set_attn_implementation(config.attn_implementation)
@@ -195,7 +194,7 @@ def distill(
         max_grad_norm=1.0,
         save_strategy="steps",
         save_steps=max(1, steps // 4),
-        save_total_limit=1,
+        save_total_limit=2,
         logging_nan_inf_filter=False,  # or a diverged run would report a finite loss
         use_cpu=parent.device.type == "cpu",
         seed=seed,
@@ -204,8 +203,7 @@ def distill(
         parent, config, model=child, args=args, train_dataset=TokenBlocks(tokens, sequence_length, seed + 7)
     )
     show_progress(trainer, "distill")
-    resume = any((path / "trainer_state.json").exists() for path in output_dir.glob("checkpoint-*"))
-    training_loss = trainer.train(resume_from_checkpoint=resume or None).training_loss
+    training_loss = trainer.train(resume_from_checkpoint=trainer.resume()).training_loss
     if not math.isfinite(training_loss):
         raise RuntimeError(f"distillation diverged (loss {training_loss}): lower distill.learning_rate")
     child = trainer.accelerator.unwrap_model(trainer.model)

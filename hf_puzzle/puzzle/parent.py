@@ -11,7 +11,7 @@ from .. import artifacts, data
 from ..evaluation import token_losses
 from ..optim import MuonWithAdamW
 from ..recipe import ParentRecipe, RecipeError
-from ..training import SealingTrainer, last_checkpoint, num_steps, resolve_device, show_progress, training_arguments
+from ..training import SealingTrainer, num_steps, resolve_device, show_progress, training_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         optimizers=(optimizer, None),
     )
     show_progress(trainer, "parent")
-    checkpoint = last_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    trainer.train(resume_from_checkpoint=trainer.resume())
     if not trainer.is_world_process_zero():
         return output_dir
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
