@@ -47,13 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    plan = commands.add_parser("plan", help="time, memory and disk of a recipe's stages on a machine; loads no weights")
+    plan = commands.add_parser(
+        "plan", help="time, memory and disk of a recipe's stages on a machine; loads no weights"
+    )
     plan.add_argument("recipe", type=Path, nargs="?")
     plan.add_argument("--machine", default="this", metavar="NAME|FILE.yaml", help="default: this one, measured")
     plan.add_argument("--workers", type=int, default=1, metavar="N", help="tasks that run at once")
     plan.add_argument("--parent", metavar="NAME", help="llama-1b, llama-8b, llama-70b or llama-405b, without the Hub")
     plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=value")
-    plan.add_argument("--published", action="store_true", help="predicted and reported speed-ups of published children")
+    plan.add_argument(
+        "--published", action="store_true", help="predicted and reported speed-ups of published children"
+    )
     plan.add_argument("--json", action="store_true", help="for machines")
     plan.set_defaults(command=_plan)
 

@@ -425,7 +425,7 @@ def parse_as(hint: Any, value: Any, where: str) -> Any:
 
 def _parse(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _parse_section(hint, value, where)
+        return parse_section(hint, value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in arguments:
@@ -448,7 +448,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     return _parse_scalar(hint, value, where)
 
 
-def _parse_section(section: type, value: Any, where: str) -> Any:
+def parse_section(section: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise RecipeError(f"{where or 'recipe'}: expected a mapping of keys, got {shown(value)}")
     prefix = f"{where}." if where else ""

@@ -201,7 +201,9 @@ def test_tasks_give_the_same_outputs_whoever_runs_them(tmp_path):
     assert {e["stage"] for e in events} == {"s"}
     three, events = parts(tmp_path / "b", Backwards())
     assert three == one
-    assert [e["task"] for e in events if e["event"] == "task_finished"] == [f"first={i} last={i + 1}" for i in (2, 1, 0)]
+    assert [e["task"] for e in events if e["event"] == "task_finished"] == [
+        f"first={i} last={i + 1}" for i in (2, 1, 0)
+    ]
     ((stage, wall, work),) = time_spent(tmp_path / "b" / "run")
     assert stage == "s"
     assert 0 <= work <= wall

@@ -426,7 +426,11 @@ def _evaluate(
         beside = base / config.name
         name = str(beside) if beside.exists() else config.name
         options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options).to(resolve_device(recipe.device)).eval()
+    model = (
+        AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
+        .to(resolve_device(recipe.device))
+        .eval()
+    )
     options.pop("dtype")
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
     done = {(r["dataset"], r["draw"], r["num_windows"], r["mode"]) for r in _rows(out)}

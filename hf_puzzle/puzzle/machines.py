@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..recipe import MAX_RECIPE_BYTES, RecipeError, _parse_section, did_you_mean, key, read_yaml
+from ..recipe import MAX_RECIPE_BYTES, RecipeError, did_you_mean, key, parse_section, read_yaml
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def find_machine(name: str) -> Machine | None:
         raise RecipeError(f"machine {path} is not valid YAML: {error}") from None
     raw = read_yaml(text, f"machine {path}")
     where = f"machine {path.name}"
-    machine = _parse_section(Machine, {"name": path.stem, **raw} if isinstance(raw, dict) else raw, where)
+    machine = parse_section(Machine, {"name": path.stem, **raw} if isinstance(raw, dict) else raw, where)
     numbers = {f"flops.{dtype}": value for dtype, value in machine.flops.items()}
     numbers |= {name: value for name, value in vars(machine).items() if isinstance(value, (int, float))}
     for name, value in numbers.items():

@@ -45,7 +45,8 @@ def parent_config(name: str) -> LlamaConfig:
 
 
 # config.json of nvidia/Llama-3_1-Nemotron-51B-Instruct, nvidia/Llama-3_3-Nemotron-Super-49B-v1 and
-# nvidia/Llama-3_1-Nemotron-Ultra-253B-v1; the last one after FFN fusion
+# nvidia/Llama-3_1-Nemotron-Ultra-253B-v1, the last one after FFN fusion: `attention/ffn_mult` with a repeat count; gN
+# has N query heads in a group, L is linear, N none, n no FFN
 LAYOUTS = {
     "51B": """g8/1.3125 g16/2.625 g8/5.25x3 g32/2.625x2 g64/2.625x2 g32/2.625x2 L/2.625 g64/2.625 g32/2.625x2 L/1.3125
         g8/5.25x19 L/2.625 g8/5.25x2 L/2.625 L/5.25 L/2.625x3 N/1.3125 L/1.3125 g8/5.25 N/1.3125 L/1.3125 N/1.3125

@@ -44,6 +44,8 @@ STAGES = [
     "baseline_speeds",
     "report",
 ]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a corpus, the two recipes, and the trained parent beside them."""

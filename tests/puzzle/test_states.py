@@ -120,7 +120,7 @@ class _Pipeline:
         for job in jobs:
             job.start()
         while alive := [job.sentinel for job in jobs if job.is_alive()]:
-            multiprocessing.connection.wait(alive)
+            multiprocessing.connection.wait(alive, timeout=1.0)  # one that is dead by now is in no later list
             if any(job.exitcode for job in jobs):
                 for job in jobs:
                     job.kill()

@@ -1,24 +1,9 @@
-"""NVIDIA's published DeciLM models: their layers as run-length strings, and config.json files made from them.
+"""config.json files of NVIDIA's published DeciLM models, made from the run-length strings of their layers."""
 
-`attention/ffn_mult` with a repeat count: gN has N query heads in a group, L is linear, N none, n no FFN.
-"""
-
+from hf_puzzle.puzzle.published import LAYOUTS
 from hf_puzzle.remote.configuration_decilm import block_config
 
 
-LAYOUTS = {
-    "51B": """g8/1.3125 g16/2.625 g8/5.25x3 g32/2.625x2 g64/2.625x2 g32/2.625x2 L/2.625 g64/2.625 g32/2.625x2 L/1.3125
-        g8/5.25x19 L/2.625 g8/5.25x2 L/2.625 L/5.25 L/2.625x3 N/1.3125 L/1.3125 g8/5.25 N/1.3125 L/1.3125 N/1.3125
-        g8/5.25 L/1.3125 N/1.3125 L/1.3125x2 N/1.3125x2 L/1.3125 N/1.3125x2 L/1.3125x4 g8/5.25x17""",
-    "49B": """g8/2.625 g8/5.25x5 N/2.625x2 g8/5.25x3 N/3.28125 g8/5.25x30 N/1.3125 N/2.625x2 N/1.3125 N/5.25 N/1.3125
-        N/2.625 N/1.3125x3 g8/5.25 N/1.3125 N/1.0x2 N/1.3125 N/1.0x3 N/1.3125x2 N/0.5x2 N/1.0x2 N/0.5x2 N/1.0 N/0.5x2
-        g8/5.25x9""",
-    "253B": """g16/0.4875 g16/0.975 g16/1.4625x6 g16/1.95 N/nx4 g16/1.95x3 g16/4.875x2 N/nx6 g16/4.875x3 N/nx5
-        g16/4.875x3 g16/2.4375 N/nx3 g16/1.95x3 N/1.95 g16/4.875 N/4.875 N/nx5 g16/4.875x4 N/nx5 g16/4.875x4 N/nx5
-        g16/4.875x4 N/nx5 g16/4.875x4 N/nx5 g16/4.875 g16/3.4125x3 N/nx2 g16/2.925 g16/2.4375x3 N/2.4375x2 g16/2.4375
-        N/n N/2.4375x7 g16/2.4375 N/nx5 g16/2.925 g16/4.875 N/4.875 g16/4.875 N/nx8 N/36.5625 N/nx8 N/39.0 N/nx8
-        N/31.40625 N/nx5 N/27.5625 N/1.95 g16/1.95 g16/2.4375 N/n g16/2.4375x2 g16/3.4125 g16/4.875x4 g16/2.4375""",
-}
 NUM_LAYERS = {"51B": 80, "49B": 80, "253B": 162}
 SIZES = {"51B": (8192, 64), "49B": (8192, 64), "253B": (16384, 128)}  # hidden_size, num_attention_heads
 # the smallest heads that every group divides, and an even head_dim
