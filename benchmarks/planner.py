@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/planner.py
 
-Two parents: that of recipes/puzzle/tiny_cpu.yaml, and a random one of ten times its size. Every stage runs in a process
+Three parents: that of recipes/puzzle/tiny_cpu.yaml, a random one of ten times its size, and a random one of another shape
+that no formula was tried on before. Every stage runs in a process
 of its own, so that its peak is its own; the plan is made, in another process, before the stage runs. Time is processor
 time of one thread. Then the plan of a 70 B parent, and the published layouts.
 """
@@ -52,27 +53,44 @@ REDUCED = {
         "baselines={names: []}",
     ],
 }  # fmt: skip
-LARGER = {
+# made after the formulas were settled on the other two
+REDUCED["unseen"] = [
+    "threads=1", "parent={name: unseen_parent, dtype: float32}", "importance={num_tokens: 8_192, batch_size: 16}",
+    "data={name: python-stdlib, sequence_length: 96, num_tokens: 250_000, heldout_tokens: 50_000}",
+    "search_space={attention: [2, linear, none], ffn: [0.5, 0.25]}",
+    "library={num_tokens: 12_288, batch_size: 16, eval_tokens: 1_536, evals: 2}",
+    "score={num_tokens: 1_536, batch_size: 16}",
+    "cost={batch_sizes: [16], prefill_tokens: 48, decode_tokens: 24, dtype: float32, clock: cpu, threads: 1, rounds: 1, stack_layers: 4, calibration_children: 3}",
+    "constraints={num_parameters: 9_000_000}", "child={refit_tokens: 6_144}",
+    "distill={num_tokens: 15_360, batch_size: 16, learning_rate: 1.0e-3}",
+    "evaluate={num_tokens: 4_096, batch_size: 16, task_items: 48, assisted_prompts: 1, assisted_new_tokens: 16, measure_rounds: 3}",
+    "baselines={names: [greedy], num_tokens: [0]}",
+]  # fmt: skip
+SHAPES = {"larger": {
     "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8,
     "num_key_value_heads": 8, "max_position_embeddings": 512, "vocab_size": 8192, "tie_word_embeddings": True,
     "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
-}  # fmt: skip
+}, "unseen": {
+    "hidden_size": 320, "intermediate_size": 1536, "num_hidden_layers": 10, "num_attention_heads": 10,
+    "num_key_value_heads": 10, "max_position_embeddings": 256, "vocab_size": 4096, "tie_word_embeddings": False,
+    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+}}  # fmt: skip
 
 
-def write_larger_parent(folder: Path) -> None:
-    """About 38 M random parameters, with the tiny parent's tokenizer."""
+def write_parent(folder: Path, shape: dict) -> None:
+    """Random weights (38 M and 21 M parameters), with the tiny parent's tokenizer."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**LARGER)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY.parent / "tiny_parent").save_pretrained(folder)
 
 
 def recipe_of(case: str, work: Path):
     """Recipe and its folder."""
     folder = TINY.parent if case == "tiny" else work
-    if case == "larger" and not (work / "larger_parent").exists():
-        write_larger_parent(work / "larger_parent")
+    if case in SHAPES and not (work / f"{case}_parent").exists():
+        write_parent(work / f"{case}_parent", SHAPES[case])
     return load_recipe(TINY, REDUCED[case]), folder
 
 

@@ -221,7 +221,54 @@ def mrkl() -> str:
     return "\n\n".join(parts)
 
 
-SECTIONS = {"results": results, "engines": engines, "pcw": pcw, "mrkl": mrkl}
+def planner(data: dict) -> str:
+    """One line: how far plans were off, and on the parent that no formula had been tried on."""
+    memory, times, limits = data["gates"]["memory"], data["gates"]["time"], data["gates"]["limits"]
+    unseen = [row for row in data["cases"]["unseen"]["stages"] if row["measured_cpu_s"] > 1.5]
+    right = sum(abs(row["time_error"]) <= limits["time"] for row in unseen)
+    return (
+        f"- `plan` against {len(data['cases'])} small runs, a process per stage: peak memory within {limits['memory']:.0%} in "
+        f"{memory['within']} of {memory['of']} stages (worst {memory['worst']:.0%}), time within {limits['time']:.0%} in {times['within']} of "
+        f"{times['of']} (median {times['median']:.0%}, worst {times['worst']:.0%}; on the one parent that no formula had been tried on, "
+        f"{right} of {len(unseen)}). A 70 B plan takes {data['plan_70b']['wall_s']:.0f} s and {data['plan_70b']['peak_bytes'] / 1e6:.0f} MB"
+    )
+
+
+def scale() -> str:
+    """Fan-out, partial loading, the planner, survival, fuzzing."""
+    lines = []
+    if data := load("ray_scaling.json"):
+        two, one, same = data["two_workers_to_one"], data["one_worker_to_in_process"], data["same_files"]
+        lines.append(
+            f"- Ray on this machine, BLD and scores: two workers take {two['median']:.2f}x one worker's time, one worker "
+            f"{one['median']:.2f}x the time without Ray, start-up apart; the files are {'the same bytes' if same else 'NOT the same'}"
+        )
+    if data := load("partial_loading.json"):
+        worst = max(job["disk_ratio"] for job in data["jobs"])
+        lines.append(
+            f"- a BLD job for a range of layers of an 8 B-shaped parent ({data['parent_bytes'] / 1e9:.1f} GB) reads at most {worst:.2f}x "
+            f"the bytes of its own layers and holds at most {data['worst_ratio']:.2f}x"
+        )
+    if data := load("planner.json"):
+        lines.append(planner(data))
+    if data := load("survive.json"):
+        lines.append(
+            f"- {data['kills']} kills in all stages, {data['cut_files']} files cut short, {data['full_disks']} full disks, a clock that jumps: "
+            f"{data['wrong_or_lost']} runs ended with anything but the bytes of an undisturbed one"
+        )
+    if data := load("fuzz.json"):
+        total = data["total"]
+        lines.append(f"- {total['inputs']:,} fuzz inputs to every reader: {total['crashes']} errors without a name")
+    if data := load("callback.json"):
+        slow = data["slowdown"]
+        lines.append(
+            f"- `PuzzleCallback` slows fine-tuning by {slow['value'] - 1:.1%} (at most {slow['upper_bound'] - 1:.1%}) until its search starts; "
+            f"weights {'bit-identical' if data['identical_weights'] else 'NOT identical'}"
+        )
+    return "\n".join(lines)
+
+
+SECTIONS = {"scale": scale, "results": results, "engines": engines, "pcw": pcw, "mrkl": mrkl}
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
-    from kills import Lab, fill_disk_at, jumping_clock
+    from kills import Lab
 
     from hf_puzzle import artifacts
 
@@ -55,7 +55,7 @@ def main() -> None:
         sizes = random.Random(args.seed).sample(range(1_000, 400_000), 12)
 
         def starved(out: Path, size: int) -> None:
-            code = lab.attempt(out, prepare=lambda: fill_disk_at(size))
+            code = lab.attempt(out, full_at=size)
             assert code in (0, 2), code  # it may have had enough
             finishes(out)
 
@@ -63,7 +63,7 @@ def main() -> None:
             live("disk full", lambda out, size=size: starved(out, size))
 
         def confused(out: Path) -> None:
-            assert lab.attempt(out, prepare=jumping_clock) == 0
+            assert lab.attempt(out, jumping_clock=True) == 0
             lab.compare(out)
 
         for _ in range(len(lab.stages)):

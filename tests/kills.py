@@ -13,18 +13,14 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
 
-import matplotlib.pyplot  # noqa: F401 (imported before forks, as all that follows)
-import mip  # noqa: F401
-import torch
 from tiny_run import write_recipes
-
-from hf_puzzle.puzzle import assess, pipeline, report  # noqa: F401
 
 
 FILE_EVENTS = {
@@ -58,56 +54,30 @@ class Lab:
         self.folder = write_recipes(folder)
         self.random = random.Random(seed)
         self.kills, self.cuts = [], []
+        # forks need a process with one thread, which a test's own is not
+        command = [sys.executable, str(Path(__file__).resolve())]
+        self._forks = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         undisturbed = self.folder / "undisturbed"
         assert self.attempt(undisturbed) == 0, said(undisturbed).read_text()
         self.expected = fingerprint(self.folder / "undisturbed")
         self.stages = list(json.loads((self.folder / "undisturbed" / "manifest.json").read_text()))
 
-    def attempt(
-        self, out: Path, after_s: float | None = None, at_event: int | None = None, prepare=None, says=None
-    ) -> int:
+    def attempt(self, out: Path, after_s: float | None = None, at_event: int | None = None, **weather) -> int:
         """Run the recipe in a forked process; its exit code, or minus the signal that ended it.
 
         Args:
             after_s: kill it after so many seconds.
             at_event: kill it before this file operation.
-            prepare: called in the child first (limits, clocks).
+            weather: `full_at=BYTES`, `jumping_clock=True`.
         """
-        assert threading.active_count() == 1, "forks need a process with one thread"
-        process = os.fork()
-        if process == 0:
-            code = 70
-            try:
-                os.setpgid(0, 0)
-                sys.stdout = sys.stderr = open(said(out), "w")  # noqa: SIM115 (until the process ends)
-                torch.set_num_threads(1)
-                # two processes per evaluation that only measure memory, which is not compared
-                assess.peak_memory_bytes = lambda *args: 1
-                if prepare is not None:
-                    prepare()
-                if at_event is not None:
-                    kill_at_event(out, at_event)
-                from hf_puzzle.cli import main
+        order = {"recipe": str(self.folder / "tiny.yaml"), "out": str(out), "after_s": after_s, "at_event": at_event}
+        self._forks.stdin.write(json.dumps(order | weather) + "\n")
+        self._forks.stdin.flush()
+        return int(self._forks.stdout.readline())
 
-                settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-                code = main(["run", str(self.folder / "tiny.yaml"), "--out", str(out), *settings])
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        deadline = None if after_s is None else time.monotonic() + after_s
-        while True:
-            done, status = os.waitpid(process, os.WNOHANG)
-            if done:
-                # processes that it had started (peak memory) must not outlive it into the next attempt
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process, signal.SIGKILL)
-                return os.waitstatus_to_exitcode(status)
-            if deadline is not None and time.monotonic() >= deadline:
-                os.kill(process, signal.SIGKILL)
-                deadline = None
-            time.sleep(0.002)
+    def close(self) -> None:
+        self._forks.stdin.close()
+        self._forks.wait()
 
     def up_to(self, stage: str, out: Path) -> Path:
         """A copy of the undisturbed run as it was before `stage`, so that deaths do not all fall into the first ones."""
@@ -169,6 +139,58 @@ class Lab:
         assert not wrong, f"{wrong} differ after kills in {self.kills[-5:]} and cuts of {self.cuts[-5:]}"
 
 
+def serve() -> None:
+    """For each line of stdin, an order of `Lab.attempt`: fork, run, watch, and answer with how it ended."""
+    import matplotlib.pyplot  # noqa: F401 (imported once, before the forks, as all that follows)
+    import mip  # noqa: F401
+
+    from hf_puzzle.puzzle import pipeline, report  # noqa: F401
+
+    assert threading.active_count() == 1
+    for line in sys.stdin:
+        order = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            run_forked(order)
+        deadline = None if order["after_s"] is None else time.monotonic() + order["after_s"]
+        done = 0
+        while not done:
+            done, status = os.waitpid(process, os.WNOHANG)
+            if deadline is not None and time.monotonic() >= deadline and not done:
+                os.kill(process, signal.SIGKILL)
+                deadline = None
+            time.sleep(0.002)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run_forked(order: dict) -> None:
+    """`hf-puzzle run`, with what the order does to it; never returns."""
+    code, out = 70, Path(order["out"])
+    try:
+        sys.stdout = sys.stderr = open(said(out), "w")  # noqa: SIM115 (until the process ends)
+        import torch
+
+        from hf_puzzle.cli import main
+        from hf_puzzle.puzzle import assess
+
+        torch.set_num_threads(1)
+        # two processes per evaluation that only measure memory, which is not compared
+        assess.peak_memory_bytes = lambda *args: 1
+        if order.get("full_at"):
+            fill_disk_at(order["full_at"])
+        if order.get("jumping_clock"):
+            jumping_clock()
+        if order["at_event"] is not None:
+            kill_at_event(out, order["at_event"])
+        settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+        code = main(["run", order["recipe"], "--out", str(out), *settings])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
 def kill_at_event(out: Path, number: int) -> None:
     """SIGKILL this process before the `number`-th operation on a file below `out`."""
     root, seen = str(out), 0
@@ -216,3 +238,7 @@ def fingerprint(out: Path) -> dict[str, object]:
     left = [p.name for p in out.iterdir() if "checkpoint" in p.name or p.name.endswith((".tmp", ".parts"))]
     found["scratch"] = sorted(left)
     return found
+
+
+if __name__ == "__main__":
+    serve()
