@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = {"threads": 1, "resources.cpu": 1, "library.num_tokens": 150_000, "score.num_tokens": 16_384}
+SETTINGS = {"threads": 1, "resources.cpu": 1, "library.num_tokens": 65_536, "score.num_tokens": 4_096}
 STAGES = ("library", "score")
 
 

@@ -197,6 +197,15 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise ArtifactError(f"{path} is truncated or not safetensors ({error}): delete it and rerun") from None
 
 
+def tensors_metadata(path: str | Path) -> dict[str, str]:
+    """The texts that `write_tensors` put into a file's header; empty for a file that is cut."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def fingerprint(*values: object) -> str:
     """sha256 (16 hex digits) of anything JSON can say; equal inputs give equal fingerprints on every machine."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -258,7 +267,7 @@ def _stages(value: Any, path: Path) -> dict[str, dict]:
 class Manifest:
     """`manifest.json` of a run: which stage finished, from which inputs. An entry is written last of all its files.
 
-    The manifest before the last change is kept beside it, in case a disk loses the newer one.
+    Beside it stands the manifest as it was when the last stage began, in case a disk loses the newer one.
     """
 
     def __init__(self, run_dir: str | Path):
@@ -295,8 +304,15 @@ class Manifest:
             for path in outputs:
                 remove(path)
         self.stages[stage] = {"inputs": inputs}
-        self._write()
+        self._write(also_before=True)
         return continues
+
+    def reopen(self, stage: str, broken: list[Path]) -> None:
+        """Take back that a finished stage is: its broken files are deleted, what is left is kept."""
+        self.stages[stage] = {"inputs": self.stages[stage]["inputs"]}
+        self._write(also_before=True)
+        for path in broken:
+            remove(path)
 
     def forget(self, stage: str, outputs: list[Path]) -> None:
         """Delete a stage's files and its entry."""
@@ -316,10 +332,10 @@ class Manifest:
         }
         self._write()
 
-    def _write(self) -> None:
-        if self.path.exists():
-            shutil.copyfile(self.path, self.before)
-        write_json(self.path, self.stages)
+    def _write(self, also_before: bool = False) -> None:
+        # the older one must know the stage that runs, or losing the newer one would delete that stage's work
+        for path in (self.before, self.path) if also_before else (self.path,):
+            write_json(path, self.stages)
 
 
 @contextlib.contextmanager

@@ -156,9 +156,11 @@ def _run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     out = args.out or Path("runs") / args.recipe.stem
     if isinstance(recipe, ParentRecipe):
+        from . import artifacts
         from .puzzle.parent import train_parent
 
         print(f"parent: {train_parent(recipe, out)}")
+        artifacts.remove(out.with_name(f"{out.name}-checkpoints"))
         return 0
     if recipe.system == "pcw":
         from .pcw.evaluate import run_recipe

@@ -146,7 +146,8 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer) -> None:
     """Pack the corpus into two int32 streams, `train` and `heldout`, documents separated by the end-of-text token.
 
     Reads documents until both `data.num_tokens` and `data.heldout_tokens` are reached. Memory holds one batch of documents:
-    tokens are appended to files beside `path`, with the reader's position, from which a killed call continues.
+    tokens are appended to files in a folder beside `path` (`.parts`, the caller's to delete), with the reader's position,
+    from which a killed call continues.
 
     Raises:
         DataError: no end-of-text token, an empty corpus, or fewer tokens than one sequence on either side.
@@ -187,7 +188,7 @@ class _Streams:
         self.folder, self.wanted, self.saved = folder, wanted, 0
         self.written, self.reader_state = dict.fromkeys(wanted, 0), None
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(artifacts.ArtifactError, KeyError):
+        with contextlib.suppress(artifacts.ArtifactError, KeyError, TypeError, OSError):
             state = artifacts.read_json(folder / "state.json")
             if all(self._path(side).stat().st_size >= 4 * state["tokens"][side] for side in wanted):
                 self.written, self.reader_state = state["tokens"], state["reader"]
@@ -222,7 +223,6 @@ class _Streams:
             for side, count in self.written.items()
         }
         artifacts.write_tensors(path, arrays)
-        artifacts.remove(self.folder)
 
 
 def _batches(rows, config: DataConfig, written: dict, wanted: dict, batch_size: int = 64) -> Iterator[list]:

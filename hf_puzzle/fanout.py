@@ -1,9 +1,11 @@
 """Tasks of a stage on a Ray cluster, or as Slurm jobs: the same functions over the same files as in one process.
 
-The run folder must be visible to all machines under the same path. A task that dies with its machine is started again and
-continues from its own files; a task that fails by its own fault ends the run, and what is finished stays.
+The run folder must be visible to all machines under the same path. On Ray, a task that dies with its machine is started again
+and continues from its own files; a task that fails by its own fault, a Slurm job, or one of a pipeline ends the run: what is
+finished stays, and the same command continues.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -11,7 +13,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -83,13 +85,24 @@ def work(spec: RunSpec, stage_name: str, arguments: dict, threads: int) -> dict:
         if _stages_of_worker is None or _stages_of_worker[0] != key:  # a worker keeps its parent from task to task
             _stages_of_worker = key, spec.stages()
         stage = next(each for each in _stages_of_worker[1] if each.name == stage_name)
-        # jobs of a run that was killed may still be at work on a cluster
-        with artifacts.locked(Path(spec.run_dir) / ".locks" / f"{stage_name} {task_name(arguments)}"):
-            with cpu_threads(spec.recipe.get("threads") or threads):
-                stage.run(**arguments)
+        with _alone(spec, f"{stage_name} {task_name(arguments)}"), cpu_threads(spec.recipe.get("threads") or threads):
+            stage.run(**arguments)
     except Exception as error:
         facts |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     return facts | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+@contextlib.contextmanager
+def _alone(spec: RunSpec, name: str) -> Iterator[None]:
+    """Wait until no other process is at this task: jobs of a driver that was killed may still be at work on a cluster."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(artifacts.locked(Path(spec.run_dir) / ".locks" / name))
+                break
+            except artifacts.RunLockedError:
+                time.sleep(1.0)
+        yield
 
 
 class _Cluster:
@@ -130,8 +143,8 @@ class _Cluster:
                     except Exception as error:  # the cluster's own: a worker that died too often, a lost node
                         on_event("task_failed", task=name, error=str(error)[:2000])
                         raise TaskError(
-                            f"{stage.name}, {name}: its worker died {RETRIES + 1} times ({_first_line(error)}); what is "
-                            "finished is kept, and the same command continues"
+                            f"{stage.name}, {name}: its worker died ({_first_line(error)}); what is finished is kept, and the "
+                            "same command continues"
                         ) from None
                     if "error" in facts:
                         logger.debug("%s", facts["traceback"])
@@ -171,10 +184,11 @@ class Ray(_Cluster):
         self.ray = ray
         try:
             if not ray.is_initialized():
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="hf_puzzle")
+                ray.init(address, log_to_driver=False, configure_logging=False, namespace="hf_puzzle")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RecipeError(f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}") from None
-        self.workers = resources.workers or self._room()
+        self.room = self._room()
+        self.workers = resources.workers or self.room
 
     def _room(self) -> int:
         """Tasks that fit into the cluster at once."""
@@ -195,6 +209,11 @@ class Ray(_Cluster):
     def run(self, stage: Stage, tasks: list[dict], on_event: Callable[..., None]) -> None:
         # queues between tasks belong to this process, which outlives its workers
         queues = [channel(arguments["above"]) for arguments in tasks if arguments.get("above")]
+        if queues and len(tasks) > self.room:
+            raise RecipeError(
+                f"library.states: pipeline needs all {len(tasks)} jobs at once, the cluster has room for {self.room}: lower "
+                "resources.workers"
+            )
         try:
             super().run(stage, tasks, on_event)
         finally:
@@ -203,7 +222,9 @@ class Ray(_Cluster):
 
     def submit(self, stage: Stage, arguments: dict, call: Callable[[], dict]) -> Any:
         asked = self.resources
-        options = {"num_cpus": asked.cpu, "num_gpus": asked.gpu, "max_retries": RETRIES}
+        # a job of a pipeline cannot start again alone: what its neighbour handed to it is gone
+        retries = 0 if arguments.get("below") or arguments.get("above") else RETRIES
+        options = {"num_cpus": asked.cpu, "num_gpus": asked.gpu, "max_retries": retries}
         options["name"] = f"{stage.name} {task_name(arguments)}"
         if asked.memory_gb is not None:
             options["memory"] = int(asked.memory_gb * 1e9)
@@ -243,12 +264,8 @@ class Slurm(_Cluster):
 
         try:
             self.executor = submitit.AutoExecutor(Path(spec.run_dir) / "slurm", cluster=cluster or "slurm")
-            self.executor.update_parameters(
-                cpus_per_task=self.threads,
-                gpus_per_node=math.ceil(resources.gpu),
-                timeout_min=24 * 60,
-                **resources.slurm,
-            )
+            own = {"cpus_per_task": self.threads, "gpus_per_node": math.ceil(resources.gpu), "timeout_min": 24 * 60}
+            self.executor.update_parameters(**own | resources.slurm)
         except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
             raise RecipeError(f"--on slurm: {_first_line(error)}") from None
         if resources.memory_gb is not None:

@@ -35,7 +35,7 @@ class Stage:
         settings: everything of the recipe that its result depends on, JSON-like.
         needs: stages whose outputs it reads.
         outputs: files and folders it writes, relative to the run folder.
-        scratch: what it leaves there only when it is killed; deleted with the outputs when the inputs change.
+        scratch: what it continues from after a kill; deleted when it has finished, and when the inputs change.
         tasks: arguments (JSON) of the tasks that are left to do, cut for so many workers; default: the stage is one task.
         merge: makes the outputs of what the tasks wrote.
         progress: `(done, all)` units of work, read off the files; for a view on workers elsewhere.
@@ -103,7 +103,7 @@ def run_stages(
     for name in (only, start):
         if name is not None and name not in names:
             raise StageError(f"unknown stage {name!r}; stages: {', '.join(names)}")
-    executor = executor or InProcess()
+    executor, by_name = executor or InProcess(), {stage.name: stage for stage in stages}
     manifest = artifacts.Manifest(run_dir)
     inputs: dict[str, str] = {}
     run_began = time.perf_counter()
@@ -122,13 +122,14 @@ def run_stages(
         if only is not None and stage.name != only:
             continue
         if only is not None:
-            stale = [need for need in stage.needs if not manifest.is_finished(need, inputs[need])]
+            stale = [need for need in stage.needs if not _is_there(run_dir, manifest, by_name[need], inputs[need])]
             if stale:
                 raise StageError(f"stage {only!r} needs {', '.join(stale)}: run without --only first")
         outputs = [run_dir / name for name in stage.outputs]
         if manifest.is_finished(stage.name, inputs[stage.name]):
             damaged = manifest.damaged(stage.name, outputs)
             if only is None and not damaged:
+                _remove(run_dir, stage.scratch)  # of a run that was killed right after it had finished
                 seconds = manifest.stages[stage.name]["seconds"]
                 say(f"{stage.name}: reused ({seconds:.0f} s saved)")
                 on_event("stage_reused", stage=stage.name, seconds=seconds)
@@ -138,8 +139,7 @@ def run_stages(
             else:
                 say(f"{stage.name}: {damaged[0].relative_to(run_dir)} is missing or was changed, and is made again")
                 broken = damaged if stage.keeps_parts else [p for p in outputs for d in damaged if d.is_relative_to(p)]
-                manifest.forget(stage.name, broken)
-                manifest.stages[stage.name] = {"inputs": inputs[stage.name]}
+                manifest.reopen(stage.name, broken)
         began = time.perf_counter()
         spent = manifest.begin(stage.name, inputs[stage.name], _paths(run_dir, stage))
         say(f"{stage.name}: " + ("continues" if spent else "starts"))
@@ -153,6 +153,7 @@ def run_stages(
             raise
         seconds = time.perf_counter() - began
         manifest.finish(stage.name, seconds, outputs)
+        _remove(run_dir, stage.scratch)  # not earlier: a kill in between would lose what it continues from
         on_event("stage_finished", stage=stage.name, seconds=round(seconds, 2))
         say(f"{stage.name}: done in {seconds:.0f} s")
 
@@ -160,17 +161,29 @@ def run_stages(
 def time_spent(run_dir: Path) -> list[tuple[str, float, float]]:
     """`(stage, wall seconds, seconds of its tasks)` over all sittings of a run, from `events.jsonl`.
 
-    A sitting that was killed counts up to the last task that it finished.
+    A sitting that was killed counts up to the last thing that it said.
     """
     wall: dict[str, float] = {}
     work: dict[str, float] = {}
+    last = 0.0
     for row in artifacts.read_jsonl(run_dir / EVENTS):
-        stage, seconds = row.get("stage"), row.get("seconds", 0.0)
-        if row["event"] == "stage_finished":
-            wall[stage] = wall.get(stage, 0.0) + seconds
-        elif row["event"] == "task_finished":
-            work[stage] = work.get(stage, 0.0) + seconds
+        stage, elapsed = row["stage"], row["elapsed_s"]
+        if row["event"] not in ("stage_started", "stage_reused") and elapsed >= last:
+            wall[stage] = wall.get(stage, 0.0) + elapsed - last
+        if row["event"] == "task_finished":
+            work[stage] = work.get(stage, 0.0) + row["seconds"]
+        last = elapsed
     return [(stage, seconds, work.get(stage, 0.0)) for stage, seconds in wall.items()]
+
+
+def _is_there(run_dir: Path, manifest: artifacts.Manifest, stage: Stage, inputs: str) -> bool:
+    outputs = [run_dir / name for name in stage.outputs]
+    return manifest.is_finished(stage.name, inputs) and not manifest.damaged(stage.name, outputs)
+
+
+def _remove(run_dir: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        artifacts.remove(run_dir / name)
 
 
 def _paths(run_dir: Path, stage: Stage) -> list[Path]:

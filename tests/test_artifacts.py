@@ -157,15 +157,17 @@ def test_a_manifest_that_a_disk_lost_is_read_from_the_one_before(tmp_path, caplo
     manifest, output = Manifest(tmp_path), tmp_path / "out"
     output.mkdir()
     (output / "a.txt").write_text("a")
-    for stage, outputs in (("one", [output]), ("two", [])):
-        manifest.stages.setdefault(stage, {"inputs": "1"})
-        manifest.finish(stage, 1.0, outputs)
+    manifest.stages["one"] = {"inputs": "1"}
+    manifest.finish("one", 1.0, [output])
+    manifest.begin("two", "1", [])
+    manifest.finish("two", 1.0, [])
     manifest.path.write_text(manifest.path.read_text()[:40])
     with caplog.at_level("WARNING"):
         again = Manifest(tmp_path)
     assert "not valid JSON" in caplog.text
     assert again.is_finished("one", "1")
     assert not again.is_finished("two", "1")
+    assert again.begin("two", "1", [])  # but that it was under way is known
     (output / "a.txt").unlink()
     assert again.damaged("one", [output]) == [output / "a.txt"]
 

@@ -239,7 +239,16 @@ def test_killed_tokenization_continues_and_writes_the_same_file(streamed, tokeni
     tokenize_to(killed, streamed, counting)
     assert sum(again) < 40  # what was tokenized before the kill is not tokenized again
     assert killed.read_bytes() == whole.read_bytes()
-    assert not killed.with_suffix(".parts").exists()
+
+
+def test_what_is_left_of_the_parts_does_not_stop_a_rerun(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(data._Streams, "EVERY", 100)
+    path = tmp_path / "tokens.safetensors"
+    tokenize_to(path, config_for(corpus), tokenizer)
+    expected = path.read_bytes()
+    (path.with_suffix(".parts") / "train.int32").unlink()  # killed while the folder was deleted
+    tokenize_to(path, config_for(corpus), tokenizer)
+    assert path.read_bytes() == expected
 
 
 def test_a_position_that_a_disk_lost_starts_afresh(corpus, tokenizer, tmp_path):
@@ -247,7 +256,6 @@ def test_a_position_that_a_disk_lost_starts_afresh(corpus, tokenizer, tmp_path):
     tokenize_to(path, config, tokenizer)
     expected = path.read_bytes()
     parts = path.with_suffix(".parts")
-    parts.mkdir()
     (parts / "state.json").write_text('{"tokens": {"train": 50, "heldout": 7}, "reader": {"docum')
     (parts / "train.int32").write_bytes(b"rubbish")
     tokenize_to(path, config, tokenizer)

@@ -114,6 +114,8 @@ def test_a_pipeline_needs_room_for_all_its_jobs(folder, local, cluster, capsys):
     arguments = ["run", folder / "tiny.yaml", "--out", out, "--only", "library", *settings]
     assert cli(*arguments, "--on", "ray") == 2
     assert "needs all 3 jobs at once, there is room for 2" in capsys.readouterr().err
+    assert cli(*arguments, "--on", "ray", "--set", "resources.workers=3") == 2
+    assert "the cluster has room for 2" in capsys.readouterr().err
     assert cli(*arguments, "--on", "slurm") == 2
     assert "pipeline needs --on ray" in capsys.readouterr().err
 
@@ -121,11 +123,11 @@ def test_a_pipeline_needs_room_for_all_its_jobs(folder, local, cluster, capsys):
 def test_a_task_that_fails_is_named_with_its_cause(folder, local, cluster, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(local, out)
-    (out / "importance.safetensors").write_bytes(b"cut")
+    (out / "parent" / "model.safetensors").write_bytes(b"cut")
     assert cli("run", folder / "tiny.yaml", "--out", out, "--only", "library", *LAYERWISE, "--on", "ray") == 2
     message = capsys.readouterr().err
     assert "library, start=" in message
-    assert "importance.safetensors is truncated" in message
+    assert "incomplete metadata" in message or "deserializing" in message
     assert artifacts.read_jsonl(out / EVENTS)[-1]["event"] == "stage_failed"
 
 
@@ -160,6 +162,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(folder, local, tmp_path):
         ("ray", {"cpu": 64.0}, "asks for 64.0 CPUs"),
         ("ray", {"cpu": 0.0}, "resources.cpu"),
         ("ray", {"workers": 0}, "resources.workers"),
+        ("ray", {"workers": 2, "gpu": 1.0}, "the cluster has 2 and 0"),
         ("slurm", {}, "slurm"),
     ],
 )
@@ -167,6 +170,26 @@ def test_executors_that_cannot_be(folder, cluster, on, resources, message, tmp_p
     spec = RunSpec({"system": "puzzle"}, str(tmp_path), str(folder))
     with pytest.raises(RecipeError, match=message):
         executor_for(on, spec, ResourcesConfig(**resources))
+
+
+def test_slurm_takes_the_users_own_parameters(folder, tmp_path):
+    resources = ResourcesConfig(cpu=2, slurm={"timeout_min": 5, "slurm_partition": "gpu"})
+    executor = Slurm(RunSpec({"system": "puzzle"}, str(tmp_path), str(folder)), resources, cluster="local")
+    assert executor.executor._executor.parameters["timeout_min"] == 5
+
+
+def test_kinds_of_accelerators_are_a_clusters(folder, local, capsys):
+    arguments = ["run", folder / "tiny.yaml", "--out", folder / "kinds", *LAYERWISE]
+    assert cli(*arguments, "--set", "cost.accelerators=[H100]") == 2
+    assert "kinds of machines of a Ray cluster" in capsys.readouterr().err
+
+
+def test_who_does_the_work_is_no_reason_to_do_it_again(folder, local, tmp_path, caplog):
+    out = tmp_path / "run"
+    shutil.copytree(local, out)
+    more = ["--set", "library.layers_per_job=3", "--set", "score.tokens_per_task=32", "--only", "score"]
+    assert cli("run", folder / "tiny.yaml", "--out", out, *LAYERWISE, *more) == 0  # its needs still stand
+    assert digest(out) == digest(local)
 
 
 @pytest.mark.parametrize("package, on", [("ray", "ray"), ("submitit", "slurm")])

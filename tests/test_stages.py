@@ -175,7 +175,9 @@ def parts(folder, executor=None, **options):
 
     def tasks(workers):
         left = [i for i in range(3) if i not in done()]
-        return [{"first": i, "last": i + 1} for i in left] if workers > 1 else [{"first": left[0], "last": 3}]
+        return (
+            [{"first": i, "last": i + 1} for i in left] if workers > 1 else [{"first": i, "last": 3} for i in left[:1]]
+        )
 
     def merge():
         artifacts.write_json(folder / "out.json", done())
@@ -216,3 +218,83 @@ def test_a_failed_stage_is_an_event_with_its_cause(tmp_path):
     with pytest.raises(ValueError, match="no such thing"):
         run_stages(tmp_path, [Stage("s", fails, 0, (), ("out",))])
     assert artifacts.read_jsonl(tmp_path / EVENTS)[-1]["error"] == "ValueError: no such thing"
+
+
+def test_a_kill_right_after_the_work_repeats_nothing(tmp_path, monkeypatch):
+    """What a stage continues from goes only when the manifest says that it has finished."""
+    (tmp_path / "a").mkdir()
+    finish = artifacts.Manifest.finish
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts.Manifest, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        parts(tmp_path / "a")
+    monkeypatch.setattr(artifacts.Manifest, "finish", finish)
+    result, events = parts(tmp_path / "a")
+    assert result == [0, 1, 2]
+    assert [e["tasks"] for e in events if e["event"] == "stage_started"] == [1, 0]
+    assert not (tmp_path / "a/run/parts").exists()
+
+
+def test_a_kill_during_a_repair_loses_no_other_part(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    made = []
+
+    def work():
+        for name in ("one", "two"):
+            if not (folder / "out" / name).exists():
+                made.append(name)
+                artifacts.write_text(folder / "out" / name, name)
+
+    stage = Stage("s", work, 0, (), ("out",), keeps_parts=True)
+    run_stages(folder, [stage])
+    (folder / "out" / "one").write_text("spoiled")
+    begin = artifacts.Manifest.begin
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts.Manifest, "begin", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(folder, [stage])
+    monkeypatch.setattr(artifacts.Manifest, "begin", begin)
+    run_stages(folder, [stage])
+    assert made == ["one", "two", "one"]
+
+
+def test_a_lost_manifest_keeps_what_the_running_stage_did(tmp_path):
+    folder = tmp_path / "run"
+
+    def fails():
+        artifacts.write_text(
+            folder / "out", (folder / "out").read_text() + "+" if (folder / "out").exists() else "work"
+        )
+        if "+" not in (folder / "out").read_text():
+            raise KeyboardInterrupt
+
+    stages = [Stage("first", lambda: None, 0, (), ()), Stage("s", fails, 0, ("first",), ("out",))]
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(folder, stages)
+    with open(folder / "manifest.json", "r+b") as file:
+        file.truncate(30)
+    run_stages(folder, stages)
+    assert (folder / "out").read_text() == "work+"
+
+
+def test_only_refuses_inputs_that_were_spoiled(run):
+    run()
+    (run.folder / "b.txt").write_text("spoiled")
+    with pytest.raises(StageError, match="'d' needs b: run without --only first"):
+        run(only="d")
+
+
+def test_time_counts_killed_sittings(tmp_path):
+    rows = [
+        ("stage_started", 0.0, {}), ("task_finished", 5.0, {"seconds": 4.0}),  # killed
+        ("stage_reused", 0.5, {}), ("stage_started", 1.0, {}), ("stage_finished", 3.0, {"seconds": 2.0}),
+    ]  # fmt: skip
+    for event, elapsed, more in rows:
+        artifacts.append_jsonl(tmp_path / EVENTS, {"event": event, "elapsed_s": elapsed, "stage": "s", **more})
+    assert time_spent(tmp_path) == [("s", 7.0, 4.0)]

@@ -354,6 +354,9 @@ def run_recipe(
 def _check(recipe: PCWRecipe) -> None:
     if (recipe.train is None) == (recipe.model.name is None):
         raise RecipeError("give either train (a small model made here) or model.name")
+    titles = [title_of(dataset) for dataset in recipe.datasets]
+    if len(set(titles)) < len(titles):
+        raise RecipeError(f"datasets: two have the title {max(titles, key=titles.count)!r}; give each its own `title`")
     if "pcw" not in recipe.protocol.modes or min(recipe.protocol.num_windows, default=0) < 1:
         raise RecipeError("protocol: modes must hold pcw, and num_windows numbers from 1 on")
 
@@ -362,6 +365,8 @@ def stages_of(recipe: PCWRecipe, out: Path, base: Path, say: Callable = logger.i
     """The stages of a run; also for a worker of it."""
     settings = to_dict(recipe)
     shared = {"seed": recipe.seed, "device": recipe.device}
+    if recipe.model.name is not None and (base / recipe.model.name).is_dir():
+        shared["content"] = artifacts.folder_fingerprint(base / recipe.model.name)
     stages = [
         Stage("evaluate", lambda **task: _evaluate(recipe, out, base, say, **task),
               {k: settings[k] for k in ("datasets", "protocol", "model")} | shared,
@@ -401,7 +406,9 @@ def _tasks(recipe: PCWRecipe, out: Path, workers: int) -> list[dict]:
 
 
 def _rows(out: Path) -> list[dict]:
-    return [row for path in sorted((out / PARTS).glob("*.jsonl")) for row in artifacts.read_jsonl(path)]
+    """Rows of all tasks, each draw once, also where two tasks did it."""
+    rows = [row for path in sorted((out / PARTS).glob("*.jsonl")) for row in artifacts.read_jsonl(path)]
+    return list({(row["dataset"], row["draw"], row["num_windows"], row["mode"]): row for row in rows}.values())
 
 
 def _merge(recipe: PCWRecipe, out: Path) -> None:
@@ -414,7 +421,6 @@ def _merge(recipe: PCWRecipe, out: Path) -> None:
 
     lines = [artifacts.json_line(row) for row in sorted(_rows(out), key=place)]
     artifacts.write_text(out / "draws.jsonl", "".join(lines))
-    artifacts.remove(out / PARTS)
 
 
 def _evaluate(

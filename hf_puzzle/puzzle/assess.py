@@ -170,6 +170,7 @@ def run_baseline(run, name: str, gkd_tokens: int) -> None:
         row = {"name": name, "blocks": [block.id for block in blocks], "gkd_tokens": gkd_tokens, "quality": quality}
         row["weight_bytes"] = weight_bytes(child)
     artifacts.write_json(_row_path(run, name, gkd_tokens), row)
+    artifacts.remove(run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}")
 
 
 def _baseline_blocks(run, name: str) -> list[Block] | None:
@@ -214,8 +215,7 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
             )
             refit(child, parent, calibration, recipe.child)
     if gkd_tokens:
-        config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens)
+        config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"
         child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
-        artifacts.remove(folder)
     return child

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
+from .. import artifacts
 from ..data import TokenBlocks
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
@@ -203,7 +204,16 @@ def distill(
         parent, config, model=child, args=args, train_dataset=TokenBlocks(tokens, sequence_length, seed + 7)
     )
     show_progress(trainer, "distill")
-    training_loss = trainer.train(resume_from_checkpoint=trainer.resume()).training_loss
+    checkpoint = trainer.resume()
+    if (
+        checkpoint is not None
+        and (made_for := artifacts.read_json(f"{checkpoint}/trainer_state.json")["max_steps"]) != steps
+    ):
+        raise RecipeError(
+            f"{checkpoint} is of a training of {made_for} steps, this one has {steps}: start as many processes as before "
+            f"(now {processes}), or delete {output_dir}"
+        )
+    training_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
     if not math.isfinite(training_loss):
         raise RuntimeError(f"distillation diverged (loss {training_loss}): lower distill.learning_rate")
     child = trainer.accelerator.unwrap_model(trainer.model)

@@ -1,5 +1,6 @@
 """The block library of a run: one safetensors file per trained variant, one line in `index.jsonl` when it is done."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -28,6 +29,16 @@ class BlockLibrary:
         with artifacts.reading(self.folder / "index.jsonl"):
             rows = [row for path in paths for row in artifacts.read_jsonl(path)]
             self.index = {row["name"]: row for row in rows if "dropped" in row or self._is_whole(row)}
+            self.index |= self._rows_of_files()
+
+    def _rows_of_files(self) -> dict[str, dict]:
+        """Lines of blocks that the index lacks, because a kill or a disk lost them: every file carries its own."""
+        rows = {}
+        for path in sorted(self.folder.glob("layer_*/*.safetensors")):
+            name = path.relative_to(self.folder).as_posix().removesuffix(".safetensors")
+            if name not in self.index and (facts := artifacts.tensors_metadata(path).get("facts")) is not None:
+                rows[name] = {"name": name, "bytes": path.stat().st_size, **artifacts.parse_json(facts, path)}
+        return rows
 
     def _is_whole(self, row: dict) -> bool:
         """Whether a block's tensors are all there: what a disk lost is trained again."""
@@ -49,7 +60,7 @@ class BlockLibrary:
     def put(self, name: str, weights: dict[str, torch.Tensor], **facts) -> None:
         """Store a finished variant; `facts` (losses, tokens, ...) go to its line of the index."""
         path = self.folder / f"{name}.safetensors"
-        artifacts.write_tensors(path, {k: v.cpu() for k, v in weights.items()})
+        artifacts.write_tensors(path, {k: v.cpu() for k, v in weights.items()}, {"facts": json.dumps(facts)})
         self._add({"name": name, "bytes": path.stat().st_size, **facts})
 
     def drop(self, name: str, reason: str) -> None:

@@ -31,7 +31,7 @@ class ParentTrainer(SealingTrainer):
 def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     """Train tokenizer and model; write an ordinary bf16 Hugging Face folder with the text's fingerprint in it.
 
-    A rerun after an interruption continues from the last checkpoint below `output_dir`. Under `torchrun`, the batch is
+    A rerun after an interruption continues from the last checkpoint in `<output_dir>-checkpoints`, which stays. Under `torchrun`, the batch is
     divided among the processes.
     """
     output_dir = Path(output_dir)
@@ -99,5 +99,4 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
             "environment": artifacts.environment(),
         },
     )
-    artifacts.remove(checkpoints)
     return output_dir

@@ -37,7 +37,16 @@ from .loading import Shards, gathered, load_layers, load_sharded, resolve_dtype
 from .parent import train_parent
 from .refit import refit
 from .report import write_report
-from .scoring import Score, ScoreTask, make_metric, merge_scores, run_score_task, score_tasks, stored_values
+from .scoring import (
+    Score,
+    ScoreTask,
+    make_metric,
+    merge_scores,
+    row_shards,
+    run_score_task,
+    score_tasks,
+    stored_values,
+)
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
@@ -317,7 +326,8 @@ class PuzzleRun:
 
     @property
     def _score_parts(self) -> Path:
-        return self.run_dir / "scores.parts"
+        """Where tasks put their values: other cuts of the rows do not fit together."""
+        return self.run_dir / "scores.parts" / f"{self.recipe.score.tokens_per_task or 'all'}"
 
     def score_tasks(self, workers: int) -> list[dict]:
         done = set(stored_values(self._score_parts))
@@ -334,12 +344,13 @@ class PuzzleRun:
         scores = merge_scores(self.space, self.metric.rows.numel(), self.recipe.score, self._score_parts)
         lines = [artifacts.json_line(score.to_dict()) for score in scores]
         artifacts.write_text(self.run_dir / "scores.jsonl", "".join(lines))
-        artifacts.remove(self._score_parts)
 
     def score_progress(self) -> tuple[int, int]:
-        done = sum(len(values) for values in stored_values(self._score_parts).values())
-        shards = {task["first_row"] for task in self.score_tasks(1)} or {0}
-        return done, sum(len(layer.blocks) for layer in self.space.layers) * len(shards)
+        stored, library = stored_values(self._score_parts), self.library
+        shards = len(row_shards(len(self.metric.rows), self.metric.rows.shape[1], self.recipe.score))
+        blocks = [(i, block) for i, layer in enumerate(self.space.layers) for block in layer.blocks]
+        scored = sum(not library.is_dropped(i, block) for i, block in blocks)
+        return sum(len(values) for values in stored.values()), scored * shards
 
     def cost_tasks(self, workers: int) -> list[dict]:
         return [{"accelerator": kind} for kind in self.recipe.cost.accelerators] or [{}]
@@ -403,7 +414,6 @@ class PuzzleRun:
             self._write("distilled", meta_child(config, config.dtype, self.run_dir / "child"), self._gathered(child))
         else:
             self._write("distilled", child)
-        artifacts.remove(self.run_dir / "distill_checkpoints")
 
     def _distilled(self) -> PreTrainedModel:
         config = self.recipe.distill
@@ -454,7 +464,6 @@ class PuzzleRun:
 
     def finish_baselines(self) -> None:
         (self.run_dir / "baselines").mkdir(exist_ok=True)
-        artifacts.remove(self.run_dir / "baseline_checkpoints")
 
     def time_baselines(self) -> None:
         time_baselines(self)
@@ -464,7 +473,12 @@ class PuzzleRun:
 
     def stages(self) -> list[Stage]:
         r = self.recipe
-        shared = {"seed": r.seed, "device": str(self.device), "threads": r.threads}
+        # the recipe's word for the device: a driver without a GPU may lead workers that have one
+        shared = {"seed": r.seed, "device": r.device, "threads": r.threads}
+        library, score = to_dict(r.library), to_dict(r.score)
+        for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
+            del library[name]
+        del score["tokens_per_task"]
         stages = []
         if self.makes_parent:
             made = to_dict(load_recipe(self.recipe_dir / r.parent.recipe))
@@ -474,11 +488,11 @@ class PuzzleRun:
         stages += [
             Stage("data", self.tokenize, [to_dict(r.data), source, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",)),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
-            Stage("library", self.build_layers, [to_dict(r.library), to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
+            Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True),
-            Stage("score", self.score, to_dict(r.score), ("library",), ("scores.jsonl",), ("scores.parts",),
+            Stage("score", self.score, score, ("library",), ("scores.jsonl",), ("scores.parts",),
                   tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress),
-            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source], ("data",),
+            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",),
                   ("costs.json", *(f"costs.{kind}.json" for kind in r.cost.accelerators)), tasks=self.cost_tasks),
             Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",)),
             Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",)),
@@ -518,6 +532,10 @@ class PuzzleRun:
         processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         if processes > 1 and only != "distill":
             raise RecipeError("under torchrun, run one stage at a time: --only distill (all others are one process)")
+        if self.recipe.cost.accelerators and (on is None or not on.startswith("ray")):
+            raise RecipeError(
+                "cost.accelerators are kinds of machines of a Ray cluster: --on ray, or leave the key out"
+            )
         if on == "slurm" and self.recipe.library.states == "pipeline":
             raise RecipeError("library.states: pipeline needs --on ray; on Slurm, take streamed")
         if on is not None and self.parent_in_memory:

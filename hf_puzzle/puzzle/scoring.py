@@ -172,11 +172,7 @@ def score_tasks(
         done: `(layer_idx, first_row)` pairs that are stored already.
         workers: tasks to aim at.
     """
-    step = num_rows
-    if config.tokens_per_task is not None:
-        batch = rows_per_batch(config)
-        step = max(1, config.tokens_per_task // (batch * sequence_length)) * batch
-    shards = range(0, num_rows, step)
+    shards = row_shards(num_rows, sequence_length, config)
     num_layers = len(space.layers)
     costs = [len(layer.blocks) * (num_layers - i + 1) for i, layer in enumerate(space.layers)]
     ranges = even_ranges(costs, max(1, -(-workers // len(shards))))
@@ -185,8 +181,16 @@ def score_tasks(
         for start, stop in ranges:
             left = [i for i in range(start, stop) if (i, first) not in done]
             if left:
-                tasks.append(ScoreTask(left[0], left[-1] + 1, first, min(first + step, num_rows)))
+                tasks.append(ScoreTask(left[0], left[-1] + 1, first, min(first + shards.step, num_rows)))
     return tasks
+
+
+def row_shards(num_rows: int, sequence_length: int, config: ScoreConfig) -> range:
+    """First rows of each task: whole batches, so that a task computes what one process would."""
+    if config.tokens_per_task is None:
+        return range(0, num_rows, max(1, num_rows))
+    batch = rows_per_batch(config)
+    return range(0, num_rows, max(1, config.tokens_per_task // (batch * sequence_length)) * batch)
 
 
 def even_ranges(costs: list[float], count: int) -> list[tuple[int, int]]:

@@ -39,6 +39,18 @@ def test_what_was_put_is_there_for_the_next_process(stored, llama):
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights.items())
 
 
+def test_a_lost_index_is_made_of_the_files(stored):
+    before = dict(stored.index)
+    index = stored.folder / "index.jsonl"
+    index.write_text(index.read_text()[:-20])
+    assert BlockLibrary(stored.folder).index == before
+    index.unlink()
+    assert BlockLibrary(stored.folder).index == before
+    with open(stored.folder / "layer_01" / "ffn.linear.safetensors", "r+b") as file:
+        file.truncate(200)
+    assert list(BlockLibrary(stored.folder).index) == ["layer_01/attention.kv2"]
+
+
 def test_modules_of_a_block(stored, llama):
     layer = layers_of(llama)[1]
     attention, ffn = stored.modules(llama, 1, Block(2, "linear"), PARENT)

@@ -326,7 +326,7 @@ def test_interrupted_and_rerun_is_uninterrupted(folder, finished, copied, monkey
     for name in ("library", "scores.jsonl"):
         artifacts.remove(copied / name)
     assert stages_that_ran(monkeypatch, caplog, *arguments, code=130) == ["importance", "library", "score"]
-    assert set(stored_values(copied / "scores.parts")) == {(0, 0)}
+    assert set(stored_values(copied / "scores.parts" / "all")) == {(0, 0)}
     monkeypatch.setattr(artifacts, "append_jsonl", append)
     assert stages_that_ran(monkeypatch, caplog, *arguments, code=130) == ["score", "cost"]
     assert digest(copied, names) == expected
@@ -382,7 +382,8 @@ def test_parent_command_trains_an_ordinary_folder(folder, finished, tmp_path):
     assert config["dtype"] == "bfloat16"
     assert artifacts.read_json(made / "training.json")["tokens"] == 2 * 8 * 16
     assert len(train_tokenizer(recipe.data, recipe.vocab_size)) == config["vocab_size"]
-    assert not list(tmp_path.glob("*checkpoints*"))
+    assert cli("run", folder / "tiny_parent.yaml", "--out", tmp_path / "again", "--set", "num_tokens=256") == 0
+    assert not list(tmp_path.glob("again*checkpoints*"))
 
 
 def test_a_speed_up_is_measured_before_it_is_promised(folder, copied, monkeypatch, caplog):

@@ -99,9 +99,7 @@ def test_tasks_merge_to_the_scores_of_one_process(
     config = dataclasses.replace(CONFIG, tokens_per_task=tokens_per_task)
     tasks = score_tasks(space, len(metric.rows), metric.rows.shape[1], config, set(), workers)
     assert len(tasks) >= workers - 1
-    assert len({task.first_row for task in tasks}) == (
-        2 if tokens_per_task == 32 else 1
-    )  # two batches of 4 and 2 rows
+    assert len({task.first_row for task in tasks}) == (2 if tokens_per_task else 1)  # batches of 4 and 2 rows
     for task in reversed(tasks):
         run_score_task(llama, space, library, metric, config, task, tmp_path)
     assert merge_scores(space, metric.rows.numel(), config, tmp_path) == scores
