@@ -3,7 +3,8 @@
     python benchmarks/ray_scaling.py [--repeats 3]
 
 Writes ray_scaling.json. The stages `library` and `score` of recipes/puzzle/tiny_cpu.yaml at a smaller token budget, one thread
-per worker, timed by the manifest's wall seconds; the ways take turns. Ray's own start and the imports of a worker (told
+per worker, timed by the manifest's wall seconds; the ways take turns. Two workers chain their BLD jobs
+(`library.states: pipeline`). Ray's own start and the imports of a worker (told
 apart by a task before) are start-up, counted apart. Meant for two idle cores.
 """
 
@@ -17,7 +18,13 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = {"threads": 1, "resources.cpu": 1, "library.num_tokens": 65_536, "score.num_tokens": 4_096}
+SETTINGS = {
+    "threads": 1,
+    "resources.cpu": 1,
+    "library.num_tokens": 65_536,
+    "score.num_tokens": 1_024,
+    "score.batch_size": 8,
+}
 STAGES = ("library", "score")
 
 
@@ -42,6 +49,8 @@ def main() -> None:
 
         def run(out: Path, stage: str, workers: int = 1, on: str | None = None) -> float:
             settings = SETTINGS | {"resources.workers": workers}
+            if workers > 1:  # one parent forward feeds both jobs
+                settings["library.states"] = "pipeline"
             recipe = load_recipe(recipe_path, [f"{key}={value}" for key, value in settings.items()])
             PuzzleRun(recipe, out, recipe_path.parent).run(only=stage, on=on)
             return artifacts.read_json(out / "manifest.json")[stage]["seconds"]

@@ -240,7 +240,7 @@ def scale() -> str:
     if data := load("ray_scaling.json"):
         two, one, same = data["two_workers_to_one"], data["one_worker_to_in_process"], data["same_files"]
         lines.append(
-            f"- Ray on this machine, BLD and scores: two workers take {two['median']:.2f}x one worker's time, one worker "
+            f"- Ray on this machine, BLD and scores: two workers (their BLD jobs chained) take {two['median']:.2f}x one worker's time, one worker "
             f"{one['median']:.2f}x the time without Ray, start-up apart; the files are {'the same bytes' if same else 'NOT the same'}"
         )
     if data := load("partial_loading.json"):

@@ -196,8 +196,10 @@ def _licence(
             )
         except RemoteEntryNotFoundError:
             pass  # a repository without a card names none
-        except Exception as error:  # whatever keeps us from the Hub, the card says that no licence is known
-            notes.append(f"the licence of {facts['hub_id']} could not be read from the Hub ({type(error).__name__})")
+        except Exception as error:  # whatever keeps us from the Hub, the card says that the licence is not known
+            facts["unread"] = True
+            why = f"could not be read from the Hub ({type(error).__name__})" if online else "was not asked for"
+            notes.append(f"the licence of {facts['hub_id']} {why}: pass --license ID if you know it")
     inherited = facts.get("license")
     known = " ".join(filter(None, (inherited, facts.get("license_name"), facts.get("license_link")))).lower()
     found = {
@@ -209,10 +211,13 @@ def _licence(
         "name": facts.get("license_name") if given is None else None,
         "link": facts.get("license_link") if given is None else None,
         "file": facts.get("license_file"),
+        "unread": facts.get("unread", False),
         "no_derivatives": bool(NO_DERIVATIVES.search(known)),
     }
     if found["no_derivatives"]:
         notes.append(f"the parent's licence {inherited} forbids derivatives: ask its authors before this is passed on")
+    elif found["id"] is None and found["unread"]:
+        pass  # said already
     elif found["id"] is None and parent:
         notes.append(
             f"the parent {name} names no licence: if you know it, pass --license ID; the card says that none is named"
@@ -305,7 +310,12 @@ def code_card(system: str) -> str:
 
 
 def write_card(
-    folder: str | Path, source: str | Path, repo_id: str, license: str | None = None, online: bool = True
+    folder: str | Path,
+    source: str | Path,
+    repo_id: str,
+    license: str | None = None,
+    online: bool = True,
+    code_repo: str | None = None,
 ) -> list[str]:
     """Write README.md, recipe.yaml, eval.json, the picture and `.eval_results/` to a folder that will be published.
 
@@ -316,6 +326,7 @@ def write_card(
         source: the run, or the model's own folder, where the measured files lie; only read.
         license: Hub id of a licence instead of the parent's.
         online: ask the Hub for the licence of a parent that lies there; else only the local cache is read.
+        code_repo: where the code will lie, if not beside the weights.
 
     Returns: what the log should say, one line each.
 
@@ -344,14 +355,19 @@ def write_card(
         data = ModelCardData(**_one_line(metadata), **named)
         if recipe_text is None and context["settings"]:
             recipe_text = yaml.safe_dump(context["settings"], sort_keys=False, allow_unicode=True)
-        context |= {"eval": measured, "recipe_text": recipe_text, "overrides": [str(each) for each in overrides]}
+        context |= {
+            "code_repo": code_repo,
+            "eval": measured,
+            "recipe_text": recipe_text,
+            "overrides": [str(each) for each in overrides],
+        }
         card = _render(system, data, code(name), repo_id, context)
         also = {**context.get("also", {}), **(_hub_results(raw, recipe) if system == "pcw" else {})}
     except (CardError, RecipeError, artifacts.ArtifactError, FolderError):
         raise
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CardError(
-            f"{source}: eval.json, puzzle.json or recipe.yaml is not what a run writes "
+            f"{source}: eval.json, {TASKS}, puzzle.json or recipe.yaml is not what its writer writes "
             f"({type(error).__name__}: {error}): run the recipe again, or remove the file to publish without numbers"
         ) from None
     readme = folder / "README.md"
@@ -446,7 +462,7 @@ def _puzzle(folder: Path, source: Path, measured, raw: dict, recipe: dict | None
     blocks = [str(each).split("+") for each in (made.get("chosen") or {}).get("blocks", [])]
     has_code = (folder / "config.json").exists()
     figure, tasks = _first(source, FIGURE), _first(source, TASKS)
-    tasks = tasks and tasks.read_text(encoding="utf-8")
+    tasks = tasks and _fresh_tasks(tasks)
     context = {
         "parent": parent or Markup("a language model"),
         "settings": settings,
@@ -473,9 +489,19 @@ def _puzzle(folder: Path, source: Path, measured, raw: dict, recipe: dict | None
     return context, metadata, notes
 
 
+def _fresh_tasks(path: Path) -> str:
+    """Text of lm-eval's numbers; CardError where the run's child is another one by now."""
+    text, child = path.read_text(encoding="utf-8"), path.parent / "distilled"
+    of = (json.loads(text).get("child") or {}).get("fingerprint")
+    if child.is_dir() and of != artifacts.folder_fingerprint(child):
+        raise CardError(f"{path} has the numbers of another model than {child.name}/: evaluate again, or remove it")
+    return text
+
+
 def _puzzle_results(raw: dict, data: str) -> list[dict]:
     quality, task = raw["quality"]["distilled"], raw["task"]["distilled"]
-    text = {"task_type": "text-generation", "dataset_type": data, "dataset_name": f"{data}, held out"}
+    kind = "text" if " " in data else data  # a Trainer's own data sets have no name
+    text = {"task_type": "text-generation", "dataset_type": kind, "dataset_name": f"{data}, held out"}
     cloze = text | {"dataset_config": "cloze", "dataset_name": f"cloze of {data}, held out"}
     return [
         text | {"metric_type": "accuracy", "metric_name": "next-token accuracy", "metric_value": quality["top1"]},
@@ -536,7 +562,7 @@ def _pcw(folder: Path, source: Path, measured, raw: dict, recipe: dict | None, l
     context["tables"] = _pcw_tables(measured) if measured else []
     metadata["tags"] = _tags("pcw", generates=(folder / "custom_generate").exists())
     ids = {each["title"] or each["name"]: each["name"] for each in (recipe or {}).get("datasets", [])}
-    metadata["datasets"] = sorted({name for name in ids.values() if name != "episode"}) or None
+    metadata["datasets"] = sorted({name for name in ids.values() if name != "episode" and is_hub_id(name)}) or None
     metadata["results"] = [
         {
             "task_type": "text-classification", "dataset_name": row["dataset"], "dataset_config": row["dataset"],
@@ -581,7 +607,7 @@ def _hub_results(raw: dict, recipe: dict | None) -> dict[str, str]:
     files = {}
     for row in _largest(raw):
         data = known.get(row["dataset"])
-        if data is None:
+        if data is None or not is_hub_id(data["name"]):
             continue
         notes = f"in-context classification, {row['num_windows']} parallel windows, {row['draws']} draws"
         entry = EvalResultEntry(

@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command continues from here", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # the last: a disk is full
+    # SafetensorError: a disk is full; ImportError: an extra is missing
+    except (ValueError, OSError, RuntimeError, SafetensorError, ImportError) as error:
         if args.verbose:
             raise
         print(f"hf-puzzle: {_printable(str(error))}", file=sys.stderr)
@@ -260,6 +261,9 @@ def _print_summary(run_dir: Path) -> None:
     from .puzzle.stored import read_chosen
 
     console = Console()
+    if not (run_dir / "solutions.json").exists() and (run_dir / "report.md").exists():  # a run of another system
+        console.print((run_dir / "report.md").read_text(encoding="utf-8"), markup=False)
+        return
     blocks = read_chosen(run_dir)
     if (run_dir / "eval.json").exists():
         table = Table("", "parent", "child", "kept / ratio")
@@ -325,7 +329,9 @@ def _eval(args: argparse.Namespace) -> int:
     )
 
     if args.out is not None and (args.out.is_dir() or not args.out.suffix):
-        raise EvaluationError(f"--out {args.out}: name a file, e.g. {args.out / 'eval.json'}")
+        raise EvaluationError(f"--out {args.out}: name a file, e.g. {args.out / 'lm_eval.json'}")
+    if args.out is not None and args.out.name == "eval.json" and args.out.with_name("manifest.json").exists():
+        raise EvaluationError(f"--out {args.out}: the run's own measurements are there; take lm_eval.json")
     if args.tasks is not None:
         check_tasks_can_run()
     subject = find_subject(args.folder, args.parent, args.trust_remote_code)

@@ -38,12 +38,13 @@ class MetricInputError(ValueError):
 
 
 @torch.no_grad()
-def reductions(parent_logits, child_logits, input_ids, attention_mask=None) -> dict[str, torch.Tensor]:
+def reductions(parent_logits, child_logits, input_ids, attention_mask=None, **others) -> dict[str, torch.Tensor]:
     """Sums over the next-token predictions of each sequence: what the metrics of this module take.
 
     Args:
         parent_logits, child_logits: shape `(batch, length, vocab)`; tensors, arrays or lists.
         input_ids: shape `(batch, length)`.
+        others: what else a batch holds, such as `labels`; not used.
         attention_mask: shape `(batch, length)`; a prediction counts where context and target are both 1. Default: all.
 
     Returns:

@@ -123,7 +123,9 @@ def publish(
         with _without_secrets(token):
             for upload in uploads:
                 text = message or f"Publish with hf_puzzle {__version__}"
-                _push(api or HfApi(), upload, private, text, folder, say)
+                # code that many models share may be public
+                own = private and upload.repo_id == repo_id
+                _push(api or HfApi(), upload, own, text, folder, say)
 
 
 def check_name(repo_id: str | None) -> None:
@@ -161,7 +163,7 @@ def staged(
                 if source != model and (source / "pcw.json").exists() and model.name == "model":
                     _add_pcw(staging)
                 notes += complete(staging)
-                notes += cards.write_card(staging, source, repo_id, license, online)
+                notes += cards.write_card(staging, source, repo_id, license, online, code_repo)
                 uploads = []
                 if code_repo is not None:
                     shared.mkdir()
@@ -189,7 +191,7 @@ def find_model(folder: Path) -> tuple[Path, Path]:
         raise PublishError(f"{folder} is no folder: give a run, or a folder of a model or pipeline")
     run = folder.resolve().parent
     if (folder / "config.json").exists() or (folder / "custom_generate").is_dir():
-        of_run = folder.resolve().name in ("distilled", "pipeline") and (run / "manifest.json").exists()
+        of_run = folder.resolve().name in cards.MODELS_OF_RUNS and (run / "manifest.json").exists()
         return folder, run if of_run else folder
     if not (folder / "manifest.json").exists():
         raise PublishError(f"{folder} holds no config.json, no custom_generate/ and no run (manifest.json)")
@@ -409,6 +411,8 @@ def _push(api: HfApi, upload: Upload, private: bool, message: str, folder: Path,
             raise PublishError(" ".join(str(error).split())) from None
         except Exception as error:
             response, reason = _answer(error), _reason(error)
+            if type(error).__name__.startswith("XetAuthentication"):
+                raise HubError(f"this token may not upload to {repo_id}: take one with write access") from None
             if reason is None:
                 raise
         status = None if response is None else response.status_code
@@ -455,13 +459,16 @@ def _push_once(api: HfApi, upload: Upload, private: bool, message: str) -> str:
     # weights in other shards would be found before, or beside, the new ones
     has_weights = any(WEIGHT_FILE.fullmatch(name) for name in upload.files)
     stale = [name for name in there if has_weights and WEIGHT_FILE.fullmatch(name) and name not in upload.files]
+    if not kept:  # numbers that the new card does not have any more
+        measured = [name for name in there if name == cards.TASKS or name.startswith(".eval_results/")]
+        stale += [name for name in measured if name not in upload.files and "puzzle.json" in there]
     card = "; the README.md there was written by hand and stays" if kept else ""
     if not changed and not stale:
         return f"nothing to do: {url} holds these {len(upload.files)} files{card}"
     operations = [CommitOperationAdd(name, upload.files[name]) for name in changed]
     operations += [CommitOperationDelete(name) for name in stale]
     commit = api.create_commit(repo_id, operations, commit_message=message, parent_commit=info.sha)
-    gone = f", {len(stale)} old weight files removed" if stale else ""
+    gone = f", {len(stale)} old files of weights or measurements removed" if stale else ""
     kind = "private" if info.private else "public"
     sent = f"{len(changed)} of {len(upload.files)} files sent{gone}"
     return f"published, {kind}: {url} ({sent}, commit {commit.oid[:8]}){card}"
@@ -503,8 +510,12 @@ def _reason(error: BaseException) -> str | None:
         return f"the Hub answers {response.status_code} {' '.join(said.split())}".strip()
     while error is not None:
         # huggingface_hub 1 speaks through httpx, 2 through httpx2
-        if type(error).__module__.split(".")[0] in ("httpx", "httpx2"):
-            return f"no connection to the Hub ({type(error).__name__}: {' '.join(str(error).split())})"
+        # and uploads through Xet raise Python's own errors, with addresses in them
+        if type(error).__module__.split(".")[0] in ("httpx", "httpx2") or isinstance(
+            error, ConnectionError | TimeoutError
+        ):
+            text = re.sub(r"https?://\S+", "", " ".join(str(error).split()))
+            return f"no connection to the Hub ({type(error).__name__}: {text})"
         error = error.__cause__
     return None
 

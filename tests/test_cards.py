@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from markdown_it import MarkdownIt
 from pcw_models import byte_level, tiny_llama
 
-from hf_puzzle import cards, hub
+from hf_puzzle import artifacts, cards, hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.cards import CardError, Measured, write_card
 from hf_puzzle.engines.check import check_folder
@@ -305,6 +305,7 @@ def test_tasks_of_lm_eval_are_shown_and_published(run, tmp_path):
     row |= {"ratio": 0.9463, "ratio_interval": [0.9217, 0.9719], "difference": -0.0354, "difference_interval": None}
     machine = json.loads((run / "eval.json").read_text())["environment"]
     result = {
+        "child": {"name": "distilled", "fingerprint": artifacts.folder_fingerprint(run / "distilled")},
         "tasks": [row],
         "limit": None,
         "lm_eval": "0.4.13",
@@ -433,18 +434,34 @@ def test_licence_and_base_model_of_a_parent_on_the_hub(example, monkeypatch, tmp
             ("me/licensed", "llama3.2", []),
             ("me/silent", None, ["names no licence"]),
             ("me/empty", None, ["names no licence"]),
-            ("me/absent", None, ["could not be read from the Hub", "names no licence"]),
+            ("me/absent", None, ["could not be read from the Hub"]),
         ):
             with_parent(folder, {"hub_id": name})
             notes = write_card(folder, folder, "me/x")
             data = ModelCard((folder / "README.md").read_text()).data.to_dict()
             assert (data["base_model"], data["base_model_relation"]) == (name, "finetune")
             assert data.get("license") == license
+            assert ("could not be read when" in (folder / "README.md").read_text()) == (name == "me/absent")
             assert len(notes) == len(noted)
             assert all(part in note for part, note in zip(noted, notes, strict=True))
     with_parent(folder, {"hub_id": "me/other"})  # the server is gone
     notes = write_card(folder, folder, "me/x")
     assert "could not be read from the Hub" in notes[0]
+
+
+def test_numbers_of_another_child_are_refused(run, tmp_path):
+    stale = {"child": {"name": "distilled", "fingerprint": "of another"}, "tasks": []}
+    (run / "lm_eval.json").write_text(json.dumps(stale))
+    folder = shutil.copytree(run / "distilled", tmp_path / "staged")
+    with pytest.raises(CardError, match=r"lm_eval.json has the numbers of another model than distilled/"):
+        write_card(folder, run, "me/x")
+
+
+def test_a_card_says_where_the_code_is(example):
+    folder = example("puzzle")
+    assert "# its code lies beside the weights" in rendered(folder, "puzzle")
+    (folder / "README.md").unlink()
+    assert "# its code is in me/code" in rendered(folder, "puzzle", code_repo="me/code")
 
 
 def test_offline_the_hub_is_not_asked(example, monkeypatch, tmp_path):
@@ -456,7 +473,7 @@ def test_offline_the_hub_is_not_asked(example, monkeypatch, tmp_path):
     with_parent(folder, {"hub_id": "me/parent"})
     notes = write_card(folder, folder, "me/x", online=False)
     assert asked == [{"local_files_only": True}]
-    assert "could not be read" in notes[0]
+    assert "was not asked for: pass --license ID" in notes[0]
 
 
 @pytest.mark.parametrize("hub_id", ["../../etc/passwd", "a b", HOSTILE, 7, ["x"]])

@@ -253,3 +253,10 @@ def test_they_are_a_lazy_attribute_of_the_library(tmp_path):
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
     )
+
+
+def test_a_batch_of_a_trainer_may_hold_more():
+    logits, ids = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    plain = reductions(logits, logits, input_ids=ids)
+    more = reductions(logits, logits, input_ids=ids, labels=ids, position_ids=ids)
+    assert all(torch.equal(plain[name], more[name]) for name in plain)

@@ -283,6 +283,27 @@ def test_a_public_repository_is_not_filled_by_mistake(server, folder, repo):
     assert server.repos["model", f"{repo}-2"].private
 
 
+def test_shared_code_may_be_public_where_a_model_is_private(server, folder, repo):
+    publish(folder, f"{repo}-1", code_repo=f"{repo}-code")
+    publish(folder, f"{repo}-2", code_repo=f"{repo}-code", private=True)
+    assert not server.repos["model", f"{repo}-code"].private
+    assert server.repos["model", f"{repo}-2"].private
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (ConnectionError("Network error: https://host/xet-write-token?sig=1"), "no connection to the Hub"),
+        (TimeoutError("slow"), "no connection to the Hub (TimeoutError: slow)"),
+        (ValueError("ours"), None),
+        (FileNotFoundError("ours"), None),
+    ],
+)
+def test_what_uploads_over_xet_raise_is_the_hubs(error, words):
+    reason = publishing._reason(error)
+    assert (reason is None) if words is None else (words in reason and "https://" not in reason)
+
+
 # -- runs and folders
 
 
@@ -338,6 +359,8 @@ def test_a_run_of_parallel_windows_gets_its_pipelines(server, tmp_path, repo):
     } <= set(files)
     assert "pcw-classification" in json.loads(files["config.json"])["custom_pipelines"]
     assert not (run / "model/custom_generate").exists()
+    publish(run / "model", f"{repo}-model")
+    assert set(server.files(f"{repo}-model")) == set(files)
 
 
 def test_code_that_is_missing_or_old_is_put_right(server, folders, tmp_path, repo):

@@ -20,6 +20,7 @@ from torch import distributed
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .. import artifacts
+from ..cards import is_hub_id
 from ..data import DataError
 from ..formats import build_model
 from ..recipe import ParentConfig, PuzzleRecipe, RecipeError, load_recipe, parse_recipe, read_yaml
@@ -207,7 +208,9 @@ class PuzzleCallback(TrainerCallback):
         streams=None,
         importance=None,
     ) -> PuzzleRun:
-        name = trainer.args.hub_model_id or str(trainer.args.output_dir)
+        # the base model's name where it has one on the Hub: its licence holds for the child, too
+        base = getattr(_base_model(trainer).config, "_name_or_path", "")
+        name = trainer.args.hub_model_id or (base if is_hub_id(base) else Path(trainer.args.output_dir).resolve().name)
         recipe = dataclasses.replace(recipe, parent=ParentConfig(name), device=str(parent.device))
         tokenizer = _tokenizer(trainer)
         return PuzzleRun(recipe, run_dir, parent=parent, tokenizer=tokenizer, tokens=streams, importance=importance)

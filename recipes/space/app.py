@@ -131,7 +131,7 @@ class Models:
         is_own = name in (self.settings.parent, self.settings.child)
         if Path(name).is_dir() and (is_own or self.settings.any_folder):
             return self._open(name, (), run_code, _changed(Path(name)))
-        if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
+        if Path(name).is_dir() or name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
             raise DemoError(f"{what}: {name!r:.200} is no folder that can be opened here; name a Hub id (user/model)")
         return self._open(name, (), run_code, 0)
 

@@ -186,10 +186,14 @@ def test_uploads_that_are_refused(app, tmp_path, monkeypatch):
         target.mkdir()
 
 
-def test_folders_and_code_only_as_whoever_starts_it_says(app, tmp_path):
+def test_folders_and_code_only_as_whoever_starts_it_says(app, tmp_path, monkeypatch):
     public = app.Models(app.Settings(parent=str(PARENT)))
     with pytest.raises(app.DemoError, match="no folder that can be opened here"):
         public.get("child", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private").mkdir()
+    with pytest.raises(app.DemoError, match="no folder that can be opened here"):
+        public.get("child", "private")
     with pytest.raises(app.DemoError, match="not started with --run-code"):
         public.get("parent", str(PARENT), run_code=True)
     with pytest.raises(app.DemoError, match=r"config\.json and \*\.safetensors are needed"):
