@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from . import artifacts
 from .recipe import RecipeError, did_you_mean
@@ -53,6 +54,15 @@ def training_arguments(output_dir: str | Path, where: str, args: dict, **default
         return TrainingArguments(**{**base, **defaults, **args})
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{where}.args: {error}") from None
+
+
+def check_trackers(names: list[str]) -> None:
+    """Raises RecipeError for a tracker of `report_to` that transformers does not know, or that is not installed."""
+    try:
+        for callback in get_reporting_integration_callbacks([name for name in names if name != "none"]):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise RecipeError(f"report_to: {error}") from None
 
 
 SEAL = "sealed.json"

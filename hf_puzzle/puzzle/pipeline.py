@@ -24,7 +24,7 @@ from ..fanout import RunSpec, channel, executor_for
 from ..formats import child_config, choose_format
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
-from ..training import resolve_device, training_arguments
+from ..training import check_trackers, resolve_device, training_arguments
 from .assess import assess, baseline_tasks, check_quantized, run_baseline, time_baselines
 from .baselines import check_names
 from .block_costs import CostTable, measure_costs
@@ -215,6 +215,7 @@ class PuzzleRun:
         recipe = self.recipe
         for where, section in (("library", recipe.library), ("distill", recipe.distill)):
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
+        check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
