@@ -79,9 +79,14 @@ class BlockLibrary:
         return artifacts.read_tensors(artifacts.inside(self.folder, f"{name}.safetensors"))
 
     def modules(
-        self, model: PreTrainedModel, layer_idx: int, block: Block, parent: Block
+        self, model: PreTrainedModel, layer_idx: int, block: Block, parent: Block, loaded: dict | None = None
     ) -> tuple[nn.Module, nn.Module]:
-        """The attention and FFN of `block` for `layer_idx`, on the layer's device and in the model's dtype."""
+        """The attention and FFN of `block` for `layer_idx`, on the layer's device and in the model's dtype.
+
+        Args:
+            loaded: sub-blocks of this layer that are in memory already; blocks that share one then hold it once.
+        """
+        loaded = {} if loaded is None else loaded
         layer = layers_of(model)[layer_idx]
         pair = self.name(layer_idx, "block", block)
         tensors = self.weights(pair) if pair in self.index and "dropped" not in self.index[pair] else {}
@@ -93,10 +98,15 @@ class BlockLibrary:
                 modules.append(sub_block(layer, kind))
             elif variant == NONE:
                 modules.append(empty_block(layer, kind, NONE, model.config, layer_idx))
+            elif not weights and (kind, variant) in loaded:
+                modules.append(loaded[kind, variant])
             else:
+                shared = not weights
                 weights = weights or self.weights(self.name(layer_idx, kind, variant))
                 module = load_block(empty_block(layer, kind, variant, model.config, layer_idx), weights)
                 modules.append(module.to(device=device_of(layer), dtype=model.dtype))
+                if shared:
+                    loaded[kind, variant] = modules[-1]
         return tuple(modules)
 
     def swaps(self, model: PreTrainedModel, blocks: list[Block], parent: Block) -> dict[int, tuple]:

@@ -94,7 +94,10 @@ def block_values(
             blocks = [b for b in offered[layer_idx] if not library.is_dropped(layer_idx, b)]
             others_stand = all(b == space.parent for i, b in enumerate(incumbent) if i != layer_idx)
             unchanged = [others_stand and block == space.parent for block in blocks]
-            swaps = [{**standing, layer_idx: library.modules(parent, layer_idx, b, space.parent)} for b in blocks]
+            loaded: dict = {}  # blocks share their sub-blocks
+            swaps = [
+                {**standing, layer_idx: library.modules(parent, layer_idx, b, space.parent, loaded)} for b in blocks
+            ]
             values: list[list[torch.Tensor]] = [[] for _ in blocks]
             for batch, state in zip(batches, states, strict=True):
                 target = parent(input_ids=batch, use_cache=False).logits
@@ -106,6 +109,7 @@ def block_values(
                             logits = parent(inputs_embeds=state, use_cache=False).logits
                         column.append(metric.values(target, logits, batch))
                     progress.update()
+            del swaps, loaded  # before those of the next layer are read
             yield layer_idx, {b.id: torch.cat(column).cpu() for b, column in zip(blocks, values, strict=True)}
         with swapped(parent, standing):
             states = [run_layer(parent, layer_idx, state) for state in states]
