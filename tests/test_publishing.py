@@ -248,7 +248,7 @@ def test_what_others_put_there_stays_and_old_weights_go(server, folder, repo):
     for name in shards:
         (folder / name).unlink()
     child(DECILM).save_pretrained(folder)
-    assert f"{len(shards)} old weight files removed" in lines(folder, repo)[-1]
+    assert f"{len(shards)} old files of weights or measurements removed" in lines(folder, repo)[-1]
     left = set(server.files(repo))
     assert not shards & left
     assert {"model.safetensors", "examples/model.safetensors"} <= left
