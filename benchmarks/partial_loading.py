@@ -1,6 +1,6 @@
 """What a BLD job for some layers of a large parent reads and holds, against the bytes of its own layers.
 
-    python benchmarks/partial_loading.py --scratch /tmp/parent
+    python benchmarks/partial_loading.py --scratch FOLDER
 
 Writes a random-weight parent of Llama-3.1-8B's shapes in bfloat16 (16 GB, one shard per four layers) layer by layer,
 measures each job in a process of its own, and deletes the parent. The job for layers 16..20 gets its states from the

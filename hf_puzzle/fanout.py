@@ -5,6 +5,7 @@ and continues from its own files; a task that fails by its own fault, a Slurm jo
 finished stays, and the same command continues.
 """
 
+import abc
 import contextlib
 import functools
 import logging
@@ -105,25 +106,28 @@ def _alone(spec: RunSpec, name: str) -> Iterator[None]:
         yield
 
 
-class _Cluster:
+class _Cluster(abc.ABC):
     """What Ray and Slurm share: start all tasks, wait for them, show one bar, report the first failure."""
 
     def __init__(self, spec: RunSpec, resources: ResourcesConfig):
         self.spec, self.resources = spec, resources
         self.threads = max(1, math.floor(resources.cpu))
 
+    @abc.abstractmethod
     def submit(self, stage: Stage, arguments: dict, call: Callable[[], dict]) -> Any:
-        raise NotImplementedError
+        """Start a task; a handle of it."""
 
+    @abc.abstractmethod
     def wait(self, handles: list) -> list:
         """Those of `handles` that are done, after a second at the latest."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def result(self, handle: Any) -> dict:
-        raise NotImplementedError
+        """What `call` answered; raises what the cluster says of a task that died."""
 
+    @abc.abstractmethod
     def cancel(self, handle: Any) -> None:
-        raise NotImplementedError
+        """Stop a task that is no longer wanted."""
 
     def run(self, stage: Stage, tasks: list[dict], on_event: Callable[..., None]) -> None:
         manifest = artifacts.file_sha256(Path(self.spec.run_dir) / "manifest.json")
