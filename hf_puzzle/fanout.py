@@ -24,8 +24,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from . import artifacts
-from .recipe import RecipeError, ResourcesConfig, parse_recipe
-from .stages import Executor, InProcess, Stage, task_name
+from .recipe import RecipeError, ResourcesConfig, parse_recipe, to_dict
+from .stages import Executor, InProcess, Stage, run_stages, task_name
 
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Ray(_Cluster):
     """Ray tasks with the recipe's resources.
 
     Args:
-        address: `ray://host:port` or `host:port` of a cluster; default: the cluster of this machine, which is started
+        address: `ray://host:port` of a cluster; default: the cluster of this machine, which is started
             where there is none.
     """
 
@@ -312,3 +312,20 @@ def executor_for(on: str | None, spec: RunSpec, resources: ResourcesConfig) -> E
     if on == "ray" or on.startswith("ray://"):
         return Ray(spec, resources, None if on == "ray" else on)
     raise RecipeError(f"--on {on!r} is unknown; known: ray, ray://HOST:PORT, slurm")
+
+
+def run_to_report(
+    recipe: Any, stages: list[Stage], out: Path, base: Path, only: str | None, start: str | None, say, on: str | None
+) -> str:
+    """Run the stages of a recipe that is known by its folder alone (PCW, MRKL); the text of its `report.md`.
+
+    Args:
+        base: folder of the recipe.
+        only, start, say: as of `stages.run_stages`.
+        on: as of `executor_for`.
+    """
+    spec = RunSpec(to_dict(recipe), str(out.resolve()), str(base.resolve()))
+    with artifacts.locked(out):
+        run_stages(out, stages, only, start, say, executor_for(on, spec, recipe.resources))
+    path = out / "report.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""

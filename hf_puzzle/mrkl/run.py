@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
-from ..fanout import RunSpec, executor_for
+from ..fanout import run_to_report
 from ..recipe import RecipeError, to_dict
 from ..remote.adapters_mrkl import Adapters, Extractor, LabelRouter, Phraser
 from ..remote.compositions_mrkl import Composition, readable
@@ -23,7 +23,7 @@ from ..remote.experts_mrkl import Experts
 from ..remote.pipeline_mrkl import MrklPipeline
 from ..remote.slots_mrkl import Known, read
 from ..remote.sources_mrkl import Weather
-from ..stages import Stage, run_stages
+from ..stages import Stage
 from ..training import resolve_device
 from .adapters import accuracy, calibrate, call_accuracy, make_tokenizer, pretrain, route_rows, train_adapter
 from .pairs import CODES, KNOWN, PLACES, arithmetic, chat, pairs_for
@@ -51,12 +51,8 @@ def run_recipe(
     _check(recipe, base)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    out = Path(out)
-    spec = RunSpec(to_dict(recipe), str(out.resolve()), str(Path(base).resolve()))
-    with artifacts.locked(out):
-        run_stages(out, stages_of(recipe, out, base, say), only, start, say, executor_for(on, spec, recipe.resources))
-    path = out / "report.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    out, base = Path(out), Path(base)
+    return run_to_report(recipe, stages_of(recipe, out, base, say), out, base, only, start, say, on)
 
 
 def _check(recipe: MRKLRecipe, base: Path) -> None:

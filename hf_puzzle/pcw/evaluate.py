@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
-from ..fanout import RunSpec, executor_for
+from ..fanout import run_to_report
 from ..recipe import RecipeError, to_dict
 from ..remote.generation_pcw import PCWError, encode_windows, score_labels
 from ..remote.pipeline_pcw import CONTENT_FREE
@@ -29,7 +29,7 @@ from ..remote.windows_pcw import (
     read_demonstrations,
     tokenize_labels,
 )
-from ..stages import Stage, run_stages
+from ..stages import Stage
 from ..training import resolve_device
 from .episodes import SEPARATOR, TEMPLATE, make_dataset, make_tokenizer, train_in_context_model
 from .recipe import DatasetConfig, PCWRecipe
@@ -343,12 +343,8 @@ def run_recipe(
     _check(recipe)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    out = Path(out)
-    spec = RunSpec(to_dict(recipe), str(out.resolve()), str(Path(base).resolve()))
-    with artifacts.locked(out):
-        run_stages(out, stages_of(recipe, out, base, say), only, start, say, executor_for(on, spec, recipe.resources))
-    path = out / "report.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    out, base = Path(out), Path(base)
+    return run_to_report(recipe, stages_of(recipe, out, base, say), out, base, only, start, say, on)
 
 
 def _check(recipe: PCWRecipe) -> None:
