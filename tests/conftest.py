@@ -49,6 +49,18 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def native_adapters():
+    """Skips where transformers refuses the installed peft for `model.add_adapter` (5.24.0 asks for an unreleased one)."""
+    from importlib.metadata import version
+
+    from packaging.version import parse
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+
+    if parse(version("peft")) < parse(MIN_PEFT_VERSION):
+        pytest.skip(f"transformers wants peft >= {MIN_PEFT_VERSION} for add_adapter")
+
+
 @pytest.fixture(scope="session")
 def make_parent():
     """A function that builds a tiny parent of a family; biases and norms are not at their trivial values."""

@@ -53,7 +53,7 @@ def child(parent, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "child"
     provenance = {"recipe": {"parent": {"name": str(PARENT), "dtype": "float32", "trust_remote_code": True}}}
     hub.write_model_folder(folder, noisy_child(parent), AutoTokenizer.from_pretrained(PARENT), provenance)
-    for name in ("modeling_decilm.py", "configuration_decilm.py"):
+    for name in ("modeling_decilm.py", "configuration_decilm.py", "caches_puzzle.py"):
         (folder / name).write_text(f"open({str(folder / 'ran')!r}, 'w').close()\n")
     return folder
 

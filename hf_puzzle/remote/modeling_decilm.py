@@ -23,11 +23,13 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.utils import can_return_tuple
 
+from .caches_puzzle import OUTPUT_NAME, check_not_lost, one_cache, prove_first_step
 from .configuration_decilm import DeciLMConfig, ffn_width
 
 
 _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 _EMBEDS = "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"
+_CACHE = "cache" if "cache" in _MASK_ARGUMENTS else "past_key_values"
 # transformers 4.57's masks and static caches are addressed by cache_position; 5.x caches count for themselves
 _USES_CACHE_POSITION = "cache_position" in _MASK_ARGUMENTS
 
@@ -92,7 +94,7 @@ class DeciLMAttention(torch.nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
-        past_key_values=None,
+        cache=None,
         cache_kwargs: dict | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -112,8 +114,8 @@ class DeciLMAttention(torch.nn.Module):
             query, key = apply_rotary_pos_emb(query, key, cos, sin)
         value = self.v_proj(hidden_states).view(*shape, -1, self.head_dim).transpose(1, 2)
 
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.cache_slot, cache_kwargs)
+        if cache is not None:
+            key, value = cache.update(key, value, self.cache_slot, cache_kwargs)
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
             self,
@@ -196,7 +198,7 @@ class DeciLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DeciLMDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -235,31 +237,44 @@ class DeciLMModel(DeciLMPreTrainedModel):
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        cache=None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """As Llama's: attention_mask (B, cached + L) or 4D and used as it is, position_ids (B or 1, L).
 
+        `cache` is transformers' name for `past_key_values` from 5.24 on; either will do on every version.
         `hidden_states` holds the embeddings, each layer's output, and in the last place the normed one.
         `attentions` has one entry per layer, None where there is no attention.
+
+        Raises:
+            CacheError: a cache under another name, or a mask over tokens whose cache is missing.
         """
+        cache = one_cache({"past_key_values": past_key_values, "cache": cache}, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         config = self.config
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = config.use_cache if use_cache is None else use_cache
-        if use_cache and past_key_values is None and not (self.gradient_checkpointing and self.training):
-            past_key_values = DynamicCache()
+        batch, length, _ = hidden_states.shape
+        check_not_lost(cache, use_cache, length, attention_mask)
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if cache is not None and cache.get_seq_length() > 0:
+                raise ValueError(
+                    "gradient checkpointing runs layers twice, which would fill the cache twice: give none"
+                )
+            cache = None
+        elif use_cache and cache is None:
+            cache = DynamicCache()
         if output_attentions is None:
             output_attentions = config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
 
-        batch, length, _ = hidden_states.shape
         positions = kwargs.pop("cache_position", None)
         if positions is None and (position_ids is None or _USES_CACHE_POSITION):
             positions = torch.arange(length, device=hidden_states.device)
-            if past_key_values is not None:
-                positions = positions + past_key_values.get_seq_length()
+            if cache is not None:
+                positions = positions + cache.get_seq_length()
         if position_ids is None:
             position_ids = positions.unsqueeze(0)
         cache_kwargs = {"cache_position": positions} if _USES_CACHE_POSITION else None
@@ -269,20 +284,19 @@ class DeciLMModel(DeciLMPreTrainedModel):
                 attention_mask=create_causal_mask(
                     config=config,
                     attention_mask=attention_mask,
-                    past_key_values=past_key_values,
                     position_ids=position_ids,
-                    **{_EMBEDS: hidden_states},
+                    **{_EMBEDS: hidden_states, _CACHE: cache},
                     **(cache_kwargs or {}),
                 ),
                 position_embeddings=self.rotary_emb(hidden_states, position_ids),
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=cache,
                 cache_kwargs=cache_kwargs,
             )
-        elif past_key_values is not None:
+        elif cache is not None:
             # nobody else writes to the cache, and its length is how callers know how many tokens went by
             tick = hidden_states.new_zeros(batch, 1, length, 1)
-            past_key_values.update(tick, tick, 0, cache_kwargs)
+            cache.update(tick, tick, 0, cache_kwargs)
 
         all_hidden_states = [] if output_hidden_states else None
         attentions = [] if output_attentions else None
@@ -293,9 +307,9 @@ class DeciLMModel(DeciLMPreTrainedModel):
         hidden_states = self.norm(hidden_states)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values,
             hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
+            **{OUTPUT_NAME: cache},
         )
 
 
@@ -310,6 +324,7 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+        prove_first_step(self)
 
     def _get_static_cache_init_shape(self):
         """None: a static cache takes its shapes from the first keys, since KV heads differ from slot to slot."""
@@ -325,6 +340,7 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache=None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """As Llama's: logits (B, kept, vocab_size), and with labels (B, L), -100 ignored, the mean loss."""
@@ -335,6 +351,7 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -345,9 +362,9 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{OUTPUT_NAME: getattr(outputs, OUTPUT_NAME)},
         )
 
 

@@ -3,7 +3,8 @@
 `config.per_layer_config[i]` (transformers' own schema) overrides sizes (`num_key_value_heads`, `intermediate_size`,
 expert counts); `skip` removes a sub-block, `replace_with_linear` makes it one linear map, `attention_window` narrows a
 full attention to the last tokens. `PuzzleQwen3ForCausalLM` is Qwen3ForCausalLM with such layers, and so for every
-class that transformers has: they are made when asked for. Needs transformers >= 5.23.
+class that transformers has: they are made when asked for. Needs transformers >= 5.23. What a cache is called there is
+left to the stock classes; hooks know it by what it is.
 """
 
 import contextlib
@@ -13,8 +14,17 @@ import torch
 import transformers
 from torch import nn
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from .caches_puzzle import CacheName, find_cache, prove_first_step
+
+
+try:
+    import transformers.integrations.heterogeneity  # noqa: F401 (without it, configs drop what differs per layer)
+except ImportError:
+    raise ImportError(
+        f"this model's layers differ, which transformers {transformers.__version__} cannot read: install transformers >= 5.23"
+    ) from None
 
 PREFIX = "Puzzle"
 AUTO_CLASSES = {
@@ -106,7 +116,7 @@ class WindowMask:
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim != 4:
             raise ValueError("attention_window needs attn_implementation 'sdpa' or 'eager'")
-        cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
+        cache = find_cache(args, kwargs)
         length, layer_idx = states.shape[1], module.layer_idx
         seen = cache.get_seq_length(layer_idx) if cache is not None else 0
         keys, offset = cache.get_mask_sizes(length, layer_idx) if cache is not None else (length, 0)
@@ -203,8 +213,8 @@ def rebuild(decoder: nn.Module, config) -> "CacheLayers | None":
 
 def count_tokens(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
     """Forward hook of a decoder in which no layer attends: callers ask its cache how many tokens went by."""
-    values = output.values() if isinstance(output, dict) else output
-    cache = next((value for value in values if isinstance(value, Cache)), kwargs.get("past_key_values"))
+    values = dict(output.items()) if isinstance(output, dict) else dict(enumerate(output))
+    cache = find_cache((), values) or find_cache(args, kwargs)
     if cache is not None:
         tick = output[0].new_zeros(output[0].shape[0], 1, output[0].shape[1], 1)
         cache.update(tick, tick, 0)
@@ -219,13 +229,15 @@ class CacheLayers:
 
     def __init__(self, config, windows: dict[int, int]):
         self.config = config
+        # a sliding layer of one token would keep the last 0, which a slice takes for all
+        windows = {i: window for i, window in windows.items() if window > 1}
         # stock masks are sized by the first sliding or the first full layer: only where both kinds stay what they were
         native = DynamicCache(config=config)
         full = [i for i, layer in enumerate(native.layers) if type(layer) is DynamicLayer]
         self.windows = windows if not any(native.is_sliding) and set(full) - set(windows) else {}
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.prepare(kwargs.get("past_key_values"))
+        self.prepare(find_cache(args, kwargs))
 
     def prepare(self, cache) -> None:
         """Give an empty dynamic cache its layers."""
@@ -252,8 +264,13 @@ class _Heterogeneous:
         finally:
             if auto_map is not None:
                 config.auto_map = auto_map
-        self._cache_layers = rebuild(self.get_decoder(), config)
+        decoder = self.get_decoder()
+        for model in {self, decoder}:
+            CacheName(model)
+        self._cache_layers = rebuild(decoder, config)
         self.post_init()
+        if self.can_generate():
+            prove_first_step(self)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -262,7 +279,7 @@ class _Heterogeneous:
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = find_cache((), model_kwargs)
         if self._cache_layers is not None and isinstance(cache, DynamicCache):
             # before assisted decoding asks the layers to remember what it may roll back
             self._cache_layers.prepare(cache)

@@ -59,7 +59,7 @@ def child_folder(tmp_path_factory):
     child = formats.build_model(formats.child_config(parent.config, blocks, formats.DECILM), state)
     folder = tmp_path_factory.mktemp("space") / "child"
     hub.write_model_folder(folder, child, AutoTokenizer.from_pretrained(PARENT))
-    for name in ("modeling_decilm.py", "configuration_decilm.py"):
+    for name in ("modeling_decilm.py", "configuration_decilm.py", "caches_puzzle.py"):
         (folder / name).write_text(f"open({str(folder / 'ran')!r}, 'w').close()\n")
     return folder
 

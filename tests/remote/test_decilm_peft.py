@@ -72,7 +72,7 @@ def test_a_merged_adapter_is_published_with_its_code(folder, tmp_path, targets):
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     code = {path.name for path in (tmp_path / "merged").glob("*.py")}
-    assert code == {"configuration_decilm.py", "modeling_decilm.py"}
+    assert code == {"caches_puzzle.py", "configuration_decilm.py", "modeling_decilm.py"}
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", trust_remote_code=True)
     assert torch.equal(logits(again), logits(merged))
 
@@ -127,6 +127,7 @@ def test_prefix_tuning_is_refused(blocks):
         get_peft_model(decilm(blocks), PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"))
 
 
+@pytest.mark.usefixtures("native_adapters")
 def test_native_adapters(folder, tmp_path):
     model = DeciLMForCausalLM.from_pretrained(folder)
     before = logits(model)
