@@ -16,6 +16,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
+from .remote.caches_puzzle import OUTPUT_NAME
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -78,11 +80,12 @@ def time_generation(model: PreTrainedModel, workload: Workload, clock: str = "wa
     tokens = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     cache = DynamicCache(config=model.config) if not hasattr(model.config, "block_configs") else DynamicCache()
     start = now()
-    logits = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    cached = {"use_cache": True, OUTPUT_NAME: cache}
+    logits = model(input_ids=tokens, logits_to_keep=1, **cached).logits
     tokens = logits[:, -1:].argmax(-1)
     first = now()
     for _ in range(workload.decode_tokens - 1):
-        logits = model(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+        logits = model(input_ids=tokens, **cached).logits
         tokens = logits[:, -1:].argmax(-1)
     return Timing(first - start, now() - first)
 

@@ -31,6 +31,7 @@ from ..evaluation import compare, kl_divergence
 from ..formats import choose_format, parent_block, stock_class
 from ..optim import MuonWithAdamW
 from ..recipe import DataConfig, RecipeError
+from ..remote.caches_puzzle import OUTPUT_NAME
 from .block_costs import BYTES, kv_bytes_per_token, kv_tokens
 from .block_distillation import normalized_mse
 from .child import empty_child
@@ -587,7 +588,7 @@ class _Pieces:
             cache = DynamicCache()
             if heads:
                 cache.update(keys, keys, 0)
-            model(input_ids=ids, past_key_values=cache, use_cache=True)
+            model(input_ids=ids, use_cache=True, **{OUTPUT_NAME: cache})
 
         return call
 
