@@ -128,7 +128,7 @@ def describe_machine() -> dict:
 
 def describe_versions() -> dict:
     versions = {"python": platform.python_version()}
-    for package in ("mip", "cbcbox", "highspy", "numpy"):
+    for package in ("mip", "cbcbox", "highsbox", "highspy", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

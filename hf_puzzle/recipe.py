@@ -202,7 +202,7 @@ class ConstraintsConfig:
 class SolveConfig:
     """The search: MIP, rescoring around its solution, and measuring until the target is met."""
 
-    solver: Literal["auto", "HIGHS", "CBC"] = key("`auto`: HiGHS when installed", "auto")
+    solver: Literal["auto", "HIGHS", "CBC"] = key("`auto`: HiGHS where it works, else CBC", "auto")
     num_solutions: int = key("diverse solutions kept per solve", 3)
     min_distance: float = key("share of layers in which solutions must differ", 0.2)
     relative_gap: float = key("proven gap at which the solver may stop", 1e-5)

@@ -142,7 +142,6 @@ class Lab:
 def serve() -> None:
     """For each line of stdin, an order of `Lab.attempt`: fork, run, watch, and answer with how it ended."""
     import matplotlib.pyplot  # noqa: F401 (imported once, before the forks, as all that follows)
-    import mip  # noqa: F401
 
     from hf_puzzle.puzzle import pipeline, report  # noqa: F401
 

@@ -531,7 +531,7 @@ class _Planner:
         candidates = config.num_solutions * len(self.recipe.cost.batch_sizes)
         binaries = sum(len(layer.blocks) for layer in self.space.layers)
         searches = 4 if timed else 1  # one to correct, three margins
-        solving = (0.02 + 2e-4 * binaries) * candidates
+        solving = (0.2 + 2e-4 * binaries) * candidates  # a process each
         # scores around the best child: half of the blocks are worth it; layers above the exchanged one are the child's
         whole = ScoreTask(0, len(self.space.layers), 0, len(self.run.metric.rows))
         around = 0.5 * (0.5 + 0.5 * self.share) * (self._score(**dataclasses.asdict(whole)) - self._open())

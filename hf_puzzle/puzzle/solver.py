@@ -7,12 +7,18 @@ cuts and the trust region included, is one more row of costs, so pruning and bou
 Letters in shapes: L layers, J choices per layer (padded), R rows.
 """
 
-import importlib.util
+import functools
+import json
 import logging
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -45,6 +51,14 @@ class VerificationError(AssertionError):
 
 class TimeLimitError(RuntimeError):
     """The time limit was reached before any feasible selection was found."""
+
+
+class SolverUnusableError(ValueError):
+    """The solver asked for does not work on this machine; the message says why, and what to install."""
+
+
+class SolverFailedError(RuntimeError):
+    """The solver's process crashed, was killed, or ended with an error."""
 
 
 def _identity(total: float) -> float:
@@ -139,16 +153,31 @@ def solve(
         fixed_distance: blocks of an incumbent and the largest number of layers that may differ from it.
         time_limit_s: wall seconds per solution.
         relative_gap: stop when the score is proven to be this close to the optimum.
-        solver: `"auto"` (HiGHS if highspy is installed, else CBC), `"HIGHS"` or `"CBC"`.
+        solver: `"auto"` (HiGHS where it works, else CBC, also where HiGHS crashes), `"HIGHS"` or `"CBC"`.
 
     Raises:
         InfeasibleError: no selection satisfies the limits; says what would.
         TimeLimitError: a `RuntimeError`, nothing feasible found within `time_limit_s`.
+        SolverUnusableError: a `ValueError`, the solver asked for does not work here.
+        SolverFailedError: a `RuntimeError`, the solver's process crashed or was killed.
         ValueError: malformed input.
     """
     _check_choices(layers, limits)
     _check_options(layers, num_solutions, min_distance, fixed_distance, time_limit_s, relative_gap)
-    backend = _pick_solver(solver)
+    backend = pick_solver(solver)
+    options = (num_solutions, min_distance, fixed_distance, time_limit_s, relative_gap)
+    try:
+        return _solve_with(backend, layers, limits, *options)
+    except SolverFailedError as error:
+        if solver != "auto" or backend == "CBC" or solver_state("CBC").reason is not None:
+            raise
+        logger.warning("%s; CBC takes its place", error)
+        return _solve_with("CBC", layers, limits, *options)
+
+
+def _solve_with(
+    backend, layers, limits, num_solutions, min_distance, fixed_distance, time_limit_s, relative_gap
+) -> list[Solution]:
     limits = [limit for limit in limits if limit.maximum < math.inf]
     _raise_if_one_limit_is_infeasible(layers, limits)
     problem = _build_problem(layers, limits)
@@ -267,15 +296,105 @@ def _check_options(layers, num_solutions, min_distance, fixed_distance, time_lim
             raise ValueError(f"fixed_distance: layer {layer_idx} does not offer {block!r}, only {offered}")
 
 
-def _pick_solver(solver: str) -> str:
+# ---- the solver's process ----
+
+_PROCESS = Path(__file__).with_name("mip_process.py")
+_GRACE_S = 60.0  # for a process to start on a slow disk, beyond the time limit
+_REMEDIES = {
+    "HIGHS": "pip install mip 'highsbox>=1.15.1,<1.16'",
+    "CBC": "pip install mip",
+}
+
+
+@dataclass(frozen=True)
+class SolverState:
+    """Whether a solver works here: `reason` is None if it solved a small program; else why it did not."""
+
+    reason: str | None = None
+    library: str | None = None  # path of the shared library
+    version: str | None = None  # where the library says so
+
+
+def solver_state(name: str) -> SolverState:
+    """Ask `"HIGHS"` or `"CBC"` to solve a program of one variable; the answer is remembered for this process."""
+    return _solver_state(name, os.environ.get(f"PMIP_{name}_LIBRARY"))
+
+
+@functools.cache
+def _solver_state(name: str, library: str | None) -> SolverState:
+    try:
+        found = _ask(name, {"objective": [1.0], "groups": [[0]], "rows": []}, 10.0, 0.0)
+    except (SolverFailedError, subprocess.TimeoutExpired) as error:
+        remedy = _REMEDIES[name] if library is None else f"correct or unset PMIP_{name}_LIBRARY={library}"
+        return SolverState(f"{error}; {remedy}")
+    if found.get("values") != [1.0]:
+        return SolverState(f"{name} answers {found} to the program `minimise x, x = 1`")
+    return SolverState(None, found["library"], found["version"])
+
+
+def pick_solver(solver: str) -> str:
+    """The solver that `solver` means on this machine: `"HIGHS"` or `"CBC"`; `"auto"` prefers HiGHS.
+
+    Raises:
+        SolverUnusableError: none works.
+    """
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
-    has_highs = importlib.util.find_spec("highspy") is not None
-    if solver == "HIGHS" and not has_highs:
-        raise ValueError("solver is 'HIGHS' but highspy is not installed: pip install highspy, or use solver='auto'")
-    if solver == "auto":
-        return "HIGHS" if has_highs else "CBC"
-    return solver
+    names = SOLVERS[1:] if solver == "auto" else (solver,)
+    reasons = {}
+    for name in names:
+        reasons[name] = solver_state(name).reason
+        if reasons[name] is None:
+            if reasons.get("HIGHS") is not None:
+                _warn_once(f"HiGHS cannot be used, CBC takes its place: {reasons['HIGHS']}")
+            return name
+    others = "" if solver == "auto" else ", or use solver='auto'"
+    raise SolverUnusableError(f"solver is {solver!r}, but {'. '.join(reasons.values())}{others}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
+def _ask(solver: str, program: dict, time_limit_s: float, relative_gap: float) -> dict:
+    """What `mip_process.solve` answers.
+
+    Raises:
+        SolverFailedError: the process ended without an answer, or its answer is an error.
+        subprocess.TimeoutExpired: it still ran `_GRACE_S` after the time limit, and was killed.
+    """
+    deadline_s = min(time_limit_s, 1e7) + _GRACE_S  # some clocks overflow
+    request = {
+        "path": [os.path.abspath(entry) for entry in sys.path if entry],
+        "deadline_s": deadline_s,
+        "solver": solver,
+        "time_limit_s": time_limit_s,
+        "relative_gap": relative_gap,
+        **program,
+    }
+    # -P: the files beside ours must not stand for packages of the same name
+    command = [sys.executable or "python", "-P", "-W", "ignore", str(_PROCESS)]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, encoding="utf-8", errors="replace",
+            timeout=deadline_s,
+        )  # fmt: skip
+    except OSError as error:
+        raise SolverFailedError(f"the process of {solver} cannot be started: {error}") from None
+    if done.returncode != 0:
+        code = -done.returncode
+        how = signal.Signals(code).name if code in set(signal.Signals) else f"exit code {done.returncode}"
+        raise SolverFailedError(
+            ": ".join([f"the process of {solver} ended with {how}", *done.stderr.splitlines()[-1:]])
+        )
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        raise SolverFailedError(f"{command[0]} answers {done.stdout[:80]!r}; is it a Python?") from None
+    if "error" in found:
+        raise SolverFailedError(f"{solver} failed: {found['error']}")
+    return found
 
 
 # ---- the problem as arrays ----
@@ -441,50 +560,46 @@ class _Answer:
 
 
 def _run_mip(problem: _Problem, backend: str, time_limit_s: float, relative_gap: float) -> _Answer:
-    """Solve `problem` with python-mip, one thread, fixed seed, silent."""
-    # loads a solver library of hundreds of MB, hence not at import
-    import mip
-
+    """Solve `problem` in a fresh process."""
     kept = np.isfinite(problem.scores)
     if (np.where(kept, problem.costs, np.inf).min(2).sum(1) > problem.maxima).any():
         # CBC can crash on tiny infeasible models (github.com/coin-or/Cbc/issues/693): spare it the obvious ones
         return _Answer("INFEASIBLE")
     score_scale = _TARGET_MAGNITUDE / _largest(problem.scores)
-    model = mip.Model(sense=mip.MINIMIZE, solver_name=getattr(mip, backend))
-    model.verbose, model.threads, model.seed = 0, 1, 0
-    model.max_mip_gap, model.max_mip_gap_abs = relative_gap, 1e-9
-    if backend == "CBC":
-        # its preprocessing turns some tiny infeasible models into OPTIMAL with broken rows, and saves no time here
-        model.preprocess = 0
-    variables = {
-        (i, j): model.add_var(var_type=mip.BINARY, obj=float(problem.scores[i, j] * score_scale))
-        for i, j in np.argwhere(kept).tolist()
-    }
-    for i, layer_kept in enumerate(kept):
-        model.add_constr(mip.xsum(variables[i, j] for j in np.flatnonzero(layer_kept).tolist()) == 1)
+    numbers = np.cumsum(kept).reshape(kept.shape) - 1  # of the variables, where kept
+    rows = []
     for row, maximum in zip(problem.costs, problem.maxima, strict=True):
         row_scale = _TARGET_MAGNITUDE / _largest(np.where(kept, row, 0.0))
-        total = mip.xsum(float(row[key] * row_scale) * variable for key, variable in variables.items() if row[key])
-        model.add_constr(total <= float(maximum * row_scale))
-    status = model.optimize(max_seconds=time_limit_s)
-    if status not in (mip.OptimizationStatus.OPTIMAL, mip.OptimizationStatus.FEASIBLE):
-        return _Answer(status.name)
-    weights = np.zeros(problem.scores.shape)
-    for key, variable in variables.items():
-        weights[key] = variable.x
+        used = kept & (row != 0)
+        rows.append((numbers[used].tolist(), (row[used] * row_scale).tolist(), float(maximum * row_scale)))
+    request = {
+        "objective": (problem.scores[kept] * score_scale).tolist(),
+        "groups": [layer[layer_kept].tolist() for layer, layer_kept in zip(numbers, kept, strict=True)],
+        "rows": rows,
+    }
+    try:
+        found = _ask(backend, request, time_limit_s, relative_gap)
+    except subprocess.TimeoutExpired as error:
+        logger.warning("%s gave no answer within %g s (time_limit_s=%g)", backend, error.timeout, time_limit_s)
+        return _Answer("NO_SOLUTION_FOUND")
+    if "values" not in found:
+        return _Answer(found["status"])
+    weights = np.zeros(kept.shape)
+    weights[kept] = found["values"]
     picks = weights.argmax(1)
-    return _Answer(status.name, picks, _solver_bound(problem, model, picks, score_scale, backend, relative_gap))
+    bound = _solver_bound(problem, found, picks, score_scale, backend, relative_gap)
+    return _Answer(found["status"], picks, bound)
 
 
-def _solver_bound(problem, model, picks, score_scale, backend, relative_gap) -> float:
+def _solver_bound(problem, found, picks, score_scale, backend, relative_gap) -> float:
     """The solver's lower bound in units of the scores, -inf if its own objective does not match the tables."""
     score, _ = _totals(problem, picks)
-    if not math.isclose(model.objective_value, score * score_scale, rel_tol=1e-5, abs_tol=1e-6):
+    objective, bound = found["objective"], found["bound"]
+    if not math.isclose(objective, score * score_scale, rel_tol=1e-5, abs_tol=1e-6):
         return -math.inf
-    bound = model.objective_bound
     if backend == "CBC":
         # CBC sets the bound to the objective once within the gap, so only "within the gap" is proven
-        bound = min(bound, model.objective_value - relative_gap * abs(model.objective_value))
+        bound = min(bound, objective - relative_gap * abs(objective))
     return bound / score_scale if math.isfinite(bound) else -math.inf
 
 
@@ -515,7 +630,7 @@ def _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap) ->
         if answer.status in ("INFEASIBLE", "INT_INFEASIBLE", "UNBOUNDED"):  # bounded: HiGHS says so when undecided
             return None
         if answer.status != "NO_SOLUTION_FOUND":
-            raise RuntimeError(f"{backend} failed with status {answer.status}; try another solver of {SOLVERS}")
+            raise SolverFailedError(f"{backend} failed with status {answer.status}; try another solver of {SOLVERS}")
         raise TimeLimitError(f"{backend} found no solution in time_limit_s={time_limit_s:g}; raise time_limit_s")
     score, totals = _totals(problem, picks)
     excess = totals - problem.maxima - _LIMIT_TOLERANCE * np.abs(problem.costs).max(2).sum(1)

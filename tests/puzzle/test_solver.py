@@ -4,25 +4,46 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hf_puzzle.puzzle import mip_process
 from hf_puzzle.puzzle import solver as solver_module
 from hf_puzzle.puzzle.solver import (
     Choice,
     InfeasibleError,
     Limit,
     Solution,
+    SolverFailedError,
+    SolverUnusableError,
     VerificationError,
     lagrangian_bound,
+    pick_solver,
     solve,
+    solver_state,
     verify,
 )
 
 
 SOLVERS = ("HIGHS", "CBC")
 QUANTITIES = ("weight_bytes", "time_ms", "kv_bytes")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Programs are solved here, not in a process each: a tenth of the time, where there are dozens to a test."""
+    monkeypatch.setenv("PMIP_HIGHS_LIBRARY", solver_state("HIGHS").library)
+
+    def ask(solver, program, time_limit_s, relative_gap):
+        options = {"solver": solver, "time_limit_s": time_limit_s, "relative_gap": relative_gap}
+        return mip_process.solve(json.loads(json.dumps(program | options)))
+
+    monkeypatch.setattr(solver_module, "_ask", ask)
 
 
 def random_layers(seed, num_layers=4, num_choices=4, scale=1.0):
@@ -76,7 +97,7 @@ def scaled(layers, factor):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("seed", range(25))
-def test_equals_brute_force(name, seed):
+def test_equals_brute_force(name, seed, in_process):
     layers = random_layers(seed, num_layers=3 + seed % 3, num_choices=3 + seed // 3 % 3)
     limits = limits_at(layers, fraction=0.25 + 0.02 * seed, quantities=QUANTITIES[: seed % 4])
     expected = brute_force(layers, limits)
@@ -95,7 +116,7 @@ def test_equals_brute_force(name, seed):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("seed", range(6))
-def test_diverse_solutions_equal_brute_force(name, seed):
+def test_diverse_solutions_equal_brute_force(name, seed, in_process):
     layers = random_layers(seed, num_layers=5, num_choices=3)
     limits = limits_at(layers, 0.5)
     solutions = solve(layers, limits, num_solutions=4, min_distance=0.4, solver=name)
@@ -109,7 +130,7 @@ def test_diverse_solutions_equal_brute_force(name, seed):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("max_different", range(5))
-def test_trust_region_equals_brute_force(name, max_different):
+def test_trust_region_equals_brute_force(name, max_different, in_process):
     for seed in range(4):
         layers = random_layers(seed, num_layers=4, num_choices=4)
         limits = limits_at(layers, 0.5, QUANTITIES[:2])
@@ -135,7 +156,7 @@ def test_trust_region_and_diversity_together():
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_scale_of_scores_and_costs_does_not_matter(name):
+def test_scale_of_scores_and_costs_does_not_matter(name, in_process):
     layers = random_layers(7, num_layers=12, num_choices=8)
     limits = limits_at(layers, 0.4)
     (reference,) = solve(layers, limits, solver="HIGHS")
@@ -176,7 +197,7 @@ def greedy(layers, limits):
     return sum(c.score for c in chosen)
 
 
-def test_greedy_is_never_better():
+def test_greedy_is_never_better(in_process):
     compared = 0
     for seed in range(15):
         layers = random_layers(seed, num_layers=10, num_choices=6)
@@ -189,7 +210,7 @@ def test_greedy_is_never_better():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pruning_changes_nothing(seed, monkeypatch):
+def test_pruning_changes_nothing(seed, monkeypatch, in_process):
     layers = random_layers(seed, num_layers=5, num_choices=5)
     limits = limits_at(layers, 0.45)
     options = {"num_solutions": 3, "min_distance": 0.4, "fixed_distance": (["b2"] * 5, 4)}
@@ -410,3 +431,180 @@ def test_empty_input_and_nan_limits():
         solve([random_layers(0)[0], []])
     with pytest.raises(ValueError, match="memory_gb: maximum is nan"):
         solve(random_layers(0), [Limit("memory_gb", "weight_bytes", math.nan)])
+
+
+# ---- the solver's process ----
+
+
+LAYERS = """
+from hf_puzzle.puzzle.solver import Choice, Limit, solve
+
+layers = [[Choice("a", 0.0, {"ms": 3.0}), Choice("b", i + 1.0, {"ms": 1.0}), Choice("c", i + 0.4, {"ms": 2.0})] for i in range(6)]
+limit = Limit("latency_ms", "ms", 12.0)
+"""
+SOLVED = "print([solve(layers, [limit], solver=name)[0].score for name in ('HIGHS', 'CBC')])"
+# each leaves this process so that a solve in it raises or crashes
+OTHERS = {
+    "mip": """
+import mip
+
+other = mip.Model(solver_name="HIGHS")
+other.threads = 2
+x = [other.add_var(var_type="B", obj=-(i % 3)) for i in range(9)]
+other += mip.xsum(x) <= 4
+assert other.optimize().name == "OPTIMAL"
+""",
+    "highspy": """
+import highspy
+
+other = highspy.Highs()
+other.setOptionValue("threads", 4)
+x = [other.addBinary(obj=-(i % 3)) for i in range(9)]
+other.addConstr(sum(x) <= 4)
+other.run()
+""",
+    "ortools": """
+from ortools.linear_solver import pywraplp
+
+other = pywraplp.Solver.CreateSolver("SCIP")
+x = [other.IntVar(0, 1, "") for i in range(9)]
+other.Add(sum(x) <= 4)
+other.Maximize(sum(i % 3 * v for i, v in enumerate(x)))
+assert other.Solve() == other.OPTIMAL
+""",
+}
+
+
+def said_by(script, **environ):
+    environ = os.environ | {"PMIP_HIGHS_LIBRARY": solver_state("HIGHS").library} | environ
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environ, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("package", OTHERS)
+def test_other_users_of_solvers_in_this_process_are_no_matter(package, tmp_path):
+    pytest.importorskip(package)
+    script = tmp_path / "script.py"
+    script.write_text(OTHERS[package] + LAYERS + SOLVED)
+    # a script without a __main__ guard, too
+    assert said_by(script) == "[6.0, 6.0]"
+
+
+def test_files_beside_the_script_or_the_solver_stand_for_no_packages(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text(LAYERS + SOLVED)
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "mip.py").write_text("raise SystemExit('this is not mip')")
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert said_by(script, PYTHONWARNINGS="error::SyntaxWarning") == "[6.0, 6.0]"
+
+
+def a_process_that(monkeypatch, tmp_path, what, solver=""):
+    """Put `what` before the solver's process, for one solver only if named; it may use `request`."""
+    path = tmp_path / "process.py"
+    path.write_text(
+        "import io, json, os, runpy, signal, sys, time\n"
+        "request = json.load(sys.stdin)\n"
+        f"if {solver!r} in request['solver'] and len(request['objective']) > 1:\n    {what}\n"
+        "sys.stdin = io.StringIO(json.dumps(request))\n"
+        f"runpy.run_path({str(Path(mip_process.__file__))!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(solver_module, "_PROCESS", path)
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "HIGHS ended with SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "HIGHS ended with SIGSEGV"),
+        ("sys.exit('no memory')", "HIGHS ended with exit code 1: no memory"),
+        ("print('hello'); sys.exit()", "answers 'hello"),
+        ("request['groups'] = [[99]]", "HIGHS failed: IndexError"),
+    ],
+)
+def test_a_process_that_dies_is_named_or_replaced(monkeypatch, tmp_path, caplog, what, message):
+    layers = random_layers(3, num_layers=5, num_choices=4)
+    limits = limits_at(layers, 0.45)
+    (best,) = solve(layers, limits, solver="CBC")
+    a_process_that(monkeypatch, tmp_path, what, "HIGHS")
+    with pytest.raises(SolverFailedError, match=message):
+        solve(layers, limits, solver="HIGHS")
+    (solution,) = solve(layers, limits)
+    assert (solution.blocks, solution.solver) == (best.blocks, "CBC")
+    assert "CBC takes its place" in caplog.text
+
+
+def test_where_both_die_the_error_is_named(monkeypatch, tmp_path):
+    layers = random_layers(3, num_layers=5, num_choices=4)
+    a_process_that(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(SolverFailedError, match="CBC ended with SIGKILL"):
+        solve(layers, limits_at(layers, 0.45))
+
+
+def test_a_process_that_hangs_is_a_time_limit(monkeypatch, tmp_path, caplog):
+    layers = random_layers(3, num_layers=5, num_choices=4)
+    limits = limits_at(layers, 0.45)
+    (best,) = solve(layers, limits)
+    a_process_that(monkeypatch, tmp_path, "time.sleep(600)")
+    monkeypatch.setattr(solver_module, "_GRACE_S", 0.5)
+    (solution,) = solve(layers, limits, time_limit_s=0.5)
+    assert (solution.status, solution.solver) == ("FEASIBLE", "LAGRANGIAN")
+    assert solution.bound <= best.score <= solution.score
+    assert "gave no answer within 1 s (time_limit_s=0.5)" in caplog.text
+
+
+def test_a_process_whose_parent_is_gone_ends(tmp_path):
+    # as left behind by a killed run: nobody waits for it, and its solver hangs
+    (tmp_path / "mip.py").write_text("import time; time.sleep(600)")
+    request = json.dumps({"path": [str(tmp_path)], "deadline_s": -4.0})
+    done = subprocess.run([sys.executable, mip_process.__file__], input=request, text=True, timeout=300)
+    assert done.returncode == -14  # SIGALRM
+
+
+@pytest.fixture
+def hidden(monkeypatch, tmp_path):
+    """Hides a solver: its library is nothing, or a file that is no library."""
+
+    def hide(name, exists=False):
+        path = tmp_path / f"lib{name}.so"
+        if exists:
+            path.write_text("no library")
+        monkeypatch.setenv(f"PMIP_{name}_LIBRARY", str(path))
+        return path
+
+    return hide
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_auto_falls_back_and_says_so_once(hidden, exists, caplog):
+    layers = random_layers(3, num_layers=5, num_choices=4)
+    limits = limits_at(layers, 0.45)
+    assert pick_solver("auto") == "HIGHS"
+    (best,) = solve(layers, limits)
+    path = hidden("HIGHS", exists)
+    for _ in range(2):
+        assert pick_solver("auto") == "CBC"
+        assert solve(layers, limits)[0].blocks == best.blocks
+    assert caplog.text.count("HiGHS cannot be used, CBC takes its place") == 1
+    assert f"cannot load library '{path}'" in caplog.text
+    with pytest.raises(SolverUnusableError, match=f"correct or unset PMIP_HIGHS_LIBRARY={path}, or use solver='auto'"):
+        solve(layers, limits, solver="HIGHS")
+
+
+def test_without_any_solver_the_error_names_both(hidden):
+    hidden("HIGHS")
+    hidden("CBC")
+    with pytest.raises(SolverUnusableError, match="loading the HiGHS library.*loading the CBC library"):
+        solve(random_layers(0))
+    with pytest.raises(SolverUnusableError, match="solver is 'CBC'"):
+        solve(random_layers(0), solver="CBC")
+
+
+def test_a_solver_without_its_packages_says_what_to_install(monkeypatch):
+    monkeypatch.delenv("PMIP_HIGHS_LIBRARY", raising=False)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
+    solver_module._solver_state.cache_clear()
+    with pytest.raises(SolverUnusableError, match="No module named 'mip'; pip install mip 'highsbox"):
+        solve(random_layers(0), solver="HIGHS")
+    solver_module._solver_state.cache_clear()
