@@ -106,7 +106,8 @@ class Solution:
         score: sum of the chosen scores, recomputed from the input.
         costs: total of every quantity that all chosen blocks have.
         bound: no selection under the same constraints scores lower.
-        gap: `(score - bound) / abs(score)`, the plain difference if the score is 0.
+        gap: `(score - bound) / (score - lowest)`, where `lowest` is the sum of each layer's smallest score, which no
+            selection can beat; 0 if the score is `lowest`.
         status: `"OPTIMAL"` (gap as asked for, up to the solver tolerance of 2e-6) or `"FEASIBLE"`.
         solver: `"HIGHS"`, `"CBC"`, or `"LAGRANGIAN"` when the solver had nothing as good as the built-in heuristic.
         seconds: wall time.
@@ -152,7 +153,7 @@ def solve(
             at least one layer.
         fixed_distance: blocks of an incumbent and the largest number of layers that may differ from it.
         time_limit_s: wall seconds per solution.
-        relative_gap: stop when the score is proven to be this close to the optimum.
+        relative_gap: stop when the gap, as in `Solution.gap`, is proven to be at most this.
         solver: `"auto"` (HiGHS where it works, else CBC, also where HiGHS crashes), `"HIGHS"` or `"CBC"`.
 
     Raises:
@@ -238,7 +239,8 @@ def lagrangian_bound(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]
     """Lower bound on the best score, from relaxing `limits` with multipliers; independent of any MIP solver."""
     _check_choices(layers, limits)
     limits = [limit for limit in limits if limit.maximum < math.inf]
-    return _lagrangian(_build_problem(layers, limits)).bound
+    problem, lowest = _above_lowest(_build_problem(layers, limits))
+    return _lagrangian(problem).bound + lowest
 
 
 # ---- input ----
@@ -419,6 +421,16 @@ def _build_problem(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) 
             costs[row, layer_idx, : len(choices)] = [choice.costs[limit.quantity] for choice in choices]
     maxima = [limit.maximum + _SLACK * _magnitude(layers, limit.quantity) for limit in limits]
     return _Problem(scores, costs, np.array(maxima))
+
+
+def _above_lowest(problem: _Problem) -> tuple[_Problem, float]:
+    """Scores minus the smallest of their layer, and the sum of what was taken away.
+
+    Exact, as one choice of each layer is taken. Solvers stop at a gap relative to the objective: a constant in all
+    scores would let them stop far from the optimum.
+    """
+    smallest = problem.scores.min(1, keepdims=True)
+    return replace(problem, scores=problem.scores - smallest), math.fsum(smallest.ravel())
 
 
 def _magnitude(layers: Sequence[Sequence[Choice]], quantity: str) -> float:
@@ -622,6 +634,7 @@ def _search(problem: _Problem, backend: str, time_limit_s: float, relative_gap: 
 def _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap) -> Solution | None:
     """One verified solution, None if there is none."""
     start = time.perf_counter()
+    problem, lowest = _above_lowest(problem)
     answer, dual = _search(problem, backend, time_limit_s, relative_gap)
     picks, used = answer.picks, backend
     if picks is None or dual.upper < _totals(problem, picks)[0]:
@@ -632,21 +645,22 @@ def _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap) ->
         if answer.status != "NO_SOLUTION_FOUND":
             raise SolverFailedError(f"{backend} failed with status {answer.status}; try another solver of {SOLVERS}")
         raise TimeLimitError(f"{backend} found no solution in time_limit_s={time_limit_s:g}; raise time_limit_s")
-    score, totals = _totals(problem, picks)
+    above, totals = _totals(problem, picks)
     excess = totals - problem.maxima - _LIMIT_TOLERANCE * np.abs(problem.costs).max(2).sum(1)
     if (excess > 0).any():
         rows = np.flatnonzero(excess > 0).tolist()
         raise VerificationError(f"{used} broke row(s) {rows} by {excess.max():g}; try another solver of {SOLVERS}")
 
-    bound = min(score, max(answer.bound, dual.bound))
-    gap = (score - bound) / abs(score) if score else score - bound
+    bound = min(above, max(answer.bound, dual.bound, 0.0))
+    gap = (above - bound) / above if above else 0.0
     chosen = [choices[pick] for choices, pick in zip(layers, picks, strict=True)]
     quantities = sorted(set.intersection(*(set(choice.costs) for choice in chosen)))
+    score = math.fsum(choice.score for choice in chosen)
     solution = Solution(
         blocks=tuple(choice.block for choice in chosen),
         score=score,
         costs={quantity: math.fsum(choice.costs[quantity] for choice in chosen) for quantity in quantities},
-        bound=bound,
+        bound=min(score, bound + lowest),
         gap=gap,
         status="OPTIMAL" if gap <= relative_gap + _GAP_TOLERANCE else "FEASIBLE",
         solver=used,
@@ -681,7 +695,7 @@ def _raise_jointly_infeasible(limits, problem, backend, time_limit_s, fixed_dist
         others = np.arange(len(problem.maxima)) != row
         objective = np.where(np.isfinite(problem.scores), problem.costs[row], np.inf)
         cheapest = _Problem(objective, problem.costs[others], problem.maxima[others])
-        answer, dual = _search(cheapest, backend, time_limit_s, 1e-6)
+        answer, dual = _search(_above_lowest(cheapest)[0], backend, time_limit_s, 1e-6)
         picks = dual.picks if answer.picks is None else answer.picks
         if picks is not None:
             nearest[limit.constraint] = limit.to_user(_totals(cheapest, picks)[0])

@@ -166,6 +166,21 @@ def test_scale_of_scores_and_costs_does_not_matter(name, in_process):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+def test_a_constant_in_all_scores_does_not_matter(name, in_process):
+    for seed in range(5):
+        layers = random_layers(seed, num_layers=12, num_choices=8)
+        limits = limits_at(layers, 0.4)
+        (reference,) = solve(layers, limits, solver=name)
+        shifted = [[dataclasses.replace(c, score=c.score + 1e6) for c in layer] for layer in layers]
+        (solution,) = solve(shifted, limits, solver=name)
+        assert solution.blocks == reference.blocks
+        assert solution.score - 12e6 == pytest.approx(reference.score, abs=1e-6)
+        assert solution.gap == pytest.approx(reference.gap, abs=1e-6)
+        assert solution.bound - 12e6 == pytest.approx(reference.bound, abs=1e-6)
+        assert lagrangian_bound(shifted, limits) - 12e6 == pytest.approx(lagrangian_bound(layers, limits), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
 def test_one_hopeless_block_does_not_drown_the_others(name):
     layers = random_layers(11, num_layers=5, num_choices=4, scale=1e-4)
     limits = limits_at(layers, 0.4)
