@@ -1,13 +1,12 @@
-# `make demo`, `make space` and `make test` make their own environment first; set VENV or PYTHON to use others.
+# Every target makes its own environment first; set VENV or PYTHON to use others.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo space test style llama-cpp clean
+.PHONY: demo space test style lock llama-cpp clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e .[dev] -c constraints.txt
 	touch $@
 
@@ -28,5 +27,13 @@ test: $(VENV)/.installed
 style: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# every version that CI installs, for all platforms and Pythons; pins that fit are kept, ARGS=--upgrade takes the newest
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --output-file constraints.txt $(ARGS)
+	rm -rf $(VENV)-lock
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-lock runs
