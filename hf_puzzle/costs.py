@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import statistics
@@ -13,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
+from .progress import bar
 from .remote.caches_puzzle import OUTPUT_NAME
 
 
@@ -99,11 +100,10 @@ def measure_interleaved(
 ) -> dict[str, list[Timing]]:
     """`rounds` timings of each model, in turn, so that a machine's drift meets all of them alike; one warm-up each."""
     timings: dict[str, list[Timing]] = {name: [] for name in models}
-    for round_idx in tqdm(range(rounds + 1), desc=description, leave=False, disable=None):
-        for name, model in models.items():
-            timing = time_generation(model, workload, clock)
-            if round_idx:
-                timings[name].append(timing)
+    for round_idx, name in bar(list(itertools.product(range(rounds + 1), models)), desc=description):
+        timing = time_generation(models[name], workload, clock)
+        if round_idx:
+            timings[name].append(timing)
     return timings
 
 
@@ -173,7 +173,7 @@ def assisted_generation(
     identical, parent_steps = 0, 0
     handle = parent.register_forward_hook(lambda *_: steps.append(1))
     try:
-        for prompt_idx, prompt in enumerate(torch.cat((prompts[:1], prompts)).to(parent.device)):
+        for prompt_idx, prompt in enumerate(bar(torch.cat((prompts[:1], prompts)).to(parent.device), desc="assisted")):
             outputs = []
             for name, extra in ways.items():
                 steps.clear()

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from . import artifacts
+from .progress import bar
 from .recipe import DataConfig
 
 
@@ -158,10 +158,9 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer) -> None:
     wanted = {"train": config.num_tokens, "heldout": config.heldout_tokens}
     streams = _Streams(path.with_suffix(".parts"), wanted)
     source = Documents(config, streams.reader_state)
-    progress = tqdm(
-        total=sum(wanted.values()), initial=sum(streams.written.values()), desc="tokenize", unit="tok", unit_scale=True,
-        leave=False, disable=None,
-    )  # fmt: skip
+    progress = bar(
+        total=sum(wanted.values()), initial=sum(streams.written.values()), desc="tokenize", unit="tok", unit_scale=True
+    )
     for texts in _batches(source, config, streams.written, wanted):
         encoded = tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
         for (side, _), ids in zip(texts, encoded, strict=True):

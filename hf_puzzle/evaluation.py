@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+
+from .progress import bar
 
 
 def kl_divergence(parent_logits: torch.Tensor, child_logits: torch.Tensor, chunk: int = 512) -> torch.Tensor:
@@ -79,7 +80,7 @@ class ClozeTask:
 
 
 def batched(input_ids: torch.Tensor, batch_size: int, description: str) -> Iterable[torch.Tensor]:
-    return tqdm(input_ids.split(batch_size), desc=description, leave=False, disable=None)
+    return bar(input_ids.split(batch_size), desc=description)
 
 
 @torch.no_grad()

@@ -21,9 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from . import artifacts
+from . import artifacts, progress
 from .recipe import RecipeError, ResourcesConfig, parse_recipe, to_dict
 from .stages import Executor, InProcess, Stage, run_stages, task_name
 
@@ -137,7 +135,7 @@ class _Cluster(abc.ABC):
             call = functools.partial(work, spec, stage.name, arguments, self.threads)
             pending[self.submit(stage, arguments, call)] = name = task_name(arguments)
             on_event("task_started", task=name)
-        bar = tqdm(total=_progress(stage)[1], desc=stage.name, leave=False, disable=None)
+        bar = progress.bar(total=_progress(stage)[1], desc=stage.name)
         try:
             while pending:
                 for handle in self.wait(list(pending)):

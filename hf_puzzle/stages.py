@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from . import artifacts
+from . import artifacts, progress
 
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class InProcess:
     workers = 1
 
     def run(self, stage: Stage, tasks: list[dict], on_event: Callable[..., None]) -> None:
-        for arguments in tasks:
+        for arguments in progress.bar(tasks, desc=f"{stage.name}: tasks") if len(tasks) > 1 else tasks:
             name, began = task_name(arguments), time.perf_counter()
             on_event("task_started", task=name)
             stage.run(**arguments)
@@ -127,7 +127,8 @@ def run_stages(
                 raise StageError(f"stage {only!r} needs {', '.join(stale)}: run without --only first")
         outputs = [run_dir / name for name in stage.outputs]
         if manifest.is_finished(stage.name, inputs[stage.name]):
-            damaged = manifest.damaged(stage.name, outputs)
+            with progress.under_way(f"{stage.name}: checking files"):
+                damaged = manifest.damaged(stage.name, outputs)
             if only is None and not damaged:
                 _remove(run_dir, stage.scratch)  # of a run that was killed right after it had finished
                 seconds = manifest.stages[stage.name]["seconds"]
@@ -146,8 +147,9 @@ def run_stages(
         tasks = stage.tasks(executor.workers)
         on_event("stage_started", stage=stage.name, continues=spent, tasks=len(tasks))
         try:
-            executor.run(stage, tasks, functools.partial(on_event, stage=stage.name))
-            stage.merge()
+            with progress.under_way(stage.name):
+                executor.run(stage, tasks, functools.partial(on_event, stage=stage.name))
+                stage.merge()
         except BaseException as error:
             on_event("stage_failed", stage=stage.name, error=f"{type(error).__name__}: {error}"[:2000])
             raise

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from . import artifacts
+from .progress import bar
 from .recipe import RecipeError, did_you_mean
 
 
@@ -119,9 +119,7 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.description, leave=False, disable=None
-            )
+            self.bar = bar(total=state.max_steps, initial=state.global_step, desc=self.description)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if self.bar is not None:

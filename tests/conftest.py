@@ -1,6 +1,7 @@
 """Tiny models, tokens and one trained library, shared by all tests; whoever changes a model copies it first."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
 
 
 torch.set_num_threads(1)
+os.environ["HF_PUZZLE_LOG_EVERY"] = "0"  # no lines between those that tests look for
 
 SIZES = {
     "vocab_size": 256,

@@ -31,6 +31,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
 from ..formats import describe
+from ..progress import bar
 from ..remote.configuration_decilm import DeciLMConfig
 from .check import weight_files
 
@@ -264,7 +265,7 @@ def _write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for theirs, ours in plan.items():
+        for theirs, ours in bar(plan.items(), desc="write GGUF"):
             values = weights[ours].load().float().cpu().numpy()
             if paired and (".attn_q." in theirs or ".attn_k." in theirs):
                 values = _paired(values, head_dim)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .. import hub
 from ..costs import Timing, Workload, measure_interleaved
 from ..formats import DECILM, build_model, format_of
+from ..progress import bar
 from ..recipe import RecipeError
 from . import llama_cpp, rewrites, vllm
 
@@ -70,7 +71,7 @@ def opened(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runnable: dict[str, Any] = {}
-        for name, model in models.items():
+        for name, model in bar(models.items(), desc=f"{engine}: models"):
             model = as_engine_runs_it(model, engine)
             if engine == "vllm":
                 runnable[name] = VllmFolder(hub.write_model_folder(folder / name, model))

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from ..optim import MuonWithAdamW
+from ..progress import bar
 from ..remote.adapters_mrkl import END, SEPARATOR, Adapters, CallGrammar, decode_items, encode_items
 from ..remote.calls_mrkl import MRKLError, NumberError, parse_number
 from ..remote.exact_mrkl import Calculator
@@ -232,7 +233,7 @@ def write(model, tokenizer, questions: Sequence[str], max_tokens: int = 48, batc
     """What `model` writes after each question, greedily and without a grammar, up to its end."""
     found = []
     device = next(model.parameters()).device
-    for start in range(0, len(questions), batch_size):
+    for start in bar(range(0, len(questions), batch_size), desc="answers"):
         rows = [
             tokenizer(question + SEPARATOR, add_special_tokens=False)["input_ids"]
             for question in questions[start : start + batch_size]
@@ -290,7 +291,7 @@ def call_accuracy(model, tokenizer, expert, pairs: Sequence[Pair], constrained: 
     if not constrained:
         texts = write(model, tokenizer, [pair.question for pair in pairs])
         return sum(t == "".join(p.items) for t, p in zip(texts, pairs, strict=True)) / len(pairs)
-    for pair in pairs:
+    for pair in bar(pairs, desc="calls"):
         grammar = CallGrammar(expert, read(pair.text, KNOWN))
         prompt = tokenizer(pair.question + SEPARATOR, add_special_tokens=False)["input_ids"]
         with torch.no_grad():

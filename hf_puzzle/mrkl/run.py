@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
 from ..fanout import run_to_report
+from ..progress import bar
 from ..recipe import RecipeError, to_dict
 from ..remote.adapters_mrkl import Adapters, Extractor, LabelRouter, Phraser
 from ..remote.compositions_mrkl import Composition, readable
@@ -148,7 +149,7 @@ class _Run:
                 jobs["alone"] = [(p.question, p.items) for p in made]
         if self.recipe.phrase is not None:
             jobs["phrase"] = phrase_rows(self.recipe.phrase.num_pairs, seed)
-        for name, rows in jobs.items():
+        for name, rows in bar(jobs.items(), desc="adapters"):
             random.Random(seed).shuffle(rows)
             model, tokenizer = self.load()
             options = {"steps": self.recipe.phrase.num_steps} if name == "phrase" else {
@@ -205,7 +206,7 @@ class _Run:
             found[title] = {"temperature": router.calibration.temperature}
             for pool in ("seen", "carrier"):
                 rows, hits, trust = asked(pool, self.recipe.seed + 3000), 0, 0.0
-                for text, name in rows:
+                for text, name in bar(rows, desc="routes"):
                     scores = router.probabilities(read(text, KNOWN))
                     hits += max(scores, key=scores.get) == name
                     trust += max(scores.values())
@@ -222,7 +223,7 @@ class _Run:
             for path in folder.rglob("*"):  # what a link points to would be saved with the pipeline
                 artifacts.inside(folder, path.relative_to(folder).as_posix())
             shutil.copytree(folder, data)
-        replies = [self._reply(data, question) for question in recipe.questions]
+        replies = [self._reply(data, question) for question in bar(recipe.questions, desc="ask")]
         changes = []
         for change in recipe.changes:
             before = self._reply(data, change.ask)

@@ -10,10 +10,10 @@ from itertools import islice, product
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..optim import MuonWithAdamW
+from ..progress import bar
 from ..recipe import RecipeError
 from .recipe import TrainConfig
 
@@ -125,7 +125,7 @@ def train_in_context_model(config: TrainConfig, seed: int, device: torch.device)
     optimizer = MuonWithAdamW(named, lr=config.learning_rate)
     generator, accuracies = torch.Generator().manual_seed(seed), []
     cross_entropy = torch.nn.functional.cross_entropy
-    steps = tqdm(total=config.num_steps, desc="model", leave=False, disable=None)
+    steps = bar(total=config.num_steps, desc="model")
     for step in range(config.num_steps):
         share = step / config.num_steps
         for group in optimizer.param_groups:

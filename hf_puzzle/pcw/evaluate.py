@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
 from ..fanout import run_to_report
+from ..progress import bar
 from ..recipe import RecipeError, to_dict
 from ..remote.generation_pcw import PCWError, encode_windows, score_labels
 from ..remote.pipeline_pcw import CONTENT_FREE
@@ -166,7 +167,7 @@ def evaluate_dataset(
     sizes = measure(examples, labels, tokens, protocol.context_size or context_size(model.config))
     say(f"{examples.title}: {len(labels.names)} labels, n_max {sizes.n_max} in {sizes.context} tokens")
     redrawn = 0
-    for number in range(protocol.draws) if draws is None else draws:
+    for number in bar(range(protocol.draws) if draws is None else draws, desc=f"{examples.title}: draws"):
         wanted = [
             (b, mode)
             for b in protocol.num_windows
@@ -184,7 +185,7 @@ def evaluate_dataset(
                 redrawn, attempt = redrawn + 1, attempt + 1
                 if redrawn > max(1, REDRAWN_AT_MOST * protocol.draws):
                     raise
-        for b, mode in wanted:
+        for b, mode in bar(wanted, desc="windows and modes"):
             yield {
                 "dataset": examples.title, "labels": len(labels.names), "n_max": sizes.n_max, "draw": number,
                 "num_windows": b, "mode": mode, "redrawn": attempt,
@@ -210,7 +211,7 @@ def _accuracy(model, examples: Examples, sizes: Sizes, labels: Labels, layout, p
     def score(texts: list[tuple[str, ...]]) -> torch.Tensor:
         tasks = [layout.task(template.separator + template.task(inputs)) for inputs in texts]
         options = {"scores": protocol.scores, "mode": mode, "temperature": protocol.attention_temperature}
-        parts = range(0, len(tasks), protocol.batch_size)
+        parts = bar(range(0, len(tasks), protocol.batch_size), desc="texts")
         parts = [
             score_labels(model, encoded, tasks[i : i + protocol.batch_size], labels.tokens, **options) for i in parts
         ]

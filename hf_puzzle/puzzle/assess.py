@@ -13,6 +13,7 @@ from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_byt
 from ..data import sequences
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
+from ..progress import bar
 from ..recipe import RecipeError
 from .baselines import Baselines, describe
 from .block_costs import BYTES
@@ -106,10 +107,11 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
     costs = run.costs
     parent_blocks = [run.space.parent] * len(blocks)
     rows = {}
-    for name, layout, folder, trust in (
+    subjects = (
         ("parent", parent_blocks, run.parent_path, run.recipe.parent.trust_remote_code),
         ("child", blocks, str(run.run_dir / "distilled"), False),
-    ):
+    )
+    for name, layout, folder, trust in bar(subjects, desc="peak memory"):
         parts = [costs.block_costs(block, workload.batch_size) for block in layout]
         parameters = costs.non_block_parameters + sum(part["num_parameters"] for part in parts)
         total = costs.non_block_costs(workload.batch_size)["memory_bytes"] + sum(

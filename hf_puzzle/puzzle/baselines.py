@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 
 from ..blocks import NONE, Block
+from ..progress import bar
 from ..recipe import RecipeError, did_you_mean
 from .block_costs import CostTable
 from .scoring import Score
@@ -73,9 +74,9 @@ class Baselines:
             if not self._fits(self._without(subsets[0], gone)):
                 continue
             if len(subsets) <= exhaustive_below:
-                return min((self._without(s, gone) for s in subsets), key=self.distance)
+                return min((self._without(s, gone) for s in bar(subsets, desc="drop layers")), key=self.distance)
             dropped: tuple[int, ...] = ()
-            for _ in range(count):
+            for _ in bar(range(count), desc="drop layers"):
                 rest = [i for i in range(self.num_layers) if i not in dropped]
                 dropped += (min(rest, key=lambda i: self.distance(self._without((*dropped, i), gone))),)  # noqa: B023
             return self._without(dropped, gone)

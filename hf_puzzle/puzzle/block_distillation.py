@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block, Variant
 from ..data import TokenBlocks, sequences
+from ..progress import bar
 from ..recipe import LibraryConfig
 from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
 from .importance import channel_ranking
@@ -239,7 +239,7 @@ class BLDTrainer(SealingTrainer):
 
         self.stream.on_student, self.stream.autocast = add, None
         batches = self.heldout.split(self.config.batch_size)
-        for batch, states in self.stream.with_states(batches):
+        for batch, states in bar(self.stream.with_states(batches), total=len(batches), desc="judge"):
             self.stream.run(batch, states)
         for student in self.students:
             loss = totals[student.name] / len(batches)
@@ -254,6 +254,7 @@ class BLDTrainer(SealingTrainer):
         heldout, accumulation = self.heldout.split(self.config.batch_size), self.args.gradient_accumulation_steps
         every = _eval_steps(self.args.max_steps, self.config)
         loader, step, epoch = self.get_train_dataloader(), 0, 0
+        handed = bar(total=steps, desc="hand states on")
         self._run_all(heldout, None)
         while step < steps:
             loader.set_epoch(epoch)  # the order of Trainer's own epochs
@@ -263,7 +264,9 @@ class BLDTrainer(SealingTrainer):
                 self._run_all(group, self.autocast_dtype)
                 if step % every == 0 or step == self.args.max_steps:
                     self._run_all(heldout, None)
+                handed.update()
             epoch += 1
+        handed.close()
 
     def _run_all(self, batches, autocast: torch.dtype | None) -> None:
         self.stream.autocast = autocast
@@ -470,7 +473,7 @@ def _run_job(
             trainer.hand_on(steps)
     finally:
         trainer.close()
-    for student in tqdm(students, desc="write library", leave=False, disable=None):
+    for student in bar(students, desc="write library"):
         if student.name in library.index:  # written before a kill
             continue
         if student.dead is not None:

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from ..blocks import Block
 from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded
+from ..progress import bar
 from ..remote.modeling_puzzle import norms_of, place_of
 from .library import BlockLibrary
 from .loading import Shards, load_layers
@@ -47,7 +48,7 @@ def assemble_child(
     config = child_config(parent.config, blocks, fmt)
     prefix = layers_prefix(parent)
     weights = {name: tensor for name, tensor in parent.state_dict().items() if not name.startswith(prefix)}
-    for layer_idx, block in enumerate(blocks):
+    for layer_idx, block in enumerate(bar(blocks, desc="child: layers")):
         for name, tensor in _layer_weights(parent, library, layer_idx, block, own, fmt).items():
             weights[f"{prefix}{layer_idx}.{name}"] = tensor
     child = build_model(config, {name: tensor.detach().clone() for name, tensor in weights.items()}, parent.dtype)
@@ -86,7 +87,7 @@ def child_weights(
     tied = ends.all_tied_weights_keys
     yield {name: tensor for name, tensor in ends.state_dict().items() if name not in tied}
     del ends
-    for layer_idx, block in enumerate(blocks):
+    for layer_idx, block in enumerate(bar(blocks, desc="child: layers")):
         part = load_layers(shards, config, layer_idx, layer_idx + 1, dtype=dtype)
         weights = _layer_weights(part, library, layer_idx, block, own, fmt)
         yield {f"{prefix}{layer_idx}.{name}": tensor.detach() for name, tensor in weights.items()}

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 from accelerate.utils import align_module_device
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer
 
+from ..progress import bar
 from .surgery import input_device, layers_of, meta_parent, output_projection, sub_block
 
 
@@ -109,7 +109,7 @@ def channel_importance(model: PreTrainedModel, input_ids: torch.Tensor, batch_si
     """
     activity = FFNActivity(model)
     with activity.watched():
-        for batch in tqdm(input_ids.split(batch_size), desc="importance", leave=False, disable=None):
+        for batch in bar(input_ids.split(batch_size), desc="importance"):
             model.get_decoder()(input_ids=batch.to(input_device(model)), use_cache=False)
     return activity.importance(model)
 

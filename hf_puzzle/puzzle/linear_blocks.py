@@ -1,9 +1,9 @@
 """Linear sub-blocks in closed form: ridge regression, where it beats the paper's products of weights."""
 
 import torch
-from tqdm.auto import tqdm
 
 from ..blocks import LINEAR
+from ..progress import bar
 from ..recipe import LibraryConfig
 from .states import LayerStream
 from .surgery import hidden_states_of, initial_weights, layers_of, sub_block
@@ -57,7 +57,7 @@ def closed_form_linear(
     batches = input_ids.split(config.batch_size)
     half = max(1, len(batches) // 2)
     try:
-        pairs = tqdm(stream.with_states(batches), total=len(batches), desc="linear blocks", leave=False, disable=None)
+        pairs = bar(stream.with_states(batches), total=len(batches), desc="linear blocks")
         for number, (batch, states) in enumerate(pairs):
             if number == half:
                 for place in places:

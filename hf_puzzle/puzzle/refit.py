@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..progress import bar
 from ..recipe import ChildConfig
 from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
 
@@ -41,7 +41,7 @@ def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tens
     batches = [batch.to(parent.device) for batch in input_ids.split(config.batch_size)]
     child_states = [first_states(child, batch) for batch in batches]
     parent_states = [first_states(parent, batch) for batch in batches]
-    for layer_idx in tqdm(range(len(layers_of(child))), desc="refit", leave=False, disable=None):
+    for layer_idx in bar(range(len(layers_of(child))), desc="refit"):
         targets = [_trace(parent, layer_idx, state) for state in parent_states]
         scale = _residual_scale(targets[0])
         for kind in KINDS:

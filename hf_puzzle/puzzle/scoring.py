@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .. import artifacts
 from ..blocks import Block
 from ..data import sequences
 from ..evaluation import ClozeTask, kl_divergence, mean_and_error, token_losses
+from ..progress import bar
 from ..recipe import ScoreConfig
 from .library import BlockLibrary
 from .search_space import SearchSpace
@@ -88,7 +88,7 @@ def block_values(
     batches = [b.to(input_device(parent)) for b in metric.rows.split(rows_per_batch(config))]
     states = [first_states(parent, batch) for batch in batches]
     offered = offered or [list(layer.blocks) for layer in space.layers]
-    progress = tqdm(total=sum(len(offered[i]) for i in layers) * len(batches), desc="score", leave=False, disable=None)
+    progress = bar(total=sum(len(offered[i]) for i in layers) * len(batches), desc="score")
     for layer_idx in range(max(layers) + 1):
         if layer_idx in layers:
             blocks = [b for b in offered[layer_idx] if not library.is_dropped(layer_idx, b)]
@@ -251,7 +251,7 @@ def distance(
     """The metric of a whole child, with its standard error: what the sum of its blocks' scores estimates."""
     swaps = library.swaps(parent, blocks, space.parent)
     values = []
-    for batch in metric.rows.split(4 * max(1, batch_size // 4)):
+    for batch in bar(metric.rows.split(4 * max(1, batch_size // 4)), desc="distance"):
         batch = batch.to(input_device(parent))
         target = parent(input_ids=batch, use_cache=False).logits
         with swapped(parent, swaps):

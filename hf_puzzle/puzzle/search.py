@@ -19,6 +19,7 @@ from ..blocks import Block, kv_heads
 from ..costs import Ratio, Timing, cpu_threads, in_dtype, median_timing, speed_ratio
 from ..engines.measuring import measure_models
 from ..formats import DECILM
+from ..progress import bar
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .child import empty_child
@@ -193,7 +194,7 @@ def solve_all(
             f"constraints.max_batch_size {constraints.max_batch_size} is below every batch size of costs.json "
             f"({', '.join(map(str, sorted(costs.times)))})"
         )
-    for batch_size in batch_sizes:
+    for batch_size in bar(batch_sizes, desc="MIP"):
         limits = limits_for(constraints, costs, batch_size, rate, margin)
         layers = choices(scores, costs, batch_size)
         for offered in _same_kv_count(layers) if one_kv_count else [layers]:
@@ -264,7 +265,7 @@ class Search:
         if all(getattr(self.constraints, name) is None for name in timed):
             return self._best_candidate(1.0, self.config.rescore_rounds), None
         margin, reached = 1.0, []
-        for round_idx in range(self.config.max_rounds):
+        for round_idx in bar(range(self.config.max_rounds), desc="solve: rounds"):
             # the first round only corrects the predictions; rescoring and full measurements would be wasted on it
             corrects = round_idx == 0 and self.config.max_rounds > 1
             candidates = [self._best_candidate(margin, 0)] if corrects else self._candidates_around(margin)
@@ -309,7 +310,7 @@ class Search:
         """MIP, true distance of its diverse solutions, then rescoring around the best one."""
         one_kv_count = self.one_kv_count
         found = solve_all(self.scores, self.costs, self.constraints, self.config, margin, one_kv_count)
-        best = min((self._judged(c) for c in found), key=lambda c: c.distance)
+        best = min((self._judged(c) for c in bar(found, desc="candidates")), key=lambda c: c.distance)
         for _ in range(rescore_rounds):
             better = self._rescored(best, margin)
             if better is None:
