@@ -8,7 +8,7 @@ Llama-shaped parents, so converting is a matter of configs and of channels of ze
 import copy
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ _SHARED = (
 )
 MAX_LAYERS = 10_000
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
+_HEADS = ("lm_head.weight", "embed_out.weight")  # checkpoints of GPT-NeoX have the second
 _SKIP_NAMES = {"attention": "attention", "ffn": "mlp"}  # transformers' words in `skip`
 
 
@@ -345,24 +346,95 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return getattr(modeling_puzzle, modeling_puzzle.PREFIX + stock.__name__) if fmt == PER_LAYER else stock
 
 
+def head_is_tied(
+    config: PretrainedConfig, names: Collection[str], read: Callable[[str], torch.Tensor] | None = None
+) -> bool:
+    """Whether the head of a checkpoint or state dict is its embedding matrix: what the tensors say, not what the config says.
+
+    A config that says "tied" is wrong where the tensors hold a head with other values: transformers 5 keeps such a head,
+    and everything that obeys the config loses it. One that says "untied" is wrong where both are one tensor in memory;
+    two equal ones are left as they are.
+
+    Args:
+        names: of all tensors.
+        read: gives the tensor of a name; needed where both matrices are there.
+
+    Raises:
+        FormatError: untied, and there is no head.
+    """
+    says = bool(getattr(config, "tie_word_embeddings", False))
+    try:
+        known = model_class(config)._tied_weights_keys
+    except FormatError:  # a class of somebody else's: its own business
+        return says
+    if not isinstance(known, dict) or len(known) != 1:
+        return says
+    ((own_head, inner),) = known.items()
+    head = next((name for name in (own_head, *_HEADS) if name in names), None)
+    # old checkpoints leave the model's prefix away
+    inputs = next((name for name in names if name == inner or (name and inner.endswith(f".{name}"))), None)
+    if head is None and inputs is not None and not says:
+        raise FormatError(
+            f"config.json says tie_word_embeddings: false, and there is no {own_head}: set it to true if the head is the "
+            "embedding matrix, else fetch the model again"
+        )
+    if head is None or inputs is None:
+        return says
+    one, other = read(head), read(inputs)
+    if one.is_meta or other.is_meta:
+        return says
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    same = one.device == other.device and one.data_ptr() == other.data_ptr()
+    return same or (says and torch.equal(one, other.to(one.device)))
+
+
+def model_is_tied(model: PreTrainedModel) -> bool:
+    """Whether the head of a model is its embedding matrix, one tensor for both."""
+    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and getattr(head, "weight", None) is inputs.weight
+
+
+def tell_tie(model: PreTrainedModel) -> None:
+    """Make a model's config say whether its head is tied."""
+    if model.get_output_embeddings() is not None and model.config.tie_word_embeddings != model_is_tied(model):
+        model.config.tie_word_embeddings = model_is_tied(model)
+
+
+def with_tie(config: PretrainedConfig, tied: bool) -> PretrainedConfig:
+    """`config` saying `tied`; a copy where it says otherwise."""
+    if bool(getattr(config, "tie_word_embeddings", False)) != tied:
+        config = copy.deepcopy(config)
+        config.tie_word_embeddings = tied
+    return config
+
+
+def as_tied(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PretrainedConfig:
+    """`config` saying of the head what its tensors say (`head_is_tied`)."""
+    return with_tie(config, head_is_tied(config, state, state.__getitem__))
+
+
 def build_model(
     config: PretrainedConfig, state: dict[str, torch.Tensor], dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """The model of a config with tensors as its state dict names them, on the CPU or where the tensors are.
 
+    Whether its head is tied is read off the tensors.
+
     Raises:
         FormatError: tensors that are missing, left over, or of another shape.
     """
+    config = as_tied(config, state)
     dtype = dtype or next(iter(state.values())).dtype
     model, info = model_class(config).from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
     check_loading(info)
     return model.eval()
 
 
 def check_loading(info: dict) -> None:
-    """Raises FormatError where `from_pretrained` had to make up, leave out or reshape a tensor."""
+    """Raises FormatError where `from_pretrained`, told to `ignore_mismatched_sizes`, made up, left out or reshaped a tensor."""
     for what, names in (("missing", info["missing_keys"]), ("unexpected", info["unexpected_keys"])):
         if names:
             raise FormatError(f"{what} tensors {', '.join(sorted(names)[:3])} ({len(names)} in all)")
@@ -405,6 +477,7 @@ def simplify(
     Returns:
         Config, tensors, and what was changed.
     """
+    config = as_tied(config, state)
     blocks = describe(config)
     kept = [i for i, block in enumerate(blocks) if block != Block(NONE, NONE)]
     changes = []
@@ -463,8 +536,9 @@ def convert(
         FormatError: what the target cannot express, with the layer.
     """
     _check_format(to)
-    if format_of(config) == to:
-        return config, state
+    config = as_tied(config, state)
+    if format_of(config) == to or (to == PER_LAYER and decilm_refuses(config) and format_of(config) is None):
+        return config, state  # a stock model is its own per-layer child
     blocks = describe(config)
     if to == DECILM:
         source = stock_of(config)

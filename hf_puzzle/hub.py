@@ -12,7 +12,16 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from . import artifacts
-from .formats import FormatError, check_config, check_loading, describe, format_of, model_class
+from .conversions import check_same, probe_logits, tolerance_of
+from .formats import (
+    FormatError,
+    check_config,
+    check_loading,
+    describe,
+    format_of,
+    model_class,
+    tell_tie,
+)
 from .remote.configuration_decilm import DeciLMConfig
 
 
@@ -95,38 +104,51 @@ def write_model_folder(
     provenance: dict | None = None,
     also: Callable[[Path], None] | None = None,
     weights: Iterable[dict[str, torch.Tensor]] | None = None,
+    expected: torch.Tensor | None = None,
 ) -> Path:
     """Write an ordinary Hugging Face folder that opens with `trust_remote_code=True` where hf_puzzle is not installed.
 
-    The folder appears under its name only when it is complete.
+    The folder appears under its name only when it is complete, and gives the logits that it should.
 
     Args:
         folder: a model that is there is replaced, anything else refused.
         provenance: what made the model; goes to `puzzle.json`, never into `config.json`, which engines parse strictly.
         also: writes what else belongs into the folder, before it appears.
         weights: `model`'s tensors a piece (a layer, say) at a time, in place of its own; it may be on the meta device.
+            Names and shapes of all, and the config's word on a tied head, are checked then instead of logits: the model
+            may be larger than the memory.
+        expected: `probe_logits` of the model that this one was converted from; default: `model`'s own.
 
     Raises:
         ValueError: `folder` holds something that is no model.
+        NotTheSame: what was written gives other logits.
     """
     folder = Path(folder)
     check_replaceable(folder)
     staging = folder.with_name(f".{folder.name}.tmp")
     artifacts.remove(staging)
-    if weights is None:
-        model.save_pretrained(staging)
-    else:
-        model.save_pretrained(staging, state_dict={})  # config and generation settings
-        write_shards(staging, model, weights)
-    write_code(staging)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(staging)
-    if provenance is not None:
-        artifacts.write_json(staging / "puzzle.json", {"puzzle_format_version": FORMAT_VERSION, **provenance})
-    if also is not None:
-        also(staging)
-    artifacts.remove(folder)
-    staging.rename(folder)
+    tell_tie(model)
+    try:
+        if weights is None:
+            if expected is None:
+                expected = probe_logits(model)
+            model.save_pretrained(staging)
+        else:
+            model.save_pretrained(staging, state_dict={})  # config and generation settings
+            write_shards(staging, model, weights)
+        write_code(staging)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
+        if provenance is not None:
+            artifacts.write_json(staging / "puzzle.json", {"puzzle_format_version": FORMAT_VERSION, **provenance})
+        if also is not None:
+            also(staging)
+        if weights is None:
+            check_same(expected, probe_logits(open_model_folder(staging)), str(folder), tolerance_of(model))
+        artifacts.remove(folder)
+        staging.rename(folder)
+    finally:
+        artifacts.remove(staging)
     return folder
 
 
@@ -209,30 +231,37 @@ def read_config(folder: str | Path) -> PretrainedConfig:
 def open_model_folder(folder: str | Path, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
     """A model of a local folder, in the installed code of its format: what lies beside the weights is not run.
 
+    Its config says of a tied head what its tensors say, whatever the folder's does.
+
     Raises:
         ValueError: tensors that are missing, left over, or of another shape.
     """
     config = read_config(folder)
     model, info = model_class(config).from_pretrained(
-        folder, config=config, dtype=dtype, output_loading_info=True, use_safetensors=True
+        folder,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
     )
     try:
         check_loading(info)
     except FormatError as error:
         raise FormatError(f"{folder}: {error}") from None
+    tell_tie(model)
     return model.eval()
 
 
 def read_model_folder(folder: str | Path) -> tuple[PretrainedConfig, dict[str, torch.Tensor]]:
     """Config and tensors of a local model folder, checked against each other; tied tensors once. No code of it is run."""
-    model = open_model_folder(folder)
-    state = model.state_dict()
-    if model.config.tie_word_embeddings:
-        tied = model.get_output_embeddings().weight.data_ptr()
-        heads = {name for name, tensor in state.items() if tensor.data_ptr() == tied}
-        inputs = {name for name in heads if "embed" in name or "wte" in name}
-        state = {name: tensor for name, tensor in state.items() if name not in heads - inputs}
-    return model.config, state
+    return parts_of(open_model_folder(folder))
+
+
+def parts_of(model: PreTrainedModel) -> tuple[PretrainedConfig, dict[str, torch.Tensor]]:
+    """Config and tensors of a model from a folder; tied tensors once."""
+    tied = model.all_tied_weights_keys  # those that are, not those that the config names
+    return model.config, {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def write_custom_generate(folder: str | Path, generate: str, requirements: str, readme: str) -> Path:

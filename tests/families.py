@@ -73,6 +73,15 @@ def family_model(name: str, seed: int = 0, **overrides):
     return spread(transformers.AutoModelForCausalLM.from_config(config))
 
 
+def own_head(model):
+    """`model` with a head of its own, and the config that still calls it tied: transformers 5 opens such a folder so."""
+    torch.manual_seed(1)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(0.1 * torch.randn_like(head.weight), requires_grad=False)
+    model.config.tie_word_embeddings = True
+    return model
+
+
 def family_child(name: str, blocks: list[Block], seed: int = 0, fmt: str = formats.PER_LAYER, **overrides):
     """A tiny child of a family with random weights and `blocks`."""
     config = formats.child_config(family_config(name, **overrides), blocks, fmt)

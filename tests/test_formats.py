@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from families import FAMILIES, block_kinds, family_child, family_config, family_model
+from families import FAMILIES, block_kinds, family_child, family_config, family_model, own_head, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, GPT2Config
+from transformers import AutoConfig, GPT2Config, PhiConfig, PhiForCausalLM
 
-from hf_puzzle import formats
+from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block, num_experts, windowed
 from hf_puzzle.formats import DECILM, PER_LAYER, FormatError, convert, describe, per_layer_config
 from hf_puzzle.remote.configuration_decilm import DeciLMConfig, block_config, ffn_width
@@ -309,3 +309,71 @@ def test_tensors_that_do_not_fit_a_config_are_named():
         formats.build_model(child.config, missing)
     with pytest.raises(FormatError, match="unexpected tensors extra.weight"):
         formats.build_model(child.config, state | {"extra.weight": torch.zeros(1)})
+
+
+# -- tied heads
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_neox", "cohere"])
+def test_a_head_of_its_own_makes_the_flag_false(family):
+    parent = own_head(family_model(family, tie_word_embeddings=True))
+    model = formats.build_model(parent.config, parent.state_dict())
+    assert not model.config.tie_word_embeddings
+    assert parent.config.tie_word_embeddings  # the caller's is not touched
+    assert not formats.model_is_tied(model)
+    assert torch.equal(model(TOKENS).logits, parent(TOKENS).logits)
+
+
+@pytest.mark.parametrize("to", formats.FORMATS)
+def test_conversions_keep_a_head_that_the_config_calls_tied(to):
+    parent = own_head(family_model("llama", intermediate_size=256))
+    config, state = convert(parent.config, parent.state_dict(), to)
+    assert not config.tie_word_embeddings
+    torch.testing.assert_close(logits(config, state), parent.double()(TOKENS).logits)
+    child = own_head(family_child("qwen3", [Block("none", 64), Block(2, 64)], num_hidden_layers=2))
+    config, state, _ = formats.simplify(child.config, child.state_dict())
+    assert not config.tie_word_embeddings
+    torch.testing.assert_close(logits(config, state), child.double()(TOKENS).logits)
+
+
+def test_equal_copies_of_a_tied_matrix_are_tied():
+    parent = family_model("llama")
+    state = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
+    assert "lm_head.weight" in state
+    assert formats.model_is_tied(formats.build_model(parent.config, state))
+    # and under a config that says "untied", what is one tensor in memory
+    parent.config.tie_word_embeddings = False
+    assert formats.as_tied(parent.config, parent.state_dict()).tie_word_embeddings
+    assert not formats.as_tied(parent.config, state).tie_word_embeddings
+
+
+def test_an_untied_model_without_a_head_is_refused():
+    parent = family_model("llama")
+    state = {name: tensor for name, tensor in parent.state_dict().items() if name != "lm_head.weight"}
+    parent.config.tie_word_embeddings = False
+    with pytest.raises(FormatError, match="false, and there is no lm_head.weight: set it to true"):
+        formats.build_model(parent.config, state)
+
+
+def test_a_vocabulary_of_another_size_than_the_head_is_refused():
+    parent = family_model("llama", tie_word_embeddings=False)
+    state = parent.state_dict()
+    state["lm_head.weight"] = state["lm_head.weight"][:-8]
+    with pytest.raises(FormatError, match=r"lm_head.weight has shape \(120, 32\)"):
+        formats.build_model(parent.config, state)
+    parent.resize_token_embeddings(136)
+    model = formats.build_model(parent.config, parent.state_dict())
+    assert torch.equal(model(TOKENS).logits, parent(TOKENS).logits)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_bias_of_a_head_is_kept(tied, tmp_path):
+    sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    parent = spread(PhiForCausalLM(PhiConfig(**sizes, num_attention_heads=4, tie_word_embeddings=tied)))
+    assert parent.lm_head.bias.abs().max() > 0
+    config, state = convert(parent.config, parent.state_dict(), PER_LAYER)
+    assert torch.equal(formats.build_model(config, state)(TOKENS).logits, parent(TOKENS).logits)
+    hub.write_model_folder(tmp_path / "copy", parent)
+    config, state = hub.read_model_folder(tmp_path / "copy")
+    assert ("lm_head.weight" in state, "lm_head.bias" in state) == (not tied, True)

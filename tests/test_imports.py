@@ -18,6 +18,7 @@ SHARED = {
     "artifacts",
     "blocks",
     "cards",
+    "conversions",
     "costs",
     "data",
     "engines",

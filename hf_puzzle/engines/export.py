@@ -3,11 +3,12 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from .. import artifacts, hub
+from ..conversions import EXACT, check_same, probe_logits
 from ..formats import DECILM, PER_LAYER, UNIFORM, FormatError, build_model, convert, format_of, simplify
 from ..recipe import RecipeError, did_you_mean
 from . import ENGINES, rewrites
@@ -17,6 +18,7 @@ from .check import NO, FolderError, check_folder
 # what travels with the weights as it is: tokenizer, generation settings, licence
 _OURS = ("config.json", "model.safetensors.index.json", "puzzle.json", "README.md")
 TARGETS = (*ENGINES, "onnx")
+GGUF_TOLERANCE = {"f32": EXACT, "f16": 2e-2, "bf16": 1e-1, "q8_0": 1e-1}  # one rounding of every weight
 
 
 def export(
@@ -40,7 +42,8 @@ def export(
         What was changed, one line each.
 
     Raises:
-        ValueError: a named subclass; what the target cannot express, with the layer and the way out. Nothing is written.
+        ValueError: a named subclass; what the target cannot express, with the layer and the way out, or logits other than
+            the child's. Nothing is written.
     """
     folder, out = Path(folder), Path(out)
     if target not in TARGETS:
@@ -57,24 +60,32 @@ def export(
         from .onnx import export_onnx
 
         return [f"{name}: {value:.1e}" for name, value in export_onnx(folder, out).items()]
-    config, state, changes = as_engine_reads_it(folder, target, tensor_parallel)
+    model = hub.open_model_folder(folder)
+    expected = probe_logits(model)
+    config, state, changes = as_engine_reads_it(folder, *hub.parts_of(model), target, tensor_parallel)
     if is_file:
-        from .gguf import write_gguf
+        from .gguf import read_gguf, write_gguf
 
-        with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
-            write_gguf(_write(Path(scratch) / "model", folder, config, state), out, outtype)
+        with (
+            tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch,
+            artifacts.replacing(out) as temporary,
+        ):
+            write_gguf(_write(Path(scratch) / "model", folder, config, state, expected), temporary, outtype)
+            found = probe_logits(build_model(config, read_gguf(temporary, config, model.dtype)))
+            check_same(expected, found, str(out), GGUF_TOLERANCE[outtype])
         return changes
-    _write(out, folder, config, state)
+    _write(out, folder, config, state, expected)
     return changes
 
 
-def as_engine_reads_it(folder: Path, engine: str, tensor_parallel: int = 1) -> tuple[Any, rewrites.State, list[str]]:
+def as_engine_reads_it(
+    folder: Path, config: PretrainedConfig, state: rewrites.State, engine: str, tensor_parallel: int = 1
+) -> tuple[PretrainedConfig, rewrites.State, list[str]]:
     """Config, tensors and changes: stock architecture where the child is uniform, else rewritten for the engine.
 
     Raises:
         rewrites.CannotRun: no exact rewrite exists.
     """
-    config, state = hub.read_model_folder(folder)
     if format_of(config) is None:
         return config, state, []
     changes: list[str] = []
@@ -102,19 +113,20 @@ def convert_folder(folder: str | Path, to: str, out: str | Path) -> Path:
     """Write a child in the other format; dummy layers and all are kept, and converting back gives the same tensors.
 
     Raises:
-        FormatError: the other format cannot express a layer, which is named.
+        FormatError: the other format cannot express a layer, which is named; or the result computes something else.
         FolderError: `folder` is malformed.
     """
     check_folder(folder)
     if Path(out).resolve() == Path(folder).resolve():
         raise FolderError(f"--out {out} is the folder itself; name another one")
     hub.check_replaceable(out)
-    config, state = hub.read_model_folder(folder)
-    return _write(Path(out), Path(folder), *convert(config, state, to))
+    model = hub.open_model_folder(folder)
+    expected = probe_logits(model)
+    return _write(Path(out), Path(folder), *convert(*hub.parts_of(model), to), expected)
 
 
-def _write(out: Path, source: Path, config, state: dict[str, torch.Tensor]) -> Path:
-    """A model folder with the tokenizer files of `source`, byte for byte."""
+def _write(out: Path, source: Path, config: PretrainedConfig, state: rewrites.State, expected: torch.Tensor) -> Path:
+    """A model folder with the tokenizer files of `source`, byte for byte; it gives the logits `expected`."""
     model = build_model(config, state)
     generation = source / "generation_config.json"
     if generation.exists():
@@ -129,4 +141,4 @@ def _write(out: Path, source: Path, config, state: dict[str, torch.Tensor]) -> P
                 # a link to a file of yours would be copied into what you publish
                 shutil.copyfile(artifacts.inside(source, path.name), staging / path.name)
 
-    return hub.write_model_folder(out, model, provenance=provenance, also=copy_rest)
+    return hub.write_model_folder(out, model, provenance=provenance, also=copy_rest, expected=expected)

@@ -30,7 +30,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
-from ..formats import describe
+from ..formats import describe, head_is_tied
 from ..progress import bar
 from ..remote.configuration_decilm import DeciLMConfig
 from .check import weight_files
@@ -218,14 +218,41 @@ def _paired(rows: np.ndarray, head_dim: int) -> np.ndarray:
     return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
+def _in_halves(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """The inverse of `_paired`."""
+    return rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def read_gguf(file: str | Path, config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors of a file as `write_gguf` makes it, dequantised to `dtype`, named as in a state dict of `config`.
+
+    As in llama.cpp, the token embeddings are the head where the file has no other.
+    """
+    gguf = _gguf()
+    layers, (_, _, paired) = describe(config), ARCHITECTURES[config.model_type]
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    names, state = dict(_names(layers, tied=False)), {}
+    for tensor in gguf.GGUFReader(file).tensors:
+        theirs, _, part = tensor.name.rpartition(".")
+        if theirs == "rope_freqs":
+            continue
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if paired and theirs.endswith((".attn_q", ".attn_k")):
+            values = _in_halves(values, head_dim)
+        state[f"{names[theirs]}.{part}"] = torch.from_numpy(np.array(values, dtype=np.float32)).to(dtype)
+    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    return state
+
+
 def _plan(weights: dict[str, Weight], layers: list[Block], tied: bool, arch: str) -> dict[str, str]:
     """GGUF name -> source name of every tensor; an error for one that is missing or would be left over."""
     plan = {}
     for theirs, ours in _names(layers, tied):
         if f"{ours}.weight" not in weights:
             raise artifacts.ArtifactError(f"the model has no tensor {ours}.weight, which its config.json asks for")
-        plan |= {f"{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias") if f"{ours}.{part}" in weights}
-    unknown = set(weights) - set(plan.values()) - ({"lm_head.weight"} if tied else set())
+        parts = ("weight",) if theirs == "output" else ("weight", "bias")  # these architectures have no bias there
+        plan |= {f"{theirs}.{part}": f"{ours}.{part}" for part in parts if f"{ours}.{part}" in weights}
+    unknown = set(weights) - set(plan.values()) - ({"lm_head.weight"} if tied else set())  # then it is a copy
     if unknown := sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq")):
         raise NotExpressible(f"GGUF's {arch!r} has no place for the tensors {', '.join(unknown[:5])}")
     return plan
@@ -242,7 +269,7 @@ def _write(
     _, arch, paired = ARCHITECTURES[config.model_type]
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
-    plan = _plan(weights, layers, config.tie_word_embeddings, arch)
+    plan = _plan(weights, layers, head_is_tied(config, weights, lambda name: weights[name].load()), arch)
     if (freqs := _rope_freqs(config)) is not None:
         weights = {**weights, "rope_freqs": Weight(freqs.shape, partial(torch.from_numpy, freqs))}
         plan = {"rope_freqs.weight": "rope_freqs", **plan}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from ..blocks import LINEAR, NONE, Block
-from ..formats import stock_config
+from ..formats import as_tied, stock_config
 from ..remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config
 from . import ENGINES, check_engines, refuses, refuses_model, runs_directly, splits_heads, why_not_direct
 from .check import check_tensors
@@ -129,7 +129,7 @@ class _Chain:
 
     def __init__(self, config: DeciLMConfig, state: State):
         check_tensors(config, {name: tuple(tensor.shape) for name, tensor in state.items()}, "state")
-        self.config = copy.deepcopy(config)
+        self.config = copy.deepcopy(as_tied(config, state))
         self.others: State = {}
         self.layers: list[dict[Slot, _Unit]] = [{} for _ in config.block_configs]
         self.notes: dict[str, list[int]] = {}

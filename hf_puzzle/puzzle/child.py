@@ -8,12 +8,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from ..blocks import Block
+from ..conversions import check_same, probe_logits, tolerance_of
 from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded
 from ..progress import bar
 from ..remote.modeling_puzzle import norms_of, place_of
 from .library import BlockLibrary
 from .loading import Shards, load_layers
-from .surgery import KINDS, layers_of
+from .surgery import KINDS, layers_of, swapped
 
 
 def empty_child(
@@ -44,7 +45,12 @@ def assemble_child(
 
     Args:
         own: the parent's own block; layers that keep it take the parent's weights.
+
+    Raises:
+        NotTheSame: the child computes something else than the parent with its blocks in place.
     """
+    with swapped(parent, library.swaps(parent, blocks, own)):
+        expected = probe_logits(parent)
     config = child_config(parent.config, blocks, fmt)
     prefix = layers_prefix(parent)
     weights = {name: tensor for name, tensor in parent.state_dict().items() if not name.startswith(prefix)}
@@ -53,7 +59,9 @@ def assemble_child(
             weights[f"{prefix}{layer_idx}.{name}"] = tensor
     child = build_model(config, {name: tensor.detach().clone() for name, tensor in weights.items()}, parent.dtype)
     child.generation_config = parent.generation_config
-    return child.to(parent.device)
+    child = child.to(parent.device)
+    check_same(expected, probe_logits(child), "the assembled child", tolerance_of(parent))
+    return child
 
 
 def meta_child(

@@ -18,7 +18,7 @@ from transformers.distributed import DistributedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .. import artifacts
-from ..formats import check_loading, model_class
+from ..formats import check_loading, head_is_tied, model_class, with_tie
 from ..remote.modeling_puzzle import layer_list
 from .surgery import layers_of, meta_parent
 
@@ -56,7 +56,8 @@ class Shards:
         self.source, self.revision = str(source), revision
         self.bytes_read = 0
         self._files: dict[str, safe_open] = {}
-        index = self._find(SAFE_WEIGHTS_INDEX_NAME)
+        # as transformers opens a folder that holds both: one file first, whichever an earlier save left behind
+        index = None if Path(source, SAFE_WEIGHTS_NAME).is_file() else self._find(SAFE_WEIGHTS_INDEX_NAME)
         if index is not None:
             self._shard_of = artifacts.read_json(index).get("weight_map", {})
             for shard in set(self._shard_of.values()):
@@ -88,6 +89,11 @@ class Shards:
         """A slice object of safetensors: `[...]` reads the tensor."""
         self.bytes_read += self.size_of(name)
         return self._slice(name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A whole tensor, of which no more is read than is looked at."""
+        self._slice(name)  # its errors
+        return self._open(self._shard_of[name]).get_tensor(name)
 
     def _slice(self, name: str):
         try:
@@ -163,10 +169,25 @@ def load_layers(
     dtype = resolve_dtype(dtype, config, shards)
     cls = _partial_class(model_class(config), range(start, stop), ends)
     model, info = cls.from_pretrained(
-        None, config=config, state_dict=wanted, dtype=dtype, output_loading_info=True, use_safetensors=True
+        None,
+        config=config,
+        state_dict=wanted,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
     )
     check_loading(info)
     return model.to(device).eval().requires_grad_(False)
+
+
+def with_true_tie(config: PretrainedConfig, shards: Shards) -> PretrainedConfig:
+    """`config` saying whether the head is tied as the checkpoint's tensors have it; at most these two are read.
+
+    Raises:
+        FormatError: untied, and there is no head.
+    """
+    return with_tie(config, head_is_tied(config, shards.names, shards.tensor))
 
 
 def resolve_dtype(dtype: torch.dtype | str, config: PretrainedConfig, shards: Shards) -> torch.dtype:

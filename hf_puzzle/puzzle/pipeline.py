@@ -1,5 +1,6 @@
 """The Puzzle run: its stages over one folder. Data travels through files; the parent is loaded once per process."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from ..costs import cpu_threads
 from ..data import sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
-from ..formats import child_config, choose_format
+from ..formats import check_loading, child_config, choose_format, model_is_tied, tell_tie, with_tie
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
@@ -33,7 +34,7 @@ from .child import assemble_child, child_weights, meta_child
 from .distillation import check_fsdp, distill, num_processes
 from .importance import channel_importance
 from .library import BlockLibrary
-from .loading import Shards, gathered, load_layers, load_sharded, resolve_dtype
+from .loading import LoadingError, Shards, gathered, load_layers, load_sharded, resolve_dtype, with_true_tie
 from .parent import train_parent
 from .refit import refit
 from .report import write_report
@@ -105,22 +106,26 @@ class PuzzleRun:
 
     @functools.cached_property
     def config(self):
+        """The parent's, saying whether the head is tied as the weights have it."""
         if self.parent_in_memory:
-            return self._given[0].config
+            return with_tie(self._given[0].config, model_is_tied(self._given[0]))
         p = self.recipe.parent
         try:
-            return AutoConfig.from_pretrained(
+            config = AutoConfig.from_pretrained(
                 self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
             )
         except OSError as error:
             raise RecipeError(f"parent.name {p.name!r} cannot be opened: {error}") from None
+        with contextlib.suppress(LoadingError):  # whoever reads the weights says what is wrong with them
+            config = with_true_tie(config, self.parent_shards)
+        return config
 
     @functools.cached_property
     def parent(self) -> PreTrainedModel:
         if self.parent_in_memory:
             return self._given[0].eval().requires_grad_(False)
         p = self.recipe.parent
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             self.parent_path,
             revision=p.revision,
             trust_remote_code=p.trust_remote_code,
@@ -128,7 +133,10 @@ class PuzzleRun:
             use_safetensors=True,
             device_map=p.device_map,
             offload_folder=self.run_dir / "offload" if p.device_map is not None else None,
+            output_loading_info=True,
         )
+        check_loading({**info, "unexpected_keys": ()})  # of a vision tower, say
+        tell_tie(model)
         model = model if p.device_map is not None else model.to(self.device)
         return model.eval().requires_grad_(False)
 

@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
-from families import family_model
+from families import family_model, own_head
+from pcw_models import byte_level
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
+from hf_puzzle.conversions import NotTheSame, probe_logits, relative_difference
 from hf_puzzle.engines import ENGINES, rewrites
 from hf_puzzle.engines.check import NO, OPENS, FolderError, check_folder
 from hf_puzzle.engines.export import convert_folder, export
@@ -17,6 +20,7 @@ from hf_puzzle.recipe import RecipeError
 
 
 TOKENS = torch.randint(3, 128, (2, 12), generator=torch.Generator().manual_seed(0))
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MIXED = [Block(2, 256), Block(4, "none"), Block("none", "none"), Block("linear", 512)]
 
 
@@ -185,3 +189,124 @@ def test_nothing_that_is_no_model_is_replaced(child, command, tmp_path, capsys):
     assert (tmp_path / "notes.txt").read_text() == "more of it"
     assert main(["export", str(child[0]), "--target", "llama.cpp", "--out", str(tmp_path / "thesis")]) == 2
     assert "gets a file" in capsys.readouterr().err
+
+
+# -- tied heads
+
+
+@pytest.fixture
+def mislabelled(child):
+    """The folder of a child that has a head of its own, and whose config.json calls it tied."""
+    folder, model = child
+    own_head(model).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+    return folder, model
+
+
+@pytest.mark.parametrize("target", ["transformers", "vllm", "mlx-lm", "continuous-batching"])
+def test_an_export_keeps_a_head_that_the_config_calls_tied(mislabelled, target, tmp_path):
+    folder, model = mislabelled
+    export(folder, target, tmp_path / "out")
+    assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    torch.testing.assert_close(logits(tmp_path / "out"), model(TOKENS).logits, rtol=0, atol=1e-5)
+    assert {v.engine: v for v in check_folder(tmp_path / "out")}[target].status == OPENS
+
+
+@pytest.mark.parametrize("target", ["transformers", "vllm"])
+def test_an_export_of_a_uniform_child_keeps_its_head(target, tmp_path):
+    model = write(tmp_path / "child", [Block(2, 256)] * 4, formats.DECILM)
+    own_head(model).save_pretrained(tmp_path / "child")
+    export(tmp_path / "child", target, tmp_path / "out")
+    assert torch.equal(logits(tmp_path / "out"), model(TOKENS).logits)
+
+
+def test_a_conversion_keeps_a_head_that_the_config_calls_tied(mislabelled, tmp_path):
+    folder, model = mislabelled
+    convert_folder(folder, "per_layer", tmp_path / "there")
+    convert_folder(tmp_path / "there", "decilm", tmp_path / "back")
+    for name in ("there", "back"):
+        assert not json.loads((tmp_path / name / "config.json").read_text())["tie_word_embeddings"]
+        torch.testing.assert_close(logits(tmp_path / name), model(TOKENS).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rewrite_that_computes_something_else_is_not_written(child, dtype, tmp_path, monkeypatch):
+    folder, model = child
+    model.to(dtype).save_pretrained(folder)
+    original = rewrites.rewrite
+
+    def slightly_wrong(*args):
+        done = original(*args)
+        name = next(n for n in done.state if n.endswith("v_proj.weight"))
+        done.state[name] = done.state[name] * 1.05
+        return done
+
+    monkeypatch.setattr(rewrites, "rewrite", slightly_wrong)
+    with pytest.raises(NotTheSame, match=r"out computes something else: .* differ from the source's by \d"):
+        export(folder, "vllm", tmp_path / "out")
+    monkeypatch.setattr(
+        "hf_puzzle.engines.export.convert", lambda config, state, to: (config, {**state, HEAD: -state[EMBED]})
+    )
+    with pytest.raises(NotTheSame):
+        convert_folder(folder, "per_layer", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["child"]
+
+
+# -- GGUF
+
+
+@pytest.fixture
+def gguf():
+    pytest.importorskip("gguf")
+    from hf_puzzle.engines import gguf
+
+    return gguf
+
+
+@pytest.mark.parametrize("outtype, tolerance", [("f32", 1e-6), ("f16", 2e-3), ("q8_0", 0.1)])
+def test_a_gguf_file_read_back_is_the_model(gguf, tmp_path, outtype, tolerance):
+    model = write(tmp_path / "child", [Block(2, 256), Block("linear", 512), Block(4, 256)], formats.DECILM)
+    path = gguf.write_model_gguf(model, tmp_path / "model.gguf", outtype)
+    again = formats.build_model(model.config, gguf.read_gguf(path, model.config, torch.float32))
+    assert relative_difference(probe_logits(model), probe_logits(again)) < tolerance
+
+
+def test_a_gguf_file_keeps_a_head_that_the_config_calls_tied(gguf, tmp_path):
+    def holds_head(path):
+        return "output.weight" in {tensor.name for tensor in gguf._gguf().GGUFReader(path).tensors}
+
+    model = write(tmp_path / "tied", [Block(4, 256)] * 2, formats.DECILM)
+    assert model.config.tie_word_embeddings
+    assert not holds_head(gguf.write_model_gguf(model, tmp_path / "tied.gguf", "f32"))
+    own_head(model).save_pretrained(tmp_path / "own")
+    for path in (
+        gguf.write_model_gguf(model, tmp_path / "model.gguf", "f32"),
+        gguf.write_gguf(tmp_path / "own", tmp_path / "folder.gguf", "f32", vocabulary=False),
+    ):
+        assert holds_head(path)
+        again = formats.build_model(model.config, gguf.read_gguf(path, model.config, torch.float32))
+        assert relative_difference(probe_logits(model), probe_logits(again)) < 1e-6
+
+
+def test_a_bias_of_the_head_has_no_place_in_gguf(gguf, tmp_path):
+    write(tmp_path / "child", [Block(4, 256)] * 2, formats.DECILM, tie_word_embeddings=False)
+    weights = tmp_path / "child" / "model.safetensors"
+    save_file(load_file(weights) | {"lm_head.bias": torch.ones(128)}, weights)
+    with pytest.raises(gguf.NotExpressible, match="no place for the tensors lm_head.bias"):
+        gguf.write_gguf(tmp_path / "child", tmp_path / "model.gguf", vocabulary=False)
+
+
+@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
+def test_a_gguf_file_is_compared_with_the_child(gguf, tmp_path, monkeypatch, outtype):
+    tokenizer = byte_level()
+    model = write(tmp_path / "child", [Block(2, 256), Block(4, "none")] * 2, formats.DECILM, vocab_size=len(tokenizer))
+    own_head(model).save_pretrained(tmp_path / "child")
+    tokenizer.save_pretrained(tmp_path / "child")
+    out = tmp_path / "model.gguf"
+    export(tmp_path / "child", "llama.cpp", out, outtype=outtype)
+    before = out.read_bytes()
+    monkeypatch.setattr(gguf, "_paired", lambda rows, head_dim: rows)  # rows of q and k in another order
+    with pytest.raises(NotTheSame, match="model.gguf computes something else"):
+        export(tmp_path / "child", "llama.cpp", out, outtype=outtype)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["child", "model.gguf"]

@@ -5,19 +5,23 @@ import weakref
 
 import pytest
 import torch
+from families import own_head
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
 from hf_puzzle import hub
 from hf_puzzle.blocks import Block
+from hf_puzzle.conversions import NotTheSame
 from hf_puzzle.formats import DECILM, PER_LAYER, FormatError, child_config, decilm_config
+from hf_puzzle.puzzle import child as child_module
 from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child, child_weights, empty_child, meta_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.loading import Shards
+from hf_puzzle.puzzle.loading import Shards, with_true_tie
 from hf_puzzle.puzzle.search_space import build_search_space
-from hf_puzzle.puzzle.surgery import swapped
+from hf_puzzle.puzzle.surgery import KINDS, initial_weights, swapped
 from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 
@@ -56,6 +60,19 @@ def untrained(parent, tokens, calibration, sequence_length, tmp_path_factory):
     return build_library(
         parent, space, channel_importance(parent, calibration, 8), tokens, library, config, sequence_length
     )
+
+
+@pytest.fixture(scope="module")
+def untrained_llama(llama, tmp_path_factory):
+    """Blocks that were cut and not trained, of the plain parent."""
+    library = BlockLibrary(tmp_path_factory.mktemp("untrained_llama"))
+    for layer_idx, block in enumerate(MIXED):
+        for kind, variant in zip(KINDS, block, strict=True):
+            if variant not in ("none", getattr(OWN, kind)):
+                channels = torch.arange(768)
+                weights = initial_weights(llama.model.layers[layer_idx], kind, variant, llama.config, channels)
+                library.put(BlockLibrary.name(layer_idx, kind, variant), weights)
+    return library
 
 
 @torch.no_grad()
@@ -170,6 +187,26 @@ def test_widths_that_decilm_lacks_are_padded_exactly(
     assert child.num_parameters() == counted
 
 
+def test_a_head_that_the_config_calls_tied_is_the_childs_too(make_parent, untrained_llama, calibration):
+    parent = own_head(make_parent("llama"))
+    child = assemble_child(parent, untrained_llama, MIXED, OWN)
+    assert not child.config.tie_word_embeddings
+    assert torch.equal(child.lm_head.weight, parent.lm_head.weight)
+    with torch.no_grad(), swapped(parent, untrained_llama.swaps(parent, MIXED, OWN)):
+        torch.testing.assert_close(child(calibration).logits, parent(calibration).logits, rtol=0, atol=1e-4)
+
+
+def test_a_child_that_is_not_its_blocks_is_refused(llama, untrained_llama, monkeypatch):
+    original = child_module._layer_weights
+
+    def with_a_doubled_norm(*args):
+        return {name: t * 2 if "layernorm" in name else t for name, t in original(*args).items()}
+
+    monkeypatch.setattr(child_module, "_layer_weights", with_a_doubled_norm)
+    with pytest.raises(NotTheSame, match="the assembled child computes something else"):
+        assemble_child(llama, untrained_llama, MIXED, OWN)
+
+
 # -- shard by shard
 
 
@@ -232,6 +269,23 @@ def test_no_more_than_a_shard_is_held(streamed, tmp_path, monkeypatch, assert_bi
     monkeypatch.undo()
     assert_bit_equal(tensors_of(folder), tensors_of(streamed("large", PER_LAYER, [OWN, *MIXED[1:]])))
     assert hub.open_model_folder(folder).config.num_hidden_layers == 4
+
+
+def test_a_streamed_child_keeps_a_head_that_the_config_calls_tied(
+    make_parent, untrained_llama, tmp_path, assert_bit_equal
+):
+    parent = own_head(make_parent("llama"))
+    parent.save_pretrained(tmp_path / "parent", max_shard_size="300KB")
+    shards = Shards(tmp_path / "parent")
+    config = with_true_tie(AutoConfig.from_pretrained(tmp_path / "parent"), shards)
+    assert not config.tie_word_embeddings
+    child = meta_child(child_config(config, MIXED, DECILM), parent.dtype)
+    folder = hub.write_model_folder(
+        tmp_path / "streamed", child, weights=child_weights(shards, config, untrained_llama, MIXED, OWN)
+    )
+    whole = hub.write_model_folder(tmp_path / "whole", assemble_child(parent, untrained_llama, MIXED, OWN))
+    assert_bit_equal(tensors_of(whole), tensors_of(folder))
+    assert (whole / "config.json").read_text() == (folder / "config.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 import yaml
-from families import family_model
+from families import family_model, own_head
 from tiny_run import write_recipes
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hf_puzzle
 from hf_puzzle import artifacts, costs
@@ -110,6 +110,36 @@ def test_every_file_is_there(finished):
     figures = {path.name for path in (finished / "figures").iterdir()}
     report = (finished / "report.md").read_text()
     assert {line.split("figures/")[1].rstrip(")") for line in report.splitlines() if "](figures/" in line} == figures
+
+
+@pytest.mark.parametrize("refit", ["false", "true"])
+def test_a_parent_whose_config_calls_its_own_head_tied(finished, refit, tmp_path):
+    folder = write_recipes(tmp_path)
+    shutil.copytree(finished / "parent", folder / "tiny_parent")
+    parent = own_head(AutoModelForCausalLM.from_pretrained(folder / "tiny_parent", dtype=torch.float32))
+    parent.save_pretrained(folder / "tiny_parent")
+    out, changes = folder / "run", ["--set", f"child.refit={refit}", "--set", "constraints.num_parameters=200000"]
+    assert cli("run", folder / "tiny.yaml", "--out", out, *changes, "--set", "baselines.names=[]") == 0
+    run = load_run(out)
+    run.recipe_dir = folder
+    assert not run.config.tie_word_embeddings
+    for name in ("child", "distilled"):
+        child = run.load_child(name)
+        assert not artifacts.read_json(out / name / "config.json")["tie_word_embeddings"]
+    assert torch.equal(run.load_child("child").lm_head.weight, parent.lm_head.weight) or refit == "true"
+    blocks = [Block.parse(text) for text in run.chosen["blocks"]]
+    parameters = run.costs.non_block_parameters + sum(run.costs.block_costs(b, 2)["num_parameters"] for b in blocks)
+    assert parameters == child.num_parameters()
+
+
+def test_a_parent_without_a_head_is_refused_before_any_compute(finished, tmp_path, capsys):
+    folder = write_recipes(tmp_path)
+    shutil.copytree(finished / "parent", folder / "tiny_parent")
+    config = artifacts.read_json(folder / "tiny_parent" / "config.json")
+    artifacts.write_json(folder / "tiny_parent" / "config.json", config | {"tie_word_embeddings": False})
+    assert cli("run", folder / "tiny.yaml", "--out", folder / "run") == 2
+    assert "there is no lm_head.weight: set it to true" in capsys.readouterr().err
+    assert not (folder / "run" / "tokens.safetensors").exists()
 
 
 def test_tables_agree_with_each_other(finished):
