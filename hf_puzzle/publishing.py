@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from . import __version__, artifacts, cards, hub
+from .engines.check import wrong_tie
 from .pcw.publish import write_custom_generate
 from .remote import pipeline_mrkl, pipeline_pcw
 
@@ -306,6 +307,8 @@ def _weight_problems(staging: Path) -> list[str]:
         else:
             if lost:
                 problems.append(f"{name} lacks {lost[0]}" + (f" and {len(lost) - 1} more" if lost[1:] else ""))
+    if not problems and (reason := wrong_tie(staging)) is not None:
+        problems = [f"{reason}: engines may lose it; `hf-puzzle export FOLDER --target transformers` rewrites it"]
     return problems
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import family_child
+from families import family_child, own_head
 from hub_server import LocalHub
 from huggingface_hub import HfApi
 from pcw_models import byte_level, tiny_llama
@@ -409,6 +409,15 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def mislabel(folder):
+    own_head(child(DECILM)).save_pretrained(folder)
+
+
+def stale_shards(folder):
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
+    artifacts.write_json(folder / "model.safetensors.index.json", index)
+
+
 def edit(name, **values):
     def apply(folder):
         artifacts.write_json(folder / name, artifacts.read_json(folder / name) | values)
@@ -436,6 +445,8 @@ def write(name, text):
         (write("config.json", "{"), "not valid JSON"),
         (write("modeling_decilm.py", "from .gone import x\n"), r"gone.py \(named by modeling_decilm.py\)"),
         (lambda f: (f / "more.txt").symlink_to(f / "none"), "link to nothing"),
+        (mislabel, "true, and the weights have a head of their own: .*--target transformers` rewrites it"),
+        (stale_shards, "one is left over from an earlier save"),
         (write("notes.md", "token: hf_" + "a" * 34), "notes.md holds a Hub token"),
     ],
 )

@@ -1,5 +1,6 @@
 """What opens a model folder: one verdict per engine, from its JSON and tensor headers. Nothing in it is executed."""
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,10 @@ from transformers import AutoConfig
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
-from ..formats import DECILM_FAMILIES, FormatError, check_config, describe, stock_of
+from ..formats import DECILM_FAMILIES, FormatError, check_config, describe, head_is_tied, stock_of
 from ..formats import decilm_config as as_decilm
 from ..hub import FORMAT_VERSION
+from ..hub import read_config as read_model_config
 from ..remote.configuration_decilm import DeciLMConfig
 from . import ENGINES, Engine, refuses, refuses_model, rewritten, why_not_direct
 
@@ -24,6 +26,9 @@ OPENS, AFTER_EXPORT, NO = "opens", "opens after export", "no"
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError)
 # stock architectures that every engine of the table has
 _EVERYWHERE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+# they skip a checkpoint's head, or have no place for it, where config.json says it is tied; in llama.cpp's converter it
+# depends on the family
+_OBEY_THE_FLAG = ("vllm", "sglang", "mlx-lm")
 _TRANSFORMERS_ENGINES = ("transformers", "transformers-serve", "continuous-batching")
 # stock converters of llama.cpp take any other size of vocabulary for Llama 2's
 _LLAMA3_VOCABULARY = 128_256
@@ -42,13 +47,21 @@ class Verdict(NamedTuple):
 
 
 def check_folder(folder: str | Path) -> list[Verdict]:
-    """A verdict for every engine. Weights are looked at if they are there, as safetensors headers.
+    """A verdict for every engine. Weights are looked at if they are there: safetensors headers, and a head that the
+    config calls tied.
 
     Raises:
         FolderError: no model of hf_puzzle or transformers is in the folder, or config and tensors disagree.
     """
     folder = Path(folder)
     raw = read_config(folder)
+    verdicts = _verdicts(folder, raw)
+    if "quantization_config" not in raw and (reason := wrong_tie(folder)) is not None:
+        return [_with_wrong_tie(verdict, reason) for verdict in verdicts]
+    return verdicts
+
+
+def _verdicts(folder: Path, raw: dict) -> list[Verdict]:
     architectures = raw.get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     if "per_layer_config" in raw and "block_configs" in raw:
@@ -63,6 +76,45 @@ def check_folder(folder: str | Path) -> list[Verdict]:
     if raw.get("per_layer_config"):
         return _check_per_layer(folder, raw, architecture)
     return _check_plain(raw, architecture)
+
+
+def _with_wrong_tie(verdict: Verdict, reason: str) -> Verdict:
+    if verdict.status == NO:
+        return verdict
+    effect = "may lose the head to the flag"
+    if verdict.engine in _OBEY_THE_FLAG:
+        effect = f"{verdict.engine} obeys the flag and loses the head"
+    elif verdict.engine in _TRANSFORMERS_ENGINES:
+        effect = "transformers 5 keeps the head, older versions lose it"
+    notes = [verdict.reason] if verdict.reason else []
+    return Verdict(
+        verdict.engine, AFTER_EXPORT, "; ".join([f"{reason}: {effect}; `hf-puzzle export` rewrites it", *notes])
+    )
+
+
+def wrong_tie(folder: str | Path) -> str | None:
+    """How the config's word on a tied head contradicts the weights of a folder, or None; two matrices are read at most.
+
+    Raises:
+        FolderError: untied, and there is no head.
+    """
+    files = weight_files(folder)
+    try:
+        config = read_model_config(folder)
+    except FormatError:  # what is wrong with it is said elsewhere
+        return None
+    with contextlib.ExitStack() as stack:
+        try:
+            handles = [stack.enter_context(safe_open(path, framework="pt")) for path in files]
+            places = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+            tied = head_is_tied(config, places, lambda name: places[name].get_tensor(name))
+        except SafetensorError as error:
+            raise FolderError(f"{folder}: weights are truncated or not safetensors: {error}") from None
+        except FormatError as error:
+            raise FolderError(f"{folder}: {error}") from None
+    if tied or not config.tie_word_embeddings:
+        return None
+    return "config.json says tie_word_embeddings: true, and the weights have a head of their own"
 
 
 # -- reading folders
@@ -133,12 +185,18 @@ def weight_files(folder: str | Path) -> list[Path]:
     """The safetensors files that transformers would load; empty if there are none.
 
     Raises:
-        FolderError: the index names a file that is missing or outside the folder.
+        FolderError: the index names a file that is missing or outside the folder, or one file lies beside shards.
     """
     folder = Path(folder)
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    index = _read_object(folder / "model.safetensors.index.json")
+    one, index = folder / "model.safetensors", _read_object(folder / "model.safetensors.index.json")
+    if one.is_file():
+        named = index.get("weight_map") if index is not None else None
+        if isinstance(named, dict) and set(named.values()) != {one.name}:
+            raise FolderError(
+                f"{folder} has {one.name} and an index of other files, and engines differ in which they read: one is left "
+                "over from an earlier save; delete it"
+            )
+        return [one]
     if index is None:
         return []
     weight_map, files = index.get("weight_map"), []

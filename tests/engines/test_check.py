@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import family_model, own_head
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -372,6 +373,48 @@ def test_weight_files(make):
     (folder / "model.safetensors").write_bytes(b"\x01" * 20)
     with pytest.raises(FolderError, match="truncated or not safetensors"):
         check_folder(folder)
+
+
+def test_one_file_beside_shards_is_refused(make):
+    folder = make([FULL])
+    write(
+        folder,
+        "model.safetensors.index.json",
+        {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}},
+    )
+    with pytest.raises(FolderError, match="one is left over from an earlier save"):
+        check_folder(folder)
+    write(folder, "model.safetensors.index.json", {"weight_map": {"model.norm.weight": "model.safetensors"}})
+    check_folder(folder)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_head_that_the_config_calls_tied(make, plain, tmp_path):
+    folder = make([FULL, FULL], {"tie_word_embeddings": True})
+    if plain:
+        model = own_head(family_model("llama"))
+        model.save_pretrained(folder := tmp_path / "plain")
+    found = verdicts(folder)
+    assert not opening(found)
+    assert all(
+        "tie_word_embeddings: true, and the weights have a head of their own" in v.reason
+        for v in found.values()
+        if v.status != "no"
+    )
+    assert "vllm obeys the flag and loses the head; `hf-puzzle export` rewrites it" in found["vllm"].reason
+    assert "transformers 5 keeps the head, older versions lose it" in found["transformers"].reason
+    if plain:
+        model.lm_head.weight = model.model.embed_tokens.weight
+        model.save_pretrained(folder)
+        assert opening(verdicts(folder)) == set(REAL)
+
+
+def test_an_untied_folder_without_a_head(tmp_path):
+    family_model("llama").save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    write(tmp_path, "config.json", raw | {"tie_word_embeddings": False})
+    with pytest.raises(FolderError, match="false, and there is no lm_head.weight: set it to true"):
+        check_folder(tmp_path)
 
 
 # -- other kinds of folder
