@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from peft import PeftModel
-from torch import distributed
+from peft import PeftConfig, PeftModel
+from torch import distributed, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .. import artifacts
 from ..cards import is_hub_id
+from ..conversions import ROUNDED, probe_logits, probe_tokens, relative_difference, tolerance_of
 from ..data import DataError
 from ..formats import build_model
 from ..recipe import ParentConfig, PuzzleRecipe, RecipeError, load_recipe, parse_recipe, read_yaml
@@ -300,11 +301,7 @@ def _checked_model(trainer: Trainer) -> PreTrainedModel:
     wrapped, model = _unwrapped(trainer), _base_model(trainer)
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedParentError(f"{type(model).__name__} is no model of transformers; pass a causal LM")
-    if isinstance(wrapped, PeftModel) and wrapped.active_peft_config.is_prompt_learning:
-        kind = wrapped.active_peft_config.peft_type.value
-        raise UnsupportedParentError(f"adapters of type {kind} cannot be merged into the weights; use LoRA")
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise UnsupportedParentError("the model in training is quantised; train it in bfloat16 or float32")
+    check_copyable(wrapped)
     return model
 
 
@@ -402,20 +399,89 @@ def apart_from_training() -> Iterator[None]:
 def copy_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """A stock model with copies of the weights, adapters merged: no hooks, wrappers or settings of a training.
 
+    Where an adapter changes one end of a tied model, the copy is untied. `model` is as before afterwards.
+
     Raises:
+        UnsupportedParentError: adapters that cannot be merged, a quantised model, or a copy with other logits.
         FormatError: weights that the config's stock class does not have.
     """
+    check_copyable(model)
+    original = model.get_base_model() if isinstance(model, PeftModel) else model
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        if isinstance(model, PeftModel):
+            weights = _merged(model)
+        else:
+            weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        config = copy.deepcopy(original.config)
+        config.use_cache = True  # Trainer turns it off, and it would be published so
+        parent = build_model(config, weights, original.dtype)
+        parent.generation_config = copy.deepcopy(original.generation_config)
+        parent = parent.to(original.device)
+        _check_copy(model, parent)
+    return parent
+
+
+def check_copyable(model: PreTrainedModel | PeftModel) -> None:
+    """Raises UnsupportedParentError for adapters that are no change of weights, and for quantised models."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    packed = any(not p.is_floating_point() for p in base.parameters())
+    if packed or getattr(base.config, "quantization_config", None) is not None:
+        raise UnsupportedParentError("the model in training is quantised; train it in bfloat16 or float32")
     if isinstance(model, PeftModel):
-        original = model.get_base_model()
-        weights = copy.deepcopy(model).merge_and_unload().state_dict()
-    else:
-        original = model
-        weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    config = copy.deepcopy(original.config)
-    config.use_cache = True  # Trainer turns it off, and it would be published so
-    parent = build_model(config, weights, original.dtype)
-    parent.generation_config = copy.deepcopy(original.generation_config)
-    return parent.to(original.device)
+        for name in model.active_adapters:
+            if (adapter := model.peft_config[name]).is_prompt_learning or not hasattr(model, "merge_and_unload"):
+                raise UnsupportedParentError(
+                    f"adapters of type {adapter.peft_type.value} cannot be merged into the weights; use LoRA"
+                )
+
+
+def _merged(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The weights of the base model with the active adapters merged."""
+    # with `ensure_weight_tying` peft keeps views of weights that are in a graph, which torch does not copy
+    options = [vars(module).get("kwargs") or {} for module in model.modules()]
+    views = [view for each in options for view in (each.get("tied_adapter") or {}).values()]
+    merged = copy.deepcopy(model, {id(view): view.detach() for view in views})
+    base = merged.get_base_model()
+    _untie(base.get_input_embeddings(), base.get_output_embeddings())
+    try:
+        return merged.merge_and_unload().state_dict()
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        kinds = ", ".join(model.peft_config[name].peft_type.value for name in model.active_adapters)
+        raise UnsupportedParentError(
+            f"adapters of type {kinds} cannot be merged into the weights ({error}); use LoRA"
+        ) from error
+
+
+def _untie(inputs: nn.Module, head: nn.Module) -> None:
+    """Give the head tensors of its own: peft would merge what it has for one end of a tied model into both."""
+    shared = {id(p) for p in inputs.parameters()}
+    for module in head.modules():
+        for name, p in module._parameters.items():
+            if p is not None and id(p) in shared:
+                module._parameters[name] = nn.Parameter(p.detach().clone(), p.requires_grad)
+
+
+def _check_copy(model: PreTrainedModel | PeftModel, parent: PreTrainedModel) -> None:
+    """Raises UnsupportedParentError where the copy computes something else than the model in training."""
+    configs = [model.peft_config[name] for name in model.active_adapters] if isinstance(model, PeftModel) else []
+    tokens = probe_tokens(parent.config.vocab_size, [i for config in configs for i in _trained_tokens(config)])
+    difference = relative_difference(probe_logits(model, tokens), probe_logits(parent, tokens))
+    allowed = max(ROUNDED[parent.dtype], tolerance_of(parent))
+    if not difference <= allowed:
+        kinds = ", ".join(config.peft_type.value for config in configs)
+        raise UnsupportedParentError(
+            f"the logits of the copy{f' with merged adapters ({kinds})' if kinds else ''} differ from the trained model's "
+            f"by {difference:.2g} (relative, at most {allowed:.0e} allowed); merge and save the model, and search in a "
+            "process of its own with hf-puzzle run"
+        )
+
+
+def _trained_tokens(config: PeftConfig) -> list[int]:
+    """Ids whose embeddings an adapter replaces one by one."""
+    found = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None) or []
+    return [i for each in (found.values() if isinstance(found, dict) else [found]) for i in each]
 
 
 def _weights_mark(trainer: Trainer) -> tuple[float, ...]:

@@ -11,8 +11,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from families import family_model
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from families import family_model, own_head
+from peft import (
+    AdaptionPromptConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from tokenizers import Tokenizer, models
 from torch.utils.data import Dataset, IterableDataset
 from transformers import (
@@ -335,6 +345,116 @@ def test_adapters_are_merged_into_a_copy(make_trainer, make_parent, state_of, as
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
     assert changed
     assert all("lora" in name for name in changed)
+
+
+LORA = {"r": 4, "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "lm_head"]}
+ADAPTERS = {
+    "head": (LoraConfig(**LORA), False),
+    "embeddings": (LoraConfig(**LORA | {"target_modules": ["q_proj", "embed_tokens"]}), False),
+    "both": (LoraConfig(**LORA | {"target_modules": ["embed_tokens", "lm_head"]}), False),
+    "both as one": (LoraConfig(**LORA | {"target_modules": ["embed_tokens"]}, ensure_weight_tying=True), True),
+    "rsLoRA": (LoraConfig(**LORA, use_rslora=True), False),
+    "DoRA": (LoraConfig(**LORA, use_dora=True), False),
+    "parameters": (LoraConfig(**LORA | {"target_modules": []}, target_parameters=["lm_head.weight"]), False),
+    "whole ends": (LoraConfig(**LORA | {"target_modules": ["q_proj"]}, modules_to_save=["embed_tokens", "lm_head"]), False),
+    "whole head": (LoraConfig(**LORA | {"target_modules": ["q_proj"]}, modules_to_save=["lm_head"]), False),
+    "tokens": (LoraConfig(**LORA | {"target_modules": ["q_proj"]}, trainable_token_indices=[5, 200]), True),
+    "inside only": (LoraConfig(**LORA | {"target_modules": ["q_proj"]}), True),
+    "IA3": (IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"], feedforward_modules=[]), False),
+    "LoHa": (LoHaConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "lm_head"]), False),
+    "LoKr": (LoKrConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "lm_head"]), False),
+}  # fmt: skip
+
+
+def trained(model, config):
+    """`model` in training mode with adapters that do something."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, copy.deepcopy(config)).train()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@torch.no_grad()
+def difference(model, other):
+    """Relative difference of the logits over the whole vocabulary, each in its own arithmetic."""
+    modes = [(module, module.training) for module in model.modules()]
+    rows = torch.arange(other.config.vocab_size).view(-1, 16)
+    one, two = model.eval()(rows).logits, other(rows).logits
+    for module, mode in modes:
+        module.training = mode
+    return ((one - two).norm() / one.norm()).item()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_on_the_ends_of_a_tied_model(make_parent, state_of, assert_bit_equal, name, dtype, tolerance):
+    config, tied = ADAPTERS[name]
+    model = trained(make_parent("llama", num_hidden_layers=2).to(dtype), config)
+    before, random = state_of(model), torch.get_rng_state()
+    parent = copy_of(model)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert difference(model, parent) < tolerance
+    assert parent.config.tie_word_embeddings == (parent.lm_head.weight is parent.model.embed_tokens.weight)
+    if dtype == torch.float32 or not tied:
+        assert parent.config.tie_word_embeddings == tied
+    # the model in training is what it was, and learns on
+    assert_bit_equal(state_of(model), before)
+    assert model.training
+    assert model.get_base_model().config.tie_word_embeddings
+    model(torch.arange(16)[None], labels=torch.arange(16)[None]).loss.backward()
+
+
+def test_the_active_adapters_are_merged(make_parent):
+    model = trained(make_parent("llama", num_hidden_layers=2), LoraConfig(**LORA))
+    model.add_adapter(
+        "other", LoraConfig(**LORA | {"target_modules": ["v_proj", "embed_tokens"], "init_lora_weights": False})
+    )
+    alone = copy_of(model)
+    model.base_model.set_adapter(["default", "other"])
+    both = copy_of(model)
+    assert difference(alone, both) > 0.1
+    assert difference(model, both) < 1e-5
+    model.base_model.set_adapter("other")
+    assert difference(model, copy_of(model)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "PROMPT_TUNING cannot be merged"),
+        (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "PREFIX_TUNING cannot be merged"),
+        (PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, encoder_hidden_size=8), "P_TUNING cannot"),
+        (AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=2, adapter_layers=1), "ADAPTION_PROMPT cannot"),
+        (LoraConfig(**LORA, alora_invocation_tokens=[5]), r"LORA cannot be merged .*aLoRA"),
+    ],
+    ids=lambda value: getattr(value, "peft_type", None),
+)
+def test_what_is_no_change_of_weights_is_refused(make_parent, config, message):
+    with pytest.raises(UnsupportedParentError, match=message):
+        copy_of(get_peft_model(make_parent("llama", num_hidden_layers=2), config))
+
+
+def test_a_copy_that_computes_something_else_is_refused(make_parent):
+    model = trained(make_parent("llama", num_hidden_layers=2), LoraConfig(**LORA))
+    model.base_model.disable_adapter_layers()  # peft merges them all the same
+    with pytest.raises(
+        UnsupportedParentError, match=r"merged adapters \(LORA\) differ from the trained model's by \d"
+    ):
+        copy_of(model)
+    plain = make_parent("llama", num_hidden_layers=2)
+    plain.model.norm.register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(UnsupportedParentError, match="the logits of the copy differ from the trained model's by 0.5 "):
+        copy_of(plain)
+
+
+def test_a_head_of_its_own_that_the_config_calls_tied(make_parent):
+    model = own_head(make_parent("llama", num_hidden_layers=2))
+    parent = copy_of(model)
+    assert torch.equal(parent.lm_head.weight, model.lm_head.weight)
+    assert not parent.config.tie_word_embeddings
+    assert model.config.tie_word_embeddings  # the trainer's own
 
 
 def test_every_checkpoint_gets_a_search(make_trainer, monkeypatch):
