@@ -96,7 +96,7 @@ def recipe_of(case: str, work: Path):
 
 def predict(case: str, work: str) -> dict:
     """The plan for this machine; what a fresh process does."""
-    from hf_puzzle.puzzle.planner import plan
+    from hf_puzzle.puzzle.plan import plan
 
     torch.set_num_threads(1)
     recipe, folder = recipe_of(case, Path(work))

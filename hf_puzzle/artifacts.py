@@ -235,6 +235,13 @@ def folder_fingerprint(folder: str | Path) -> str:
     return fingerprint(rows)
 
 
+def size_on_disk(path: str | Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is none."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def environment() -> dict:
     """Machine and package versions, as every result file records them."""
     versions = {}

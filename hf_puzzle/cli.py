@@ -189,7 +189,8 @@ def _plan(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from .puzzle.planner import duration, gigabytes, plan
+    from .puzzle.plan import plan
+    from .puzzle.planner import duration, gigabytes
     from .puzzle.published import predictions
     from .recipe import PuzzleRecipe, RecipeError
 

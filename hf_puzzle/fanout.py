@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import artifacts, progress
+from .preflight import check_folder, check_tokenizer_of
 from .recipe import RecipeError, ResourcesConfig, parse_recipe, to_dict
 from .stages import Executor, InProcess, Stage, run_stages, task_name
 
@@ -321,7 +322,12 @@ def run_to_report(
         base: folder of the recipe.
         only, start, say: as of `stages.run_stages`.
         on: as of `executor_for`.
+
+    Raises:
+        NotReadyError: `out` cannot be written to, or the tokenizer of `model.name` cannot be opened.
     """
+    check_folder(out)
+    check_tokenizer_of(recipe.model, base)
     spec = RunSpec(to_dict(recipe), str(out.resolve()), str(base.resolve()))
     with artifacts.locked(out):
         run_stages(out, stages, only, start, say, executor_for(on, spec, recipe.resources))

@@ -29,6 +29,7 @@ SHARED = {
     "lm_evaluation",
     "metrics",
     "optim",
+    "preflight",
     "progress",
     "training",
 }

@@ -45,6 +45,20 @@ def _library() -> ModuleType:
     return llama_cpp
 
 
+def version() -> str:
+    """Load the library, and gguf, which writes its files; the version of llama-cpp-python.
+
+    Raises:
+        ImportError, OSError, RuntimeError: one of them is missing, or its shared library does not load.
+    """
+    import gguf  # noqa: F401
+
+    library = _library()
+    if library.llama_max_devices() < 1:
+        raise RuntimeError("llama.cpp sees no device, not even the CPU")
+    return library.__version__
+
+
 class _Batch:
     """llama.cpp's batch over numpy arrays: filling one token by token from Python would show in the timings."""
 

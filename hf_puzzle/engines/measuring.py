@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from .. import hub
@@ -40,6 +41,21 @@ def check_measured(engine: str, fmt: str, device: torch.device) -> None:
         raise RecipeError(
             f"cost.engine: llama.cpp is measured on the CPU, the recipe's device is {device}; set `device: cpu`"
         )
+
+
+def open_engine(engine: str) -> str:
+    """Load an engine that costs can be measured in, without a model; its version.
+
+    Raises:
+        RecipeError: it is not installed, or installed and does not load.
+    """
+    if engine == "transformers":
+        return transformers.__version__
+    remedy = f"install {engine} again, or set cost.engine: transformers"
+    try:
+        return vllm.version() if engine == "vllm" else llama_cpp.version()
+    except (ImportError, OSError, RuntimeError, AttributeError, vllm.VllmError) as error:
+        raise RecipeError(f"cost.engine: {engine} does not open ({error}): {remedy}") from None
 
 
 def measure_models(

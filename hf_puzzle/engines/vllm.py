@@ -11,8 +11,26 @@ from pathlib import Path
 from ..costs import Timing, Workload
 
 
+ABSENT = "there is no executable `vllm` on PATH: `pip install vllm` on a machine with a supported GPU"
+
+
 class VllmError(ValueError):
     """vLLM is not installed here, or its benchmark did not run; the message has the way out or vLLM's last words."""
+
+
+def version() -> str:
+    """What `vllm --version` says, which loads all of it.
+
+    Raises:
+        VllmError: there is no executable, or it fails.
+    """
+    executable = shutil.which("vllm")
+    if executable is None:
+        raise VllmError(ABSENT)
+    done = subprocess.run([executable, "--version"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise VllmError("; ".join(["`vllm --version` fails", *done.stderr.strip().splitlines()[-1:]]))
+    return done.stdout.strip().splitlines()[-1]
 
 
 def latency_command(
@@ -71,7 +89,7 @@ def measure(folder: str | Path, workload: Workload, rounds: int, options: Sequen
 def _latencies(folder: str | Path, workload: Workload, rounds: int, options: Sequence[str]) -> list[float]:
     executable = shutil.which("vllm")
     if executable is None:
-        raise VllmError("there is no executable `vllm` on PATH: `pip install vllm` on a machine with a supported GPU")
+        raise VllmError(ABSENT)
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "latency.json"
         command = latency_command(folder, workload, rounds, output, options)

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 from .. import artifacts, data
 from ..evaluation import token_losses
 from ..optim import MuonWithAdamW
+from ..preflight import check_folder
 from ..recipe import ParentRecipe, RecipeError
 from ..training import SealingTrainer, num_steps, resolve_device, show_progress, training_arguments
 
@@ -35,6 +36,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     divided among the processes.
     """
     output_dir = Path(output_dir)
+    check_folder(output_dir.parent)
     set_seed(recipe.seed)
     device = resolve_device(recipe.device)
     tokenizer = data.train_tokenizer(recipe.data, recipe.vocab_size)

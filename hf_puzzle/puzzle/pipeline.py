@@ -36,6 +36,7 @@ from .importance import channel_importance
 from .library import BlockLibrary
 from .loading import LoadingError, Shards, gathered, load_layers, load_sharded, resolve_dtype, with_true_tie
 from .parent import train_parent
+from .preflight import check_machine
 from .refit import refit
 from .report import write_report
 from .scoring import (
@@ -114,7 +115,7 @@ class PuzzleRun:
             config = AutoConfig.from_pretrained(
                 self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise RecipeError(f"parent.name {p.name!r} cannot be opened: {error}") from None
         with contextlib.suppress(LoadingError):  # whoever reads the weights says what is wrong with them
             config = with_true_tie(config, self.parent_shards)
@@ -204,8 +205,11 @@ class PuzzleRun:
         beside = self.recipe_dir / recipe.name / "config.json"
         return not self.parent_in_memory and recipe.recipe is not None and not beside.exists()
 
-    def _parent_is_there(self) -> bool:
-        """Whether an earlier sitting made the parent; where a disk lost its config since, the stage makes it again."""
+    @property
+    def parent_is_known(self) -> bool:
+        """Whether there is a parent to look at; where a disk lost the config of one made here, it is made again."""
+        if not self.makes_parent:
+            return True
         path = self.run_dir / "parent" / "config.json"
         try:
             return bool(artifacts.read_json(path))
@@ -215,11 +219,16 @@ class PuzzleRun:
     # -- checks before any compute
 
     def check(self) -> None:
-        """Everything that can be known to be wrong before the first stage.
+        """Everything that can be known to be wrong before the first stage, of the recipe and of this machine.
 
         Raises:
             ValueError: a named subclass, with the value and the way out.
         """
+        self.check_recipe()
+        check_machine(self)
+
+    def check_recipe(self) -> None:
+        """The part of `check` that holds for any machine: recipe, the parent's shapes, what both rule out."""
         recipe = self.recipe
         for where, section in (("library", recipe.library), ("distill", recipe.distill)):
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
@@ -229,7 +238,7 @@ class PuzzleRun:
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_quantized(recipe.evaluate.quantized)
-        if not self.makes_parent or self._parent_is_there():
+        if self.parent_is_known:
             check_parent(self.config, recipe.child.format)
             engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
@@ -549,7 +558,7 @@ class PuzzleRun:
             raise RecipeError("library.states: pipeline needs --on ray; on Slurm, take streamed")
         if on is not None and self.parent_in_memory:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
-        self.check()
+        self.check() if rank == 0 else self.check_recipe()
         if rank > 0:
             child = self._distilled()
             for _ in self._gathered(child) if self._shards_gkd else ():  # the first process writes them

@@ -35,21 +35,17 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig
-
+from .. import artifacts
 from ..blocks import KINDS as PREFIXES
 from ..blocks import LINEAR, NONE, Block, Variant, parse_variant
-from ..costs import Timing, Workload, cpu_threads
+from ..costs import Timing, Workload
 from ..data import LOCAL_TEXT, PYTHON_STDLIB
 from ..formats import parent_block
-from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe
+from ..recipe import ParentRecipe, load_recipe
 from ..training import num_steps
 from .block_costs import BYTES, calibration_layouts, kv_bytes_per_token, kv_tokens
-from .block_distillation import planned_names
-from .machines import Machine, find_machine
-from .pipeline import PuzzleRun
-from .published import PARENTS, parent_config
+from .block_distillation import library_jobs, planned_names
+from .machines import MACHINES, Machine
 from .scoring import ScoreTask, rows_per_batch
 from .surgery import KINDS
 from .timing import Clock, Measured, Shapes
@@ -106,75 +102,28 @@ class Plan:
         }
 
 
-class _PlannedRun(PuzzleRun):
-    """A run that is only looked at: its tokens have a number and no value, and no weights are read."""
-
-    given_config: object = None
-
-    @property
-    def config(self):
-        if self.given_config is not None:
-            return self.given_config
-        if self.recipe.parent.recipe is not None and not (Path(self.parent_path) / "config.json").exists():
-            recipe = load_recipe(self.recipe_dir / self.recipe.parent.recipe)
-            if not isinstance(recipe, ParentRecipe):
-                raise RecipeError(f"parent.recipe {self.recipe.parent.recipe} is not a recipe with `system: parent`")
-            try:
-                return LlamaConfig(**recipe.config, vocab_size=recipe.vocab_size)
-            except (TypeError, ValueError) as error:
-                raise RecipeError(f"config: {error}") from None
-        try:
-            return super().config
-        except RecipeError as error:
-            first = str(error).splitlines()[0]
-            raise RecipeError(f"{first} Shapes that need no Hub: --parent {', '.join(PARENTS)}") from None
-
-    @property
-    def tokens(self) -> dict[str, torch.Tensor]:
-        sizes = {"train": self.recipe.data.num_tokens}
-        sizes |= {"validation": self.recipe.data.heldout_tokens // 3}
-        sizes |= {"test": self.recipe.data.heldout_tokens - sizes["validation"]}
-        return {name: torch.zeros(1, dtype=torch.int32).expand(size) for name, size in sizes.items()}
-
-    def _parent_fingerprint(self) -> str:
-        return ""
-
-
-def plan(
-    recipe: PuzzleRecipe,
-    recipe_dir: Path,
-    machine: str = "this",
-    workers: int = 1,
-    parent: str | None = None,
-    out: Path = Path("plan-of-no-run"),
-) -> Plan:
-    """The plan of a recipe on a machine.
-
-    Args:
-        machine: as of `machines.find_machine`.
-        workers: tasks that run at once, each on a device of its own.
-        parent: one of `PARENTS` instead of the recipe's.
+def disk_still_needed(run) -> float:
+    """Bytes that the unfinished stages of a `PuzzleRun` will take beyond what they hold already, at the worst moment.
 
     Raises:
-        RecipeError: what `hf-puzzle run` would say of the recipe; an unknown machine or parent.
+        NoPlanError: a parent that plans do not know (a mixture of experts).
     """
-    if workers < 1:
-        raise RecipeError(f"--workers {workers}: at least 1 is needed")
-    found = find_machine(machine)
-    # `auto` would ask for a GPU of this machine: a plan for another one does not
-    run = _PlannedRun(recipe if found is None else dataclasses.replace(recipe, device="cpu"), out, recipe_dir)
-    run.given_config = parent_config(parent) if parent else None
-    # the processes of `distill.fsdp` are started by torchrun later
-    alone = dataclasses.replace(run.recipe, distill=dataclasses.replace(recipe.distill, fsdp=False))
-    checked = _PlannedRun(alone, out, recipe_dir)
-    checked.given_config = run.given_config
-    checked.check()
-    with cpu_threads(recipe.threads):
-        return _Planner(run, found, workers).plan()
+    # a machine of the table, so that nothing is measured here; it only says how small a target makes the child
+    disk = Planner(run, MACHINES["h200"], 1).disk()
+    manifest, kept, most = artifacts.Manifest(run.run_dir), 0.0, 0.0
+    for stage in run.stages():
+        if "finished" not in manifest.stages.get(stage.name, {}):
+            left, scratch = disk.get(stage.name, (0.0, 0.0))
+            held = sum(artifacts.size_on_disk(run.run_dir / name) for name in (*stage.outputs, *stage.scratch))
+            most = max(most, kept + left + scratch - held)
+            kept += max(0.0, left - held)
+    return most
 
 
-class _Planner:
-    def __init__(self, run: _PlannedRun, machine: Machine | None, workers: int):
+class Planner:
+    """The stages of a `PuzzleRun` on a machine, None for this one; reads no weights."""
+
+    def __init__(self, run, machine: Machine | None, workers: int):
         self.run, self.recipe, self.workers, self.named = run, run.recipe, workers, machine
         self.space, self.own = run.space, parent_block(run.config)
         self.shapes = Shapes(run.config)
@@ -212,7 +161,7 @@ class _Planner:
         return None
 
     def plan(self) -> Plan:
-        stages, disk = [], self._disk()
+        stages, disk = [], self.disk()
         for stage in self.run.stages():
             tasks = stage.tasks(self.workers)
             seconds, memory = getattr(self, f"_{stage.name}"), getattr(self, f"_{stage.name}_memory")
@@ -220,7 +169,7 @@ class _Planner:
                 StagePlan(
                     stage.name, stage.needs, len(tasks), self._scheduled([seconds(**task) for task in tasks]),
                     max((memory(**task) for task in tasks), key=lambda parts: sum(parts.values()), default={"process": PROCESS_BYTES}),
-                    disk.get(stage.name, 0.0),
+                    sum(disk.get(stage.name, (0.0,))),
                 )
             )  # fmt: skip
         plan = Plan(self.machine, self.workers, self.parameters, self.share, stages)
@@ -729,26 +678,26 @@ class _Planner:
 
     # -- disk, and what does not fit
 
-    def _disk(self) -> dict[str, float]:
-        """Bytes that each stage leaves, or has at its worst moment: two checkpoints of every job that runs."""
+    def disk(self) -> dict[str, tuple[float, float]]:
+        """Bytes that each stage leaves, and has besides at its worst moment: two checkpoints of every job that runs."""
         data, layers = self.recipe.data, range(len(self.space.layers))
         trained, kept, _ = self._sizes(0, len(layers))
-        jobs = [self._sizes(**task) for task in self.run.library_tasks(self.workers)]
+        tasks = library_jobs(self.space, self.run.library, self.recipe.library, self.workers)
+        jobs = [self._sizes(task.start, task.stop) for task in tasks]
         checkpoints = [16.0 * job_trained + 4.0 * job_kept for job_trained, job_kept, _ in jobs]
         child = self._child_parameters * self.width
         gkd = 4 * self._child_parameters + 8 * self._trained() if self.recipe.distill.num_tokens else 0.0
+        tokens = 4.0 * (data.num_tokens + data.heldout_tokens)
+        channels = self.shapes.part("ffn", self.own.ffn).out / self.shapes.hidden
         return {
-            "parent": 2.0 * self.parameters,
-            "data": 8.0 * (data.num_tokens + data.heldout_tokens),  # parts, then the whole
-            "importance": 4.0
-            * self.shapes.num_layers
-            * self.shapes.part("ffn", self.own.ffn).out
-            / self.shapes.hidden,
-            "library": 4.0 * (trained + kept) + 2 * self.workers * max(checkpoints, default=0.0),
-            "score": 200.0 * sum(len(layer.blocks) for layer in self.space.layers),
-            "child": child,
-            "distill": child + 2 * gkd,
-            "report": 1e6,
+            "parent": (2.0 * self.parameters, 0.0),
+            "data": (tokens, tokens),  # parts, then the whole
+            "importance": (4.0 * self.shapes.num_layers * channels, 0.0),
+            "library": (4.0 * (trained + kept), 2 * self.workers * max(checkpoints, default=0.0)),
+            "score": (200.0 * sum(len(layer.blocks) for layer in self.space.layers), 0.0),
+            "child": (child, 0.0),
+            "distill": (child, 2 * gkd),
+            "report": (1e6, 0.0),
         }
 
     _HELP: dict[str, str] = {

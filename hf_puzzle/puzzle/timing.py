@@ -76,12 +76,16 @@ class Part:
     window: int | None
 
 
+class NoPlanError(RecipeError):
+    """A parent whose time and memory are not foreseen; it may still run."""
+
+
 class Shapes:
     """Everything about a parent that time and memory depend on; from its config alone."""
 
     def __init__(self, config):
         if num_experts(parent_block(config).ffn):
-            raise RecipeError(
+            raise NoPlanError(
                 f"family {config.model_type!r} is a mixture of experts, which plans do not know; run it, or plan a dense parent"
             )
         self.config = config

@@ -1,7 +1,11 @@
 """Engines that cannot be timed are refused before any compute; rewritten children are the same function."""
 
+import os
+import sys
+
 import pytest
 import torch
+import transformers
 from families import family_model
 
 from hf_puzzle import formats
@@ -28,6 +32,25 @@ def test_what_cannot_be_timed_is_refused_before_any_compute(monkeypatch, engine,
     with pytest.raises(RecipeError, match=message):
         measuring.check_measured(engine, fmt, device)
     measuring.check_measured("transformers", fmt, device)
+
+
+def test_an_engine_is_really_loaded(monkeypatch, tmp_path):
+    assert measuring.open_engine("transformers") == transformers.__version__
+    vllm = tmp_path / "vllm"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for script, found in (("echo 'INFO loading'; echo 0.30.1", "0.30.1"), ("echo 'no CUDA' >&2; exit 1", None)):
+        vllm.write_text(f"#!/bin/sh\n{script}\n")
+        vllm.chmod(0o755)
+        if found is not None:
+            assert measuring.open_engine("vllm") == found
+        else:
+            with pytest.raises(
+                RecipeError, match=r"vllm does not open \(`vllm --version` fails; no CUDA\).*transformers"
+            ):
+                measuring.open_engine("vllm")
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
+    with pytest.raises(RecipeError, match="llama.cpp does not open"):
+        measuring.open_engine("llama.cpp")
 
 
 @torch.no_grad()

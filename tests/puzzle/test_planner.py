@@ -18,7 +18,7 @@ from hf_puzzle.formats import parent_block
 from hf_puzzle.puzzle import machines, published
 from hf_puzzle.puzzle.machines import MACHINES, find_machine
 from hf_puzzle.puzzle.pipeline import PuzzleRun
-from hf_puzzle.puzzle.planner import plan
+from hf_puzzle.puzzle.plan import plan
 from hf_puzzle.puzzle.published import parent_config, predictions
 from hf_puzzle.puzzle.timing import Clock, Measured, Shapes
 from hf_puzzle.recipe import RecipeError, load_recipe

@@ -1,0 +1,71 @@
+"""What the stages of a Puzzle run need of this machine; every function tries one thing, before any compute."""
+
+from pathlib import Path
+
+from huggingface_hub import get_safetensors_metadata
+from huggingface_hub.errors import NotASafetensorsRepoError
+
+from ..engines.measuring import open_engine
+from ..preflight import NotReadyError, check_folder, check_room, check_tokenizer, first_line
+from .loading import LoadingError, Shards
+from .planner import disk_still_needed
+from .solver import pick_solver
+from .timing import NoPlanError
+
+
+def check_machine(run) -> None:
+    """All that follows for a `PuzzleRun`, the quick ones first.
+
+    Raises:
+        ValueError: a named subclass, with the reason and the way out.
+    """
+    check_folder(run.run_dir)
+    if run.parent_is_known:
+        _check_room(run)
+        if not run.parent_in_memory:
+            check_weights(run.parent_path, run.recipe.parent.revision)
+        check_tokenizer(lambda: run.tokenizer, run.recipe.parent.name)
+    pick_solver(run.recipe.solve.solver)
+    open_engine(run.recipe.cost.engine)
+
+
+def _check_room(run) -> None:
+    try:
+        needed = disk_still_needed(run)
+    except NoPlanError:
+        return
+    check_room(
+        run.run_dir, needed, "--out on a larger disk, or fewer blocks in search_space (hf-puzzle plan has more)"
+    )
+
+
+def check_weights(source: str, revision: str | None = None) -> None:
+    """Read the headers of a checkpoint in a folder; of a repository, over the network, or in the Hub's cache without one.
+
+    Raises:
+        LoadingError: no safetensors, a shard that is missing or truncated, or that lacks a tensor of its index.
+        NotReadyError: a repository without safetensors, or that is neither in reach nor in the cache.
+    """
+    if Path(source).is_dir():
+        _read_headers(source)
+        return
+    try:
+        get_safetensors_metadata(source, revision=revision)
+        return
+    except NotASafetensorsRepoError:
+        raise NotReadyError(f"parent.name {source!r} holds no safetensors: convert it with save_pretrained") from None
+    except Exception as error:  # whatever the network says, the cache may do
+        why = first_line(error)
+    try:
+        _read_headers(source, revision)
+    except (LoadingError, OSError) as error:
+        raise NotReadyError(
+            f"parent.name {source!r} is neither in reach ({why}) nor whole in the cache ({first_line(error)}): fetch it "
+            "where there is a network"
+        ) from None
+
+
+def _read_headers(source: str, revision: str | None = None) -> None:
+    shards = Shards(source, revision)
+    for name in shards.names:
+        shards.dtype_of(name)
