@@ -18,7 +18,8 @@ TESTED = ("4.57", "5.23", "5.24")  # minor versions of transformers
 SWITCH = "HF_PUZZLE_SELF_CHECK"  # 0: never, 1: on every version
 NAMES = ("cache", "past_key_values")
 # what outputs of the installed version call it
-OUTPUT_NAME = next(name for name in NAMES if name in {f.name for f in dataclasses.fields(BaseModelOutputWithPast)})
+_FIELDS = {field.name for field in dataclasses.fields(BaseModelOutputWithPast)}
+OUTPUT_NAME = next((name for name in NAMES if name in _FIELDS), NAMES[0])
 # a longer text is too dear to be computed twice; a made one stands for it
 MAX_PROVEN_TOKENS, MADE_TOKENS = 128, 12
 # relative differences that rounding explains; a lost or misplaced cache gives about 1
@@ -53,7 +54,7 @@ def one_cache(known: dict, others: dict):
     if strange := [name for name, value in others.items() if is_cache(value)]:
         raise CacheError(
             f"{strange[0]}={type(others[strange[0]]).__name__}: a cache under a name that this model does not know; it takes "
-            f"{' or '.join(known)}. {_remedy()}"
+            f"{' or '.join(known)}. {remedy()}"
         )
     given = {name: value for name, value in known.items() if value is not None}
     for name, value in given.items():
@@ -73,7 +74,7 @@ def check_not_lost(cache, use_cache: bool | None, length: int, attention_mask) -
     if isinstance(attention_mask, torch.Tensor) and attention_mask.shape[-1] > length:
         raise CacheError(
             f"attention_mask covers {attention_mask.shape[-1]} tokens, the call has {length} and no cache: pass the cache of the "
-            f"earlier ones as past_key_values, or use_cache=False with all tokens. {_remedy()}"
+            f"earlier ones as past_key_values, or use_cache=False with all tokens. {remedy()}"
         )
 
 
@@ -96,7 +97,8 @@ class CacheName:
         return args, others if cache is None else {**others, self.takes[0]: cache}
 
 
-def _remedy() -> str:
+def remedy() -> str:
+    """What to do where this code and the installed version may not fit."""
     return (
         f"This code was tested with transformers {', '.join(TESTED)}; {transformers.__version__} is installed. Install one of "
         "those, or take the newest code of this model's repository."
@@ -173,7 +175,7 @@ class _Proof:
         if not (difference <= tolerance).all():
             raise CacheError(
                 f"the first step with a cache gives other logits than without (relative difference {difference.max().item():.2g}, "
-                f"at most {tolerance:g} is rounding). {_remedy()} Until then use_cache=False is right, and slow; "
+                f"at most {tolerance:g} is rounding). {remedy()} Until then use_cache=False is right, and slow; "
                 f"{SWITCH}=0 turns this check off."
             )
         self.passed = True

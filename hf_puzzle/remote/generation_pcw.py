@@ -12,21 +12,41 @@ Shapes: B windows, M cached keys (prefix + all windows), Q tasks, L task tokens,
 import contextlib
 import copy
 import functools
+import hashlib
 import inspect
 import json
 import math
+import operator
 import sys
 import threading
-import warnings
+import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import torch
+import transformers
 from transformers import AutoTokenizer, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicLayer, get_layer_types_and_kwargs
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from .caches_puzzle import (
+    HALF_TOLERANCE,
+    NAMES,
+    OUTPUT_NAME,
+    SWITCH,
+    TOLERANCES,
+    find_cache,
+    is_cache,
+    remedy,
+    self_checks,
+)
+
+
+try:
+    from transformers.cache_utils import DummyLayer, DynamicLayer, get_layer_types_and_kwargs
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+except ImportError as error:
+    raise ImportError(f"parallel windows need transformers >= 5.23 ({error}). {remedy()}") from None
 
 
 MODES = ("pcw", "ensemble", "nbce", "single")
@@ -34,11 +54,12 @@ MERGEABLE = {"full_attention": "plain", "dummy": "plain", "sliding_attention": "
 ALIBI_BUILDERS = ("build_alibi_tensor", "build_mpt_alibi_tensor")
 # longer packed rows pay more for the blocks that are masked out than they save in calls (measured: 80 to 1280)
 PACKED_TOKENS = 320
+SAMPLE = 64  # values per tensor by which a model is known
 # logits held at once: 256 MiB
 SCORED_LOGITS = 1 << 26
 STOCK_NEW_TOKENS = 20
 NOT_WITH_WINDOWS = (
-    "past_key_values",
+    *NAMES,
     "cache_implementation",
     "inputs_embeds",
     "assistant_model",
@@ -70,8 +91,12 @@ def check_model(model) -> str:
         raise PCWError(f"{name} is an encoder-decoder: parallel windows need a decoder-only model")
     if getattr(model, "_is_stateful", False):
         raise PCWError(f"{name} has recurrent layers: their states cannot be merged as keys and values can")
-    if "past_key_values" not in accepts:
-        raise PCWError(f"{name} has no key-value cache (its forward takes no past_key_values)")
+    if hasattr(model, "get_base_model"):
+        raise PCWError("a PeftModel is not read: give model.get_base_model(), on which its LoRA layers are active")
+    if _cache_name(model) is None:
+        raise PCWError(
+            f"{name} has no key-value cache that this code knows (its forward takes none of {', '.join(NAMES)}). {remedy()}"
+        )
     decoder = _decoder(model)
     if any(getattr(module, "is_causal", True) is False for module in decoder.modules()):
         raise PCWError(f"{name} attends in both directions here (in its config, is_decoder=True makes it causal)")
@@ -131,6 +156,30 @@ def _accepts(module, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
+def _cache_name(module) -> str | None:
+    """What this version's code of a model calls its cache; None: nothing that is known here."""
+    return next((name for name in NAMES if _accepts(module, name)), None)
+
+
+def _held(cache) -> int | None:
+    """Tokens that a cache holds; None if none of its layers stores anything."""
+    held = [0 if layer.keys is None else layer.keys.shape[-2] for layer in cache.layers if not _is_dummy(layer)]
+    return max(held, default=None)
+
+
+def _is_dummy(layer) -> bool:
+    return isinstance(layer, DummyLayer)
+
+
+def _check_read(model, cache, before: int | None, new: int) -> None:
+    """PCWError if the cache that `model` was given did not grow by `new` tokens: it was not read either."""
+    if before is not None and _held(cache) != before + new:
+        raise PCWError(
+            f"{type(model).__name__} was given a cache of {before} tokens and left it at {_held(cache)}, not {before + new}: "
+            f"the windows were not read. {remedy()}"
+        )
+
+
 def _fingerprint(model) -> str:
     """Says what caches fit: the class and the shapes of all weights."""
     shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
@@ -139,14 +188,78 @@ def _fingerprint(model) -> str:
     return f"{type(model).__name__} with {layers} layers (shapes {code:08x})"
 
 
-def _max_positions(model, kind: str) -> float:
+def model_state(model) -> str:
+    """sha256 (16 hex digits) of what cached windows depend on: weights (evenly spaced values), adapters, dropout."""
+    digest = hashlib.sha256()
+    sample_weights(model, digest)
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):  # PEFT's
+            on = (list(module.active_adapters), module.disable_adapters, list(getattr(module, "merged_adapters", ())))
+            digest.update(f"{name} {on} {getattr(module, 'scaling', None)}".encode())
+    digest.update(str(model.training).encode())
+    return digest.hexdigest()[:16]
+
+
+def sample_weights(model, digest) -> None:
+    """Feed `digest` with name, shape, dtype and evenly spaced values of every weight."""
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if type(tensor) is torch.Tensor and not tensor.is_meta:  # offloaded or packed ones show no values
+            flat = tensor.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].cpu().contiguous()
+            digest.update(bytes(sample.view(torch.uint8).tolist()))
+
+
+def scale_switch(config) -> tuple[float, str | None]:
+    """(positions after which rotary scales depend on the longest row, type of scaling); (inf, None) for most models.
+
+    Keys that were cached before it do not fit tokens after it, and Phi-3's code drops them without a word.
+    """
+    ropes = getattr(config, "rope_parameters", None) or {}
+    nested = [rope for rope in ropes.values() if isinstance(rope, Mapping)]
+    found: tuple[float, str | None] = (math.inf, None)
+    for rope in nested or [ropes]:
+        kind = rope.get("rope_type") or "default"
+        if kind == "longrope":
+            trained = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        elif "dynamic" in kind:
+            trained = config.max_position_embeddings
+        else:
+            continue
+        found = min(found, (trained, kind), key=operator.itemgetter(0))
+    return found
+
+
+def _positions(model, kind: str) -> tuple[float, str]:
+    """(positions that windows and a task may have, what limits them)."""
     config = model.config.get_text_config(decoder=True)
     limit = None if kind == "alibi" else getattr(config, "max_position_embeddings", None)
-    return limit or math.inf
+    limit, said = limit or math.inf, f"{model.config.model_type} has"
+    switch, rope = scale_switch(config)
+    if switch <= limit:
+        return switch, f"{said} {switch} positions before its {rope} scale changes, which windows and task must share"
+    return limit, f"{said} {limit} positions"
+
+
+def _listed(value, what: str, items: str = "list of token ids"):
+    """`value` if it is a list with something in it; PCWError for what would be read as something else."""
+    if isinstance(value, Mapping):
+        keys = ", ".join(repr(key) for key in list(value)[:4])
+        raise PCWError(
+            f"{what} is a {type(value).__name__} with the keys {keys}: expected a list, such as list({what}.values()) of a "
+            f"dictionary or {what}['input_ids'] of a tokenizer's output"
+        )
+    ordered = hasattr(value, "__len__") and hasattr(value, "__iter__") and not isinstance(value, str | bytes | Set)
+    if not ordered or not len(value):
+        raise PCWError(f"{what} is {value!r:.80}: expected at least one {items}")
+    return list(value)
 
 
 def _token_ids(model, ids: Sequence[int], what: str) -> tuple[int, ...]:
-    ids = tuple(int(i) for i in ids)
+    try:
+        ids = tuple(operator.index(i) for i in (None if isinstance(ids, Mapping | Set) else ids))
+    except TypeError:
+        raise PCWError(f"{what} is {ids!r:.80}: expected a list of token ids") from None
     vocabulary = model.get_input_embeddings().num_embeddings
     if wrong := [i for i in ids if not 0 <= i < vocabulary]:
         raise PCWError(f"{what} holds token id {wrong[0]}, outside the model's vocabulary of {vocabulary}")
@@ -240,7 +353,7 @@ def _counting_forward(stock: Callable) -> Callable:
         view = _VIEW.get()
         if view is not None:
             rows, new = input_ids.shape
-            view.length = kwargs["past_key_values"].get_seq_length() + new
+            view.length = find_cache(args, kwargs).get_seq_length() + new
             if kwargs.get("attention_mask") is None:  # Bloom makes other biases when it has none
                 kwargs["attention_mask"] = input_ids.new_ones(rows, view.length)
         return stock(self, input_ids, *args, **kwargs)
@@ -335,7 +448,9 @@ def _cache(model, layers: Sequence[tuple] = (), rows: int = 1) -> DynamicCache:
 def _run_decoder(model, ids: torch.Tensor, positions: torch.Tensor, cache: DynamicCache) -> list[tuple]:
     decoder = _decoder(model)
     inputs = {"position_ids": positions} if _accepts(decoder, "position_ids") else {}
-    decoder(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
+    before = _held(cache)
+    decoder(input_ids=ids, use_cache=True, **{_cache_name(decoder) or OUTPUT_NAME: cache}, **inputs)
+    _check_read(decoder, cache, before, ids.shape[1])
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -397,6 +512,7 @@ class EncodedWindows:
     keys: list[torch.Tensor | None] = field(repr=False)
     values: list[torch.Tensor | None] = field(repr=False)
     fingerprint: str
+    state: str = field(repr=False, default="")  # `model_state` when they were encoded; not stored
 
     @property
     def lengths(self) -> list[int]:
@@ -519,25 +635,29 @@ class EncodedWindows:
             for name in ("keys", "values")
         ]  # fmt: skip
         prefix = tuple(state["prefix"].tolist())
-        encoded = cls(prefix, windows, header["alignment"], *tensors, header["fingerprint"])
-        check_encoded(model, encoded)
+        encoded = cls(prefix, windows, header["alignment"], *tensors, header["fingerprint"], model_state(model))
+        kind = check_encoded(model, encoded)
+        _prove(model, kind)
         return encoded
 
 
 def check_encoded(model, encoded: EncodedWindows) -> str:
-    """`check_model`, and PCWError if `encoded` is no EncodedWindows or comes from a model of other class or shapes."""
+    """`check_model`, and PCWError if `encoded` is no EncodedWindows, or of another model or other weights than now."""
     if not isinstance(encoded, EncodedWindows):
         raise PCWError(f"encoded is a {type(encoded).__name__}: expected what encode_windows returns")
     if encoded.fingerprint != _fingerprint(model):
         raise PCWError(f"these windows were encoded by {encoded.fingerprint}, this model is {_fingerprint(model)}")
+    if encoded.state and encoded.state != model_state(model):
+        raise PCWError(
+            "these windows were encoded with other weights, another dtype, other adapters, or in the other of train() and "
+            "eval(): encode them again"
+        )
     return check_model(model)
 
 
 def _window_ids(model, kind: str, windows, prefix: tuple[int, ...]) -> list[tuple[int, ...]]:
-    if isinstance(windows, str) or not len(windows):
-        raise PCWError(f"windows is {windows!r}: expected at least one list of token ids")
-    windows = [_token_ids(model, window, f"window {i}") for i, window in enumerate(windows)]
-    limit = _max_positions(model, kind)
+    windows = [_token_ids(model, window, f"window {i}") for i, window in enumerate(_listed(windows, "windows"))]
+    limit, said = _positions(model, kind)
     for i, window in enumerate(windows):
         if not window:
             raise PCWError(f"window {i} is empty")
@@ -545,7 +665,7 @@ def _window_ids(model, kind: str, windows, prefix: tuple[int, ...]) -> list[tupl
         if (excess := len(prefix) + len(window) + 1 - limit) > 0:
             raise PCWError(
                 f"window {i} is {excess} tokens too long: after a prefix of {len(prefix)} it has {len(window)} tokens "
-                f"and {model.config.model_type} has {limit} positions, of which the task needs at least one"
+                f"and {said}, of which the task needs at least one"
             )
     return windows
 
@@ -572,12 +692,13 @@ def encode_windows(
         raise PCWError(f"batch_size is {batch_size}: expected at least 1")
     prefix = _token_ids(model, prefix, "prefix")
     windows = _window_ids(model, kind, windows, prefix)
+    _prove(model, kind)
     layers = _encode_prefix(model, prefix)
     longest = max(map(len, windows))
     rows = _encode_rows(model, layers, prefix, windows, longest, alignment, batch_size or len(windows))
     start = layers or [(None, None)] * len(rows[0])
     keys, values = ([pair[i] for pair in start] for i in (0, 1))
-    empty = EncodedWindows(prefix, windows, alignment, keys, values, _fingerprint(model))
+    empty = EncodedWindows(prefix, windows, alignment, keys, values, _fingerprint(model), model_state(model))
     return empty._with(windows, rows)
 
 
@@ -620,7 +741,9 @@ class _Reader:
         if kept_by_model:
             inputs["logits_to_keep"] = keep.to(device)
         with self.seeing(context, positions, allowed):
-            logits = model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **inputs).logits
+            before = _held(cache)
+            logits = model(input_ids=ids.to(device), use_cache=True, **{_cache_name(model): cache}, **inputs).logits
+        _check_read(model, cache, before, ids.shape[1])
         return logits if keep is None or kept_by_model else logits[:, keep.to(logits.device)]
 
     def batch(self, context: _Context, tasks: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
@@ -822,9 +945,7 @@ def check_knobs(model, kind, count: int, mode, temperature, self_weight, top_k_w
 
 def _check_tasks(model, kind, encoded, tasks, extra: int = 0) -> list[tuple[int, ...]]:
     """`tasks` as tuples; PCWError for none, empty ones, and those that `extra` tokens later are past the positions."""
-    if isinstance(tasks, str) or not len(tasks):
-        raise PCWError(f"tasks is {tasks!r}: expected at least one list of token ids")
-    tasks = [_token_ids(model, task, f"task {i}") for i, task in enumerate(tasks)]
+    tasks = [_token_ids(model, task, f"task {i}") for i, task in enumerate(_listed(tasks, "tasks"))]
     for i, task in enumerate(tasks):
         if not task:
             raise PCWError(f"task {i} is empty")
@@ -833,20 +954,12 @@ def _check_tasks(model, kind, encoded, tasks, extra: int = 0) -> list[tuple[int,
 
 
 def _check_length(model, kind, first: int, length: int, extra: int, what: str) -> None:
-    limit = _max_positions(model, kind)
+    limit, said = _positions(model, kind)
     if (excess := first + length + extra - limit) > 0:
         after = f" and {extra} tokens after it" if extra else ""
         raise PCWError(
             f"{what} is {excess} tokens too long: the longest window ends before position {first}, the task "
-            f"has {length} tokens{after}, and {model.config.model_type} has {limit} positions"
-        )
-    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    trained = rope.get("original_max_position_embeddings") or math.inf
-    if rope.get("rope_type") in ("longrope", "dynamic") and first + length + extra > trained:
-        warnings.warn(
-            f"{rope['rope_type']} positions change their scale after {trained}: windows before and a task after it do "
-            "not fit together exactly",
-            stacklevel=3,
+            f"has {length} tokens{after}, and {said}"
         )
 
 
@@ -926,9 +1039,7 @@ def score_labels(
         raise PCWError(f"scores is {scores!r}: expected 'trie', 'each' or 'greedy'")
     if scores == "greedy" and mode != "pcw":
         raise PCWError(f"scores='greedy' is for mode 'pcw', not {mode!r}")
-    if isinstance(labels, str) or not len(labels):
-        raise PCWError(f"labels is {labels!r}: expected at least one list of token ids")
-    labels = [_token_ids(model, label, f"label {i}") for i, label in enumerate(labels)]
+    labels = [_token_ids(model, label, f"label {i}") for i, label in enumerate(_listed(labels, "labels"))]
     for i, label in enumerate(labels):
         if not label:
             raise PCWError(f"label {i} has no tokens")
@@ -1013,14 +1124,18 @@ def _combining(plan: _Plan, indices, contexts: list[_Context], task_positions: t
     """A shallow copy of the model whose forward reads every context and combines the logits of the last token."""
     model = plan.reader.model
     offsets = [len(context.positions) for context in contexts]
-    chosen = None
+    name, chosen = _cache_name(model), None
 
     @functools.wraps(model.forward)
-    def forward(input_ids, past_key_values, attention_mask=None, position_ids=None, **kwargs):
+    def forward(input_ids, attention_mask=None, position_ids=None, **kwargs):
         nonlocal chosen
+        given = {key: kwargs.pop(key) for key in [key for key, value in kwargs.items() if is_cache(value)]}
+        merged = next(iter(given.values()), None)
+        if len(given) != 1 or not isinstance(merged, _StreamCache):
+            raise PCWError(f"generate passed {', '.join(given) or 'no cache'} where the windows were. {remedy()}")
         task_mask = None if attention_mask is None else attention_mask[:, offsets[0] :]
         streams = []
-        for context, cache in zip(contexts, past_key_values.caches, strict=True):
+        for context, cache in zip(contexts, merged.caches, strict=True):
             inputs = dict(kwargs)
             if task_mask is not None:
                 seen = task_mask.new_ones(task_mask.shape[0], len(context.positions))
@@ -1028,13 +1143,15 @@ def _combining(plan: _Plan, indices, contexts: list[_Context], task_positions: t
             if position_ids is not None:
                 inputs["position_ids"] = position_ids + context.next_position
             with plan.reader.seeing(context, task_positions + context.next_position):
-                output = model(input_ids=input_ids, past_key_values=cache, **inputs)
+                before = _held(cache)
+                output = model(input_ids=input_ids, **{name: cache}, **inputs)
+            _check_read(model, cache, before, input_ids.shape[1])
             streams.append(output.logits[:, -1:])
         streams = torch.stack(streams)
         if plan.mode.name == "single" and chosen is None:
             chosen = _least_entropy(streams.float().log_softmax(-1))
         output.logits = plan.mode.combine(streams, indices, chosen)
-        output.past_key_values = past_key_values
+        output[OUTPUT_NAME] = merged
         return output
 
     combining = copy.copy(model)
@@ -1109,7 +1226,7 @@ def generate(
     """
     stock = {name: value for name, value in kwargs.items() if value is not None}
     ids = stock.pop("input_ids", inputs)
-    if wrong := [name for name in NOT_WITH_WINDOWS if name in stock]:
+    if wrong := [name for name, value in stock.items() if name in NOT_WITH_WINDOWS or is_cache(value)]:
         raise PCWError(f"{wrong[0]} cannot be given together with parallel windows")
     if stock.pop("use_cache", True) is False or (
         generation_config is not None and generation_config.use_cache is False
@@ -1120,9 +1237,9 @@ def generate(
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or not ids.numel():
         raise PCWError("inputs must be a tensor of task ids, (tasks, length), without embeddings")
     kind, again = check_model(model), None
+    _check_generates(model)
     if contexts is not None:
-        if isinstance(contexts, str) or not len(contexts):
-            raise PCWError(f"contexts is {contexts!r}: expected at least one text or list of token ids")
+        contexts = _listed(contexts, "contexts", "text or list of token ids")
         if all(isinstance(context, str) for context in contexts):
             contexts, prefix, again = _texts_to_ids(model, tokenizer, contexts, prefix)
         elif isinstance(prefix, str) or any(isinstance(context, str) for context in contexts):
@@ -1147,21 +1264,25 @@ def generate(
         check_encoded(model, encoded)
         prefix, windows = encoded.prefix, encoded.windows
     else:
-        prefix = _token_ids(model, prefix or (), "prefix")
+        prefix = _token_ids(model, () if prefix is None else prefix, "prefix")
         windows = _window_ids(model, kind, contexts, prefix)
     knobs = (mode, attention_temperature, self_weight, top_k_windows, weights, beta)
     knobs = check_knobs(model, kind, len(windows), *knobs)
     if top_k_windows is not None and len(ids) > 1:
         raise PCWError("top_k_windows chooses windows for one task: generate one at a time")
     first, longest = len(prefix) + max(map(len, windows)), int(mask.sum(1).max())
-    # rotary positions go on past the trained ones, as in stock generate; tables of positions end
-    tables = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) is None
+    # rotary positions go on past the trained ones, as in stock generate; tables of positions and scales end
+    config = model.config.get_text_config(decoder=True)
+    scaled = scale_switch(config)[1] is not None
+    tables = scaled or getattr(config, "rope_parameters", None) is None
+    if scaled:  # Phi-3's code counts padding, too
+        longest = max(longest, ids.shape[1])
     new = setting("max_new_tokens")
     if new is None and setting("max_length") is not None:
         new = setting("max_length") - ids.shape[1]
     _check_length(model, kind, first, longest, new - 1 if tables and new else 0, "the longest task")
     if tables and new is None:
-        stock["max_new_tokens"] = int(min(STOCK_NEW_TOKENS, _max_positions(model, kind) - first - longest + 1))
+        stock["max_new_tokens"] = int(min(STOCK_NEW_TOKENS, _positions(model, kind)[0] - first - longest + 1))
     if tokenizer is not None and setting("stop_strings"):
         stock["tokenizer"] = tokenizer
     plan = _Plan(encoded or encode_windows(model, windows, prefix, alignment), **knobs)
@@ -1184,9 +1305,94 @@ def _generate(plan: _Plan, indices, ids, mask, rows: int, generation_config, sto
         positions = positions + contexts[0].next_position
         if accepts_positions:
             stock["position_ids"] = positions
+        before = _held(caches[0])
         with plan.reader.seeing(contexts[0], positions):
-            return GenerationMixin.generate(model, past_key_values=caches[0], **stock)
+            output = GenerationMixin.generate(model, **{OUTPUT_NAME: caches[0]}, **stock)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        if before is not None and _held(caches[0]) < before + sequences.shape[1] - 1:
+            raise PCWError(
+                f"{type(model).__name__} began a cache of its own while it generated: what it wrote has not read the windows. "
+                f"{remedy()}"
+            )
+        return output
     if accepts_positions:
         stock["position_ids"] = positions
     combining = _combining(plan, indices, contexts, positions)
-    return GenerationMixin.generate(combining, past_key_values=_StreamCache(caches), **stock)
+    return GenerationMixin.generate(combining, **{OUTPUT_NAME: _StreamCache(caches)}, **stock)
+
+
+def _check_generates(model) -> None:
+    """PCWError if this version's `generate` would not hand the windows to the model, or something stands before them."""
+    name = model.config.model_type
+    if not _accepts(model, OUTPUT_NAME):
+        raise PCWError(
+            f"the code of {name} takes its cache as {_cache_name(model)}, but generate of transformers "
+            f"{transformers.__version__} passes it as {OUTPUT_NAME}: the windows would be lost; update that code"
+        )
+    peft = getattr(vars(model).get("prepare_inputs_for_generation"), "__self__", None)
+    if peft is not None and getattr(getattr(peft, "active_peft_config", None), "is_prompt_learning", False):
+        raise PCWError("a soft prompt stands before all else, which windows do too: generate without it, or use LoRA")
+
+
+# -- versions that this code was not tested with
+
+
+_PROVEN: weakref.WeakSet = weakref.WeakSet()
+_PROOF = threading.RLock()
+
+
+@torch.no_grad()
+def _prove(model, kind: str) -> None:
+    """On versions that this code was not tested with, compare windows with plain computation, once per model.
+
+    Raises:
+        PCWError: they differ, or cannot be read at all.
+    """
+    if model.training or not self_checks():
+        return
+    with _PROOF:
+        if model in _PROVEN:
+            return
+        _PROVEN.add(model)
+        try:
+            difference = _window_difference(model, kind)
+        except Exception as error:
+            _PROVEN.discard(model)
+            if isinstance(error, PCWError):
+                raise
+            raise PCWError(f"windows cannot be read ({type(error).__name__}: {error}). {remedy()}") from error
+        tolerance = TOLERANCES.get(model.dtype, HALF_TOLERANCE)
+        if not difference <= tolerance:
+            _PROVEN.discard(model)
+            raise PCWError(
+                f"{type(model).__name__} computes other logits behind windows than without (relative difference "
+                f"{difference:.2g}, at most {tolerance:g} is rounding). {remedy()} {SWITCH}=0 turns this check off."
+            )
+
+
+def _window_difference(model, kind: str) -> float:
+    """Largest relative difference of logits: one window and the joined text; two windows, read in two ways and orders."""
+    size = model.get_input_embeddings().num_embeddings
+    first, second, task = (tuple((7 * i + n) % size for i in range(n)) for n in (6, 3, 2))
+    ids = torch.tensor([task], device=model.device)
+    config = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False, "num_beams": 1, "pad_token_id": 0}
+    config |= {"output_logits": True, "return_dict_in_generate": True}
+
+    def plan(windows, mode: str = "pcw") -> _Plan:
+        return _Plan(encode_windows(model, windows), _Reader(model, kind), _Mode(mode, 0.0, None), 1.0, None)
+
+    def generated(plan: _Plan):
+        found = _generate(plan, range(len(plan.encoded.windows)), ids, torch.ones_like(ids), 1, None, dict(config))
+        return tuple(found.sequences[0, :-1].tolist()), torch.cat(found.logits)
+
+    pairs = []
+    for mode in ("pcw", "ensemble"):
+        tokens, logits = generated(plan([first], mode))
+        plain = model(input_ids=torch.tensor([first + tokens], device=model.device), use_cache=False).logits[0]
+        pairs.append((logits, plain[-len(logits) :]))
+    both = plan([first, second])
+    tokens, logits = generated(both)
+    for each in (both, plan([second, first])):
+        pairs.append((each.logits((0, 1), [tokens])[0][-len(logits) :], logits))
+    centred = [[(x.float() - x.float().mean(-1, keepdim=True)) for x in pair] for pair in pairs]
+    return max(float(((a - b).norm(dim=-1) / b.norm(dim=-1)).max()) for a, b in centred)

@@ -11,7 +11,7 @@ import re
 import shutil
 import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from .generation_pcw import (
     check_model,
     encode_windows,
     generate,
+    model_state,
     score_labels,
 )
 from .store_pcw import load_windows, read_json, save_windows
@@ -212,6 +213,12 @@ class _PCWPipeline(Pipeline):
         return output
 
 
+def _weights(model) -> tuple:
+    """Another value after every change, in place too, of what cached windows depend on."""
+    versions = tuple((id(p), None if p.is_inference() else p._version, p.device) for p in model.parameters())
+    return id(model), model_state(model), versions
+
+
 def _modules(config) -> list[str]:
     """Files of this folder that the model's `auto_map` names: a compressed model keeps its code."""
     references = (getattr(config, "auto_map", None) or {}).values()
@@ -324,7 +331,7 @@ class PCWClassificationPipeline(_PCWPipeline):
         sizes = {"num_windows": num_windows, "window_size": window_size, "task_tokens": task_tokens}
         sizes |= {"prompt": prompt, "seed": seed, "tokenization": tokenization}
         context = context_size or _context_size(self.model.config)
-        key = (tuple(shots), names, template, context, alignment, *sizes.values(), id(self.model))
+        key = (tuple(shots), names, template, context, alignment, *sizes.values(), _weights(self.model))
         known = getattr(self, "_known", None)
         if known is not None and known[0] == key:
             return known[1]
@@ -506,10 +513,8 @@ class PCWGenerationPipeline(_PCWPipeline):
             documents = row.get("contexts", contexts)
             if not isinstance(row.get("question"), str) or set(row) - {"question", "contexts"}:
                 raise PCWError(f"input {i} is {value!r}: expected a question, or a mapping with question and contexts")
-            if documents is None or isinstance(documents, str) or not len(documents):
-                raise PCWError(f"input {i} has no contexts: give a list of texts, there or as contexts=")
             texts.append(question_template.replace("{question}", row["question"]))
-            groups.setdefault(tuple(documents), []).append(i)
+            groups.setdefault(_documents(documents, f"input {i}"), []).append(i)
         size = settings.pop("context_size", None) or context_size(self.model.config)
         batches = []
         for documents, members in groups.items():
@@ -553,7 +558,7 @@ class PCWGenerationPipeline(_PCWPipeline):
 
     def _encoded(self, layout: Layout, alignment: str) -> EncodedWindows:
         """The windows' caches; those of the last documents are kept for the next question."""
-        key = (layout.prefix, layout.windows, alignment, id(self.model))
+        key = (layout.prefix, layout.windows, alignment, _weights(self.model))
         with self._lock:
             known = getattr(self, "_known", None)
             if known is None or known[0] != key:
@@ -572,8 +577,26 @@ class PCWGenerationPipeline(_PCWPipeline):
         settings = {**self._preprocess_params, **self._forward_params}
         settings.pop("generate", None)
         if settings.get("contexts") is not None:
-            settings["contexts"] = list(settings["contexts"])
+            settings["contexts"] = list(_documents(settings["contexts"], "the pipeline"))
         return settings
+
+
+def _documents(value, who: str) -> tuple[str, ...]:
+    """Documents in their order; PCWError for what iterates over something else, or would lose the order."""
+    if value is None or isinstance(value, str) or not (hasattr(value, "__len__") and hasattr(value, "__iter__")):
+        raise PCWError(f"{who} has no contexts: give a list of texts, there or as contexts=")
+    if isinstance(value, Mapping | Set):
+        keys = (
+            f" with the keys {', '.join(repr(key) for key in list(value)[:4])}" if isinstance(value, Mapping) else ""
+        )
+        raise PCWError(
+            f"{who} has contexts of type {type(value).__name__}{keys}: give a list of texts, the best-ranked first"
+        )
+    if wrong := [each for each in value if not isinstance(each, str)]:
+        raise PCWError(f"{who} has the context {wrong[0]!r:.80}: expected texts")
+    if not len(value):
+        raise PCWError(f"{who} has no contexts: give a list of texts, there or as contexts=")
+    return tuple(value)
 
 
 _generate = generate

@@ -11,16 +11,14 @@ import os
 import uuid
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .generation_pcw import EncodedWindows, PCWError
+from .generation_pcw import EncodedWindows, PCWError, sample_weights
 
 
 TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
 MAX_JSON_BYTES = 64 * 2**20
-SAMPLE = 64  # values per tensor that go into a model's hash
 # what may change without changing a model's function
 VOLATILE = {
     "_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "architectures", "auto_map",
@@ -33,11 +31,7 @@ def model_hash(model) -> str:
     """sha256 (16 hex digits) of config, and of shape and evenly spaced values of every weight, as stored."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(bytes(sample.view(torch.uint8).tolist()))
+    sample_weights(model, digest)
     return digest.hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ from math import ceil, floor
 
 import torch
 
-from .generation_pcw import PCWError
+from .generation_pcw import PCWError, scale_switch
 
 
 TOKENIZATIONS = ("joint", "separate")
@@ -277,7 +277,8 @@ def tokenize_labels(tokens: Tokens, names: Sequence[str], template: Template) ->
 def context_size(config) -> int:
     """N: positions a model of this config can use at once.
 
-    The trained positions, or the sliding window where every layer has one: beyond it nothing of a window is seen.
+    The trained positions, or the sliding window where every layer has one: beyond it nothing of a window is seen; with
+    longrope those before its scale changes, which windows and task must share.
     Raises PCWError if the config does not say (ALiBi models may not).
     """
     config = config.get_text_config(decoder=True)
@@ -285,6 +286,7 @@ def context_size(config) -> int:
     size = next((n for name in names if (n := getattr(config, name, None))), None)
     if size is None:
         raise PCWError(f"{config.model_type} does not say how many positions it was trained on: give context_size")
+    size = min(size, scale_switch(config)[0])
     window = getattr(config, "sliding_window", None)
     slides = getattr(config, "use_sliding_window", True)
     types = getattr(config, "layer_types", None) or ["sliding_attention"]

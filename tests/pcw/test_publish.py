@@ -23,6 +23,7 @@ def test_the_folder_generates_as_the_package(model, tmp_path):
     folder = write_custom_generate(tmp_path / "pcw")
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
         "README.md",
+        "custom_generate/caches_puzzle.py",
         "custom_generate/generate.py",
         "custom_generate/generation_pcw.py",
         "custom_generate/requirements.txt",

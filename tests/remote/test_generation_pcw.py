@@ -1,9 +1,9 @@
 """Parallel windows against one explicit pass with a block mask and shared positions, over architectures."""
 
 import functools
+import inspect
 import itertools
 import math
-import shutil
 import sys
 import threading
 
@@ -16,7 +16,9 @@ from transformers.models.llama import modeling_llama
 
 from hf_puzzle import formats
 from hf_puzzle.blocks import Block
+from hf_puzzle.pcw.publish import write_custom_generate
 from hf_puzzle.remote import generation_pcw as pcw
+from hf_puzzle.remote.caches_puzzle import NAMES, OUTPUT_NAME, SWITCH
 from hf_puzzle.remote.generation_pcw import PCWError, encode_windows, generate, score_labels, task_logits
 
 
@@ -334,10 +336,7 @@ def test_texts(models, tokenizer):
 
 
 def test_custom_generate_folder(models, tokenizer, tmp_path):
-    folder = tmp_path / "custom_generate"
-    folder.mkdir()
-    shutil.copy(pcw.__file__, folder)
-    (folder / "generate.py").write_text("from .generation_pcw import generate\n\n__all__ = ['generate']\n")
+    write_custom_generate(tmp_path)
     task, options = torch.tensor([TASKS[0]]), {"contexts": WINDOWS, "prefix": PREFIX, "do_sample": False, **SIX}
     found = models("llama").generate(task, custom_generate=str(tmp_path), trust_remote_code=True, **options)
     assert torch.equal(found, generate(task, model=models("llama"), **options))
@@ -660,6 +659,19 @@ def test_unsupported_models(name):
     "call, message",
     [
         (lambda m, e: encode_windows(m, []), "at least one"),
+        (lambda m, e: encode_windows(m, {"a": [5]}), "windows is a dict with the keys 'a'"),
+        (lambda m, e: encode_windows(m, {(5, 6)}), "at least one"),
+        (lambda m, e: encode_windows(m, [5, 6]), "window 0 is 5: expected a list of token ids"),
+        (lambda m, e: encode_windows(m, [[5.5]]), r"window 0 is \[5.5\]: expected a list of token ids"),
+        (lambda m, e: encode_windows(m, [{5: 6}]), "window 0 is {5: 6}: expected a list"),
+        (lambda m, e: task_logits(m, e, {"a": [5]}), "tasks is a dict"),
+        (lambda m, e: score_labels(m, e, TASKS, {"good": [5]}), "labels is a dict with the keys 'good'"),
+        (
+            lambda m, e: generate(IDS, model=m, contexts=transformers.BatchEncoding({"input_ids": [[5]]})),
+            r"contexts is a BatchEncoding with the keys 'input_ids': expected a list, .* contexts\['input_ids'\]",
+        ),
+        (lambda m, e: generate(IDS, model=m, contexts={"title": "text"}), "contexts is a dict with the keys 'title'"),
+        (lambda m, e: generate(IDS, model=m, contexts=(t for t in "ab")), "contexts is <generator"),
         (lambda m, e: encode_windows(m, [[5], []]), "window 1 is empty"),
         (lambda m, e: encode_windows(m, [[5] * 131]), "window 0 is 4 tokens too long.*128 positions"),
         (lambda m, e: encode_windows(m, [[5] * 126], PREFIX), "2 tokens too long"),
@@ -703,6 +715,7 @@ def test_unsupported_models(name):
             lambda m, e: generate(IDS, model=m, encoded=e, past_key_values=transformers.DynamicCache()),
             "past_key_values",
         ),
+        (lambda m, e: generate(IDS, model=m, encoded=e, cache=transformers.DynamicCache()), "cache cannot be given"),
         (lambda m, e: generate(IDS, model=m, encoded=e, cache_implementation="static"), "cache_implementation"),
         (lambda m, e: generate(IDS, model=m, encoded=e, assistant_model=m), "assistant_model"),
         (lambda m, e: generate(None, model=m, encoded=e), "tensor of task ids"),
@@ -769,13 +782,206 @@ def test_learned_positions_end_generation(models):
     generate(IDS, model=models("gpt2"), encoded=encoded, max_length=14)
 
 
+def longrope(original=48, **overrides):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope |= {"original_max_position_embeddings": original}
+    return tiny("phi3", rope_parameters=rope, original_max_position_embeddings=original, **overrides)
+
+
 def test_positions_that_change_their_scale():
-    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 32}
-    model = tiny("llama", rope_parameters=rope)
+    """Phi-3's code drops a cache of documents when the task alone passes the switch; a batch shares its longest row's."""
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    for model, switch in ((longrope(), 48), (tiny("llama", rope_parameters=dynamic, max_position_embeddings=48), 48)):
+        assert pcw.scale_switch(model.config)[0] == switch
+        encoded = encode_windows(model, WINDOWS, PREFIX)  # ends at 27
+        room = switch - encoded.next_position
+        (task,) = random_ids(room - 5)
+        fits = {"encoded": encoded, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        found = generate(torch.tensor([task]), model=model, max_new_tokens=6, min_new_tokens=6, **fits)
+        expected = one_pass(model, PREFIX, WINDOWS, tuple(found.sequences[0, :-1].tolist()))[-6:]
+        assert distance([torch.cat(found.logits)], [expected]) <= TOLERANCE
+        assert generate(torch.tensor([task]), model=model, encoded=encoded, eos_token_id=None).shape == (1, room + 1)
+        rows = task_logits(model, encoded, [task, task[:5]])
+        assert distance(rows[1:], task_logits(model, encoded, [task[:5]])) <= TOLERANCE
+        for call in (
+            lambda m, e, t: generate(torch.tensor([t]), model=m, encoded=e, max_new_tokens=7),
+            lambda m, e, t: generate(torch.tensor([t]), model=m, encoded=e, max_new_tokens=7, mode="ensemble"),
+            lambda m, e, t: task_logits(m, e, [t[:3], (*t, *range(3, 9))]),
+            lambda m, e, t: score_labels(m, e, [t], [tuple(range(3, 10)), (3, 4)]),
+            lambda m, e, t: encode_windows(m, [[5] * 48]),
+        ):
+            with pytest.raises(PCWError, match=f"has {switch} positions before its (longrope|dynamic) scale changes"):
+                call(model, encoded, task)
+
+
+def test_padding_that_phi3_counts_as_tokens():
+    model = longrope()
+    encoded = encode_windows(model, [[5, 6, 7]], PREFIX)
+    padded = torch.tensor([[0] * 39 + [5, 6, 7]])
+    with pytest.raises(PCWError, match="3 tokens too long.*longrope"):
+        generate(padded, model=model, encoded=encoded, max_new_tokens=4)
+    rest = generate(padded[:, 20:], model=model, encoded=encoded, do_sample=False, **SIX)[:, -6:]
+    assert torch.equal(rest, generate(padded[:, 39:], model=model, encoded=encoded, do_sample=False, **SIX)[:, -6:])
+
+
+# -- names of caches, and what must not be lost
+
+
+def called(name):
+    """A Llama class whose forward takes its cache under `name`, and swallows other keywords as remote code does."""
+
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, use_cache=None, logits_to_keep=0, **kwargs
+    ):
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache}
+        if kwargs.get(name) is not None:
+            inputs[OUTPUT_NAME] = kwargs[name]
+        return transformers.LlamaForCausalLM.forward(self, input_ids, logits_to_keep=logits_to_keep, **inputs)
+
+    parameters = inspect.signature(forward).parameters.values()
+    own = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+    forward.__signature__ = inspect.Signature([*list(parameters)[:-1], own, list(parameters)[-1]])
+    return type("OtherLlama", (transformers.LlamaForCausalLM,), {"forward": forward})
+
+
+OTHER_NAME = next(name for name in NAMES if name != OUTPUT_NAME)
+
+
+def test_a_cache_is_given_by_the_name_that_the_model_takes(models):
+    model = called(OTHER_NAME)(models("llama").config).eval()
+    model.load_state_dict(models("llama").state_dict())
+    encoded, expected = (encode_windows(m, WINDOWS, PREFIX) for m in (model, models("llama")))
+    for mode in pcw.MODES:
+        found = task_logits(model, encoded, TASKS, mode=mode)
+        assert distance(found, task_logits(models("llama"), expected, TASKS, mode=mode)) <= TOLERANCE
+    with pytest.raises(PCWError, match=f"cache as {OTHER_NAME}, but generate .* passes it as {OUTPUT_NAME}"):
+        generate(IDS, model=model, encoded=encoded)
+
+
+def test_a_cache_under_a_name_that_nobody_knows_is_named(models):
+    model = called("states")(models("llama").config)
+    with pytest.raises(PCWError, match=f"takes none of {', '.join(NAMES)}"):
+        encode_windows(model, WINDOWS)
+    with pytest.raises(PCWError, match="states cannot be given"):
+        generate(IDS, model=models("llama"), contexts=WINDOWS, states=transformers.DynamicCache())
+
+
+def test_a_model_that_drops_its_cache_is_refused(models, monkeypatch):
+    stock = transformers.LlamaForCausalLM.forward
+
+    @functools.wraps(stock)
+    def deaf(self, *args, **kwargs):
+        return stock(self, *args, **{name: value for name, value in kwargs.items() if name not in NAMES})
+
+    model, encoded = models("llama"), encode_windows(models("llama"), WINDOWS, PREFIX)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", deaf)
+    with pytest.raises(PCWError, match="cache of 59 tokens and left it at 59, not 66"):
+        task_logits(model, encoded, TASKS[:1])
+    for mode, message in (("pcw", "began a cache of its own"), ("ensemble", "the windows were not read")):
+        with pytest.raises(PCWError, match=message):
+            generate(IDS, model=model, encoded=encoded, mode=mode)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bloom", "mpt", "deepseek_v3"])
+def test_windows_are_proven_on_unknown_versions(name, monkeypatch):
+    model, calls = tiny(name), []
+    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    model.register_forward_hook(lambda *_: calls.append(1))
+    encode_windows(model, WINDOWS)
+    proof = len(calls)
+    assert proof > 4
+    encode_windows(model, WINDOWS)
+    assert len(calls) == proof  # once per model
+    monkeypatch.setenv(SWITCH, "0")
+    encode_windows(tiny(name), WINDOWS)
+    assert len(calls) == proof
+
+
+def test_positions_that_generate_loses_are_found_on_unknown_versions(models, monkeypatch):
+    class Lost(transformers.LlamaForCausalLM):
+        def prepare_inputs_for_generation(self, *args, **kwargs):
+            inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+            return inputs | {"position_ids": inputs["position_ids"] + 1}
+
+    model = Lost(models("llama").config).eval()
+    model.load_state_dict(models("llama").state_dict())
     encoded = encode_windows(model, WINDOWS)
-    task_logits(model, encoded, [TASKS[0]])
-    with pytest.warns(UserWarning, match="change their scale after 32"):
-        task_logits(model, encoded, [TASKS[2]])
+    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    for call in (lambda: encode_windows(model, WINDOWS), lambda: generate(IDS, model=model, contexts=WINDOWS)):
+        with pytest.raises(PCWError, match="other logits behind windows.*5.99.0 is installed.*HF_PUZZLE_SELF_CHECK=0"):
+            call()
+    with pytest.raises(PCWError, match="other logits"):
+        pcw.EncodedWindows.from_state(encoded.state_dict(), model)
+    monkeypatch.setattr(Lost, "prepare_inputs_for_generation", lambda *_, **__: {})
+    with pytest.raises(PCWError, match="windows cannot be read .*5.99.0 is installed"):
+        encode_windows(model, WINDOWS)
+
+
+# -- windows of weights that changed
+
+
+def lora(model):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(model, config, adapter_name="one")
+    wrapped.add_adapter("two", config)
+    return wrapped
+
+
+def test_windows_of_other_weights_are_refused():
+    def trained(model):
+        model.requires_grad_()(torch.tensor([TASKS[0]]), labels=torch.tensor([TASKS[0]])).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        model.zero_grad()
+
+    def in_place(model):
+        model.lm_head.weight.data.mul_(1.5)
+
+    def loaded(model):
+        model.load_state_dict({name: tensor + 0.01 for name, tensor in model.state_dict().items()})
+
+    changes = [trained, in_place, loaded, lambda m: m.to(torch.bfloat16), lambda m: m.train()]
+    for change in changes:
+        model = tiny("llama")
+        encoded = encode_windows(model, WINDOWS, PREFIX)
+        change(model)
+        for call in (
+            lambda m, e: task_logits(m, e, TASKS),
+            lambda m, e: score_labels(m, e, TASKS, LABELS),
+            lambda m, e: generate(IDS, model=m, encoded=e),
+            lambda m, e: e.add(m, [5]),
+        ):
+            with pytest.raises(PCWError, match="encode them again"):
+                call(model, encoded)
+    model = tiny("llama")
+    encoded = encode_windows(model, WINDOWS, PREFIX)
+    model.train().eval()
+    assert distance(task_logits(model, encoded, TASKS), task_logits(tiny("llama"), encoded, TASKS)) == 0
+
+
+def test_windows_of_another_adapter_are_refused():
+    model = tiny("llama")
+    wrapped = lora(model)
+    encoded = encode_windows(model, WINDOWS, PREFIX)
+    first = task_logits(model, encoded, TASKS)
+    wrapped.set_adapter("two")
+    with pytest.raises(PCWError, match="other adapters"):
+        task_logits(model, encoded, TASKS)
+    with wrapped.disable_adapter(), pytest.raises(PCWError, match="other adapters"):
+        task_logits(model, encoded, TASKS)
+    wrapped.set_adapter("one")
+    assert distance(task_logits(model, encoded, TASKS), first) == 0
+    with pytest.raises(PCWError, match="get_base_model"):
+        encode_windows(wrapped, WINDOWS)
+
+
+def test_soft_prompts_are_refused(tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    wrapped = peft.get_peft_model(tiny("llama"), config)
+    folder = str(write_custom_generate(tmp_path))
+    with pytest.raises(ValueError, match="a soft prompt stands before"):
+        wrapped.generate(input_ids=IDS, contexts=WINDOWS, custom_generate=folder, trust_remote_code=True)
 
 
 def test_no_pad_token(models):

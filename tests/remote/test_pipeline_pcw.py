@@ -147,6 +147,64 @@ def test_windows_are_encoded_once_and_again_only_for_other_demonstrations(model,
     assert other == make(model, tokenizer, demonstrations=SHOTS[:8], num_windows=2)(QUERIES)
 
 
+def changes():
+    """What changes a model, by name; each leaves it ready to compute."""
+
+    def trained(model):
+        model(torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
+        torch.optim.AdamW(model.parameters(), lr=0.05).step()
+        model.zero_grad()
+
+    def one_row(model):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[byte_level()("the film")["input_ids"][-1]].mul_(-1)
+
+    return {
+        "load_state_dict": lambda m: m.load_state_dict(tiny_llama(byte_level(), seed=1).state_dict()),
+        "training step": trained,
+        "one row of the embeddings": one_row,
+        "data in place": lambda m: [p.data.mul_(0.5) for p in m.model.layers.parameters()],
+        "bfloat16": lambda m: m.to(torch.bfloat16),
+        "train and eval": lambda m: m.train().eval(),
+    }
+
+
+@pytest.mark.parametrize("name", changes())
+def test_windows_follow_the_weights(tokenizer, name):
+    model = tiny_llama(tokenizer)
+    classifier = make(model, tokenizer, demonstrations=SHOTS)
+    answerer = make(model, tokenizer, "pcw-generation", contexts=CONTEXTS, max_new_tokens=6)
+    before = classifier(QUERIES, top_k=None, calibrate=True)
+    answerer("who?")
+    changes()[name](model)
+    found = classifier(QUERIES, top_k=None, calibrate=True)
+    assert found == make(model, tokenizer, demonstrations=SHOTS)(QUERIES, top_k=None, calibrate=True)
+    assert (found == before) == (name == "train and eval")
+    fresh = make(model, tokenizer, "pcw-generation", contexts=CONTEXTS, max_new_tokens=6)
+    assert answerer("who?") == fresh("who?")
+
+
+def test_windows_follow_dropout_and_adapters(tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_llama(tokenizer, attention_dropout=0.9)
+    classifier = make(model, tokenizer, demonstrations=SHOTS)
+    expected = classifier(QUERIES, top_k=None)
+    model.train()
+    classifier(QUERIES)
+    model.eval()
+    assert classifier(QUERIES, top_k=None) == expected  # not with windows that dropout made
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    wrapped = get_peft_model(model, config, adapter_name="one")
+    wrapped.add_adapter("two", config)
+    for adapter in ("one", "two", "one"):
+        wrapped.set_adapter(adapter)
+        assert classifier(QUERIES, top_k=None) == make(model, tokenizer, demonstrations=SHOTS)(QUERIES, top_k=None)
+    with wrapped.disable_adapter():
+        for first, second in zip(classifier(QUERIES, top_k=None), expected, strict=True):
+            assert [e["score"] for e in first] == pytest.approx([e["score"] for e in second], abs=1e-6)
+
+
 def test_seed_decides_the_deal(model, tokenizer):
     def windows(seed):
         return make(model, tokenizer, demonstrations=SHOTS, seed=seed).windows(encode=False).layout.windows
@@ -326,6 +384,11 @@ def test_generation_modes(answerer, mode):
         ("who?", {"contexts": None}, "input 0 has no contexts"),
         ("who?", {"contexts": []}, "input 0 has no contexts"),
         ("who?", {"contexts": ["a", ""]}, "context 1 is ''"),
+        ("who?", {"contexts": {"a title": "a text"}}, "contexts of type dict with the keys 'a title'"),
+        ("who?", {"contexts": byte_level()(["a", "b"])}, "contexts of type BatchEncoding with the keys 'input_ids'"),
+        ("who?", {"contexts": {"a", "b"}}, "contexts of type set: give a list"),
+        ("who?", {"contexts": [["a"], "b"]}, r"has the context \['a'\]: expected texts"),
+        ({"question": "who?", "contexts": {"a title": "a text"}}, {}, "input 0 has contexts of type dict"),
         ("who?", {"contexts": "abc"}, "input 0 has no contexts"),
         ("who?", {"num_windows": 4}, "3 contexts for 4 windows"),
         ("who?", {"max_new_tokens": 240}, "tokens too long"),
