@@ -3,8 +3,13 @@
 Walks the child from the first layer up. For each sub-block, its inputs Z to the output matrix are those the *child*
 produces, and the target is what is missing to the parent's residual stream; the ridge solution is centred at the
 current weights. No gradients; a few forward passes of calibration text.
+
+Nothing is taken on trust: a quarter of the text fits nothing. A matrix is changed only where that lowers its error there,
+and the refitted child is kept only where it is nearer to the parent there than it was.
 """
 
+import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +18,15 @@ from transformers import PreTrainedModel
 
 from ..progress import bar
 from ..recipe import ChildConfig
-from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
+from .distillation import chunked_kl
+from .surgery import KINDS, first_states, head_of, hidden_states_of, layers_of, output_projection, place_of, run_layer
+
+
+logger = logging.getLogger(__name__)
+
+JUDGES = 4  # one sequence in so many
+RIDGES = (1.0, 10.0, 100.0)  # times the recipe's ridge
+KL_CHUNK = 1024  # tokens of logits at a time
 
 
 @dataclass(frozen=True)
@@ -31,41 +44,127 @@ class Trace:
         return self.state + scale * self.updates[kind] if kind in self.updates else self.state
 
 
+@dataclass(frozen=True)
+class Refit:
+    """What a refit did, judged on the sequences that fitted nothing.
+
+    Attributes:
+        matrices, accepted: output matrices, and those whose held-out error fell.
+        kl_before, kl_after: KL(parent || child) per token in nats without and with the accepted matrices.
+        kept: whether the child has them now.
+    """
+
+    matrices: int
+    accepted: int
+    kl_before: float
+    kl_after: float
+    kept: bool
+
+
 @torch.no_grad()
-def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tensor, config: ChildConfig) -> None:
-    """Refit `child` in place; mixtures of experts stay as they are.
+def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tensor, config: ChildConfig) -> Refit:
+    """Refit `child` in place where that makes it better; mixtures of experts stay as they are.
 
     Args:
-        input_ids: calibration sequences, shape `(num_sequences, sequence_length)`.
+        input_ids: calibration sequences, shape `(num_sequences, sequence_length)`; the last quarter judges.
+
+    Raises:
+        ValueError: a single sequence, which cannot be fitted to and judge too.
     """
-    batches = [batch.to(parent.device) for batch in input_ids.split(config.batch_size)]
+    if len(input_ids) < 2:
+        raise ValueError("the refit needs two sequences or more: raise child.refit_tokens, or set child.refit: false")
+    fitting = input_ids.split([len(input_ids) - max(1, len(input_ids) // JUDGES), max(1, len(input_ids) // JUDGES)])
+    parts = [[batch.to(parent.device) for batch in part.split(config.batch_size)] for part in fitting]
+    batches, held_out = parts[0] + parts[1], len(parts[1])
+    before = _kl(child, parent, parts[1])
     child_states = [first_states(child, batch) for batch in batches]
     parent_states = [first_states(parent, batch) for batch in batches]
+    originals: list[tuple[nn.Linear, torch.Tensor]] = []
+    matrices = 0
     for layer_idx in bar(range(len(layers_of(child))), desc="refit"):
         targets = [_trace(parent, layer_idx, state) for state in parent_states]
-        scale = _residual_scale(targets[0])
+        scale = _residual_scale(parent, layer_idx, parent_states[0])
         for kind in KINDS:
             layer = layers_of(child)[layer_idx]
             output = output_projection(getattr(layer, place_of(layer, kind)))
             if output is not None:
-                _refit_matrix(child, layer_idx, kind, output, child_states, targets, scale, config.ridge)
+                matrices += 1
+                problem = _problem(child, layer_idx, kind, output, child_states, targets, scale, held_out)
+                update = problem.solve(config.ridge)
+                if update is not None:
+                    originals.append((output, output.weight.to("cpu", copy=True)))
+                    output.weight += update.to(output.weight.dtype)
         child_states = [run_layer(child, layer_idx, state) for state in child_states]
         parent_states = [target.output for target in targets]
+    after = _kl(child, parent, parts[1]) if originals else before
+    kept = after < before
+    if not kept:
+        for output, weight in originals:
+            output.weight.copy_(weight)
+    logger.info(
+        "refit: %d of %d matrices have a smaller error on held-out text; KL there %.4f without, %.4f with them: %s",
+        len(originals), matrices, before, after, "kept" if kept else "taken back",
+    )  # fmt: skip
+    return Refit(matrices, len(originals), before, after, kept)
 
 
-def _residual_scale(trace: Trace) -> float | None:
-    """s where output = state + s * (attention + ffn), as in pre-norm layers; None behind norms after the sub-blocks."""
+def _kl(child: PreTrainedModel, parent: PreTrainedModel, batches: list[torch.Tensor]) -> float:
+    """Mean KL(parent || child) per token in nats; inf where it is no number."""
+    total = 0.0
+    for batch in batches:
+        student, teacher = (model.get_decoder()(batch, use_cache=False).last_hidden_state for model in (child, parent))
+        total += chunked_kl(student, teacher, head_of(child), head_of(parent), KL_CHUNK).item() * batch.numel()
+    kl = total / sum(batch.numel() for batch in batches)
+    return kl if math.isfinite(kl) else math.inf
+
+
+def _residual_scale(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> float | None:
+    """s where output = state + s * (attention + ffn), as in pre-norm layers; None behind norms after the sub-blocks.
+
+    One layer on one sequence in float32: in half precision, what rounding does to a large stream hides which it is.
+    """
+    layer = layers_of(model)[layer_idx]
+    weights = {name: parameter.data for name, parameter in layer.named_parameters()}
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.float()
+    try:
+        trace = _trace(model, layer_idx, state[:1].float())
+    finally:
+        for name, parameter in layer.named_parameters():
+            parameter.data = weights[name]
     change, update = (trace.output - trace.state).double(), sum(trace.updates.values()).double()
     scale = float((change * update).sum() / update.square().sum().clamp_min(1e-30))
     error = (change - scale * update).norm() / change.norm().clamp_min(1e-30)
     return scale if error < 1e-2 and scale > 0 else None
 
 
-def _refit_matrix(child, layer_idx: int, kind: str, output: nn.Linear, states, targets, scale, ridge: float) -> None:
+@dataclass(frozen=True)
+class _Problem:
+    """Least squares for one output matrix: Gram matrices of its inputs, `(2, n, n)`, and their products with what is
+    missing, `(2, out, n)`, over the sequences that fit and over those that judge."""
+
+    gram: torch.Tensor
+    cross: torch.Tensor
+
+    def solve(self, ridge: float) -> torch.Tensor | None:
+        """The change that lowers the held-out error most, of several strengths of the ridge; None if none lowers it."""
+        best, lowest = None, 0.0
+        eye = torch.eye(self.gram.shape[-1], device=self.gram.device, dtype=self.gram.dtype)
+        for strength in RIDGES:
+            penalty = strength * ridge * self.gram[0].diagonal().mean() * eye
+            update = torch.linalg.solve(self.gram[0] + penalty, self.cross[0].T).T
+            # |missing - update z|^2 over the judging tokens, less the same without the update
+            change = ((update @ self.gram[1] - 2 * self.cross[1]) * update).sum()
+            if torch.isfinite(update).all() and change < lowest:
+                best, lowest = update, change
+        return best
+
+
+def _problem(child, layer_idx: int, kind: str, output: nn.Linear, states, targets, scale, held_out: int) -> _Problem:
     size = output.in_features
-    gram = torch.zeros(size, size, device=child.device, dtype=torch.float64)
-    cross = torch.zeros(output.out_features, size, device=child.device, dtype=torch.float64)
-    for state, target in zip(states, targets, strict=True):
+    gram = torch.zeros(2, size, size, device=child.device, dtype=torch.float64)
+    cross = torch.zeros(2, output.out_features, size, device=child.device, dtype=torch.float64)
+    for i, (state, target) in enumerate(zip(states, targets, strict=True)):
         inputs: list[torch.Tensor] = []
         handle = output.register_forward_pre_hook(lambda module, args, keep=inputs: keep.append(args[0]))
         try:
@@ -77,12 +176,10 @@ def _refit_matrix(child, layer_idx: int, kind: str, output: nn.Linear, states, t
             missing = target.updates[kind] - trace.updates[kind]
         else:
             missing = (target.after(kind, scale) - trace.after(kind, scale)) / scale
-        gram += (z.T @ z).double()
-        cross += (missing.flatten(0, -2).float().T @ z).double()
-    penalty = ridge * gram.diagonal().mean() * torch.eye(size, device=gram.device, dtype=gram.dtype)
-    update = torch.linalg.solve(gram + penalty, cross.T).T
-    if torch.isfinite(update).all():
-        output.weight += update.to(output.weight.dtype)
+        judges = int(i >= len(states) - held_out)
+        gram[judges] += (z.T @ z).double()
+        cross[judges] += (missing.flatten(0, -2).float().T @ z).double()
+    return _Problem(gram, cross)
 
 
 def _trace(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> Trace:
