@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+TORCH ?= torch
 
-.PHONY: demo space test style lock llama-cpp clean
+.PHONY: demo space test style newest lock llama-cpp clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +28,14 @@ test: $(VENV)/.installed
 style: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# the wheel beside the newest release of everything in pyproject's ranges, as who installs it today gets it: a slice of
+# the tests, and how far constraints.txt is behind. TORCH="torch==2.13.0" and the like: another torch
+newest:
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet "$(TORCH)" ".[dev]"
+	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -P tests/newest.py
+
 # every version that CI installs, for all platforms and Pythons; pins that fit are kept, ARGS=--upgrade takes the newest
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
@@ -36,4 +45,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lock runs
