@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from .. import artifacts, hub
 
@@ -87,11 +87,12 @@ def onnx_differences(model: PreTrainedModel, exported: str | Path) -> dict[str, 
     found, cache = dict.fromkeys(runners, 0.0), None
     for name, start, end in [("prefill", 0, length), *(("decode", i, i + 1) for i in range(length, tokens.shape[1]))]:
         inputs = {"input_ids": tokens[:, start:end], "attention_mask": mask[:, :end]}
-        inputs |= {"position_ids": positions[:, start:end], "past_key_values": cache}
-        output = runners[name](
-            **{key: inputs[key] for key in runners[name].metadata.kwargs if inputs[key] is not None}
-        )
-        cache = output.past_key_values
+        inputs |= {"position_ids": positions[:, start:end]}
+        graph = runners[name].metadata.kwargs
+        if cache is not None:  # `past_key_values` before transformers 5.24, `cache` since
+            inputs |= dict.fromkeys(graph.keys() - inputs, cache)
+        output = runners[name](**{key: inputs[key] for key in graph if key in inputs})
+        cache = next(value for value in output.values() if isinstance(value, Cache))
         difference = (output.logits - expected[:, start:end])[mask[:, start:end] > 0]
         found[name] = max(found[name], difference.abs().max().item())
     allowed = TOLERANCE * max(1.0, expected.abs().max().item())
