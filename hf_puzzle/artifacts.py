@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -13,9 +14,11 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
+from packaging.requirements import Requirement
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -24,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 64 * 2**20  # of a JSON file, and of a line of JSONL: what strangers wrote is read too
 MAX_PARTS = 32  # of a path
-VERSIONED_PACKAGES = ("hf_puzzle", "torch", "transformers", "peft", "datasets", "mip", "highspy", "numpy", "gguf")
+# what requirements bring along, and what says most where nothing is known of them: a checkout that is not installed
+BESIDE = ("hf_puzzle", "cbcbox", "highsbox", "highspy", "tokenizers", "torch", "transformers", "mip")
+TOOLS = {"dev", "demo", "fuzz"}  # extras without influence on what a run finds
 
 
 class ArtifactError(ValueError):
@@ -242,22 +247,43 @@ def size_on_disk(path: str | Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+@functools.cache
+def requirements() -> dict[str, list[Requirement]]:
+    """What hf_puzzle needs here, by extra (`""`: always), as its installation says; nothing where there is none."""
+    try:
+        lines, extras = metadata.requires("hf_puzzle") or [], metadata.metadata("hf_puzzle").get_all("Provides-Extra")
+    except metadata.PackageNotFoundError:
+        return {}
+    needed = {"": [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate()]}
+    for extra in extras or []:
+        more = [each for each in map(Requirement, lines) if each.marker and each.marker.evaluate({"extra": extra})]
+        needed[extra] = [each for each in more if each not in needed[""]]
+    return needed
+
+
+@functools.cache  # a tenth of a second, and every stage's entry records them
+def versions() -> Mapping[str, str]:
+    """Versions of those installed packages that may change what a run finds."""
+    names = {each.name for extra, needed in requirements().items() if extra not in TOOLS for each in needed}
+    found = {}
+    for name in sorted(names.union(BESIDE), key=str.lower):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return MappingProxyType(found)
+
+
 def environment() -> dict:
     """Machine and package versions, as every result file records them."""
-    versions = {}
-    for package in VERSIONED_PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
     return {
         "python": platform.python_version(),
-        "versions": versions,
-        "cpu": _cpu_name(),
+        "versions": dict(versions()),
+        "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -124,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     link.add_argument("--remove", action="store_true", help="take it away again")
     link.set_defaults(command=_link)
 
+    env = commands.add_parser("env", help="versions, machine, solver and engines, to paste into a bug report")
+    env.add_argument("--json", action="store_true", help="for machines")
+    env.set_defaults(command=_env)
+
     keys = commands.add_parser("keys", help="every key of a recipe, with its default")
     keys.add_argument("system", nargs="?", default="puzzle", choices=list(SYSTEMS))
     keys.set_defaults(command=_keys)
@@ -413,6 +417,26 @@ def _link(args: argparse.Namespace) -> int:
     from .hf_extension import link, unlink
 
     print(unlink() if args.remove else link())
+    return 0
+
+
+def _env(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .bug_report import bug_report, rows
+
+    report = bug_report()
+    if args.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    for header, lines in rows(report):
+        table = Table()
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for line in lines:
+            table.add_row(*map(_plain, line))
+        Console().print(table)
     return 0
 
 

@@ -34,7 +34,12 @@ SHARED = {
     "training",
 }
 SYSTEMS = {"mrkl", "pcw", "puzzle"}
-ABOVE = {"cli", "publishing", "hf_extension"}  # they may import all systems, and nothing below imports them
+ABOVE = {
+    "cli",
+    "publishing",
+    "hf_extension",
+    "bug_report",
+}  # they may import all systems, and nothing below imports them
 
 
 def ours(module, source):

@@ -51,11 +51,10 @@ def open_engine(engine: str) -> str:
     """
     if engine == "transformers":
         return transformers.__version__
-    remedy = f"install {engine} again, or set cost.engine: transformers"
     try:
         return vllm.version() if engine == "vllm" else llama_cpp.version()
     except (ImportError, OSError, RuntimeError, AttributeError, vllm.VllmError) as error:
-        raise RecipeError(f"cost.engine: {engine} does not open ({error}): {remedy}") from None
+        raise RecipeError(f"cost.engine: {engine} does not open: {error}; or use `transformers`") from None
 
 
 def measure_models(

@@ -45,7 +45,7 @@ def test_an_engine_is_really_loaded(monkeypatch, tmp_path):
             assert measuring.open_engine("vllm") == found
         else:
             with pytest.raises(
-                RecipeError, match=r"vllm does not open \(`vllm --version` fails; no CUDA\).*transformers"
+                RecipeError, match="vllm does not open: `vllm --version` fails; no CUDA; or use `transf"
             ):
                 measuring.open_engine("vllm")
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
