@@ -234,6 +234,11 @@ class PuzzleRun:
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
+        if recipe.child.refit and recipe.child.refit_tokens < 2 * recipe.data.sequence_length:
+            raise RecipeError(
+                f"child.refit_tokens {recipe.child.refit_tokens}: two sequences of {recipe.data.sequence_length} at least, "
+                "one to fit and one to judge; or child.refit: false"
+            )
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
@@ -415,15 +420,12 @@ class PuzzleRun:
             self._write("child", child, weights)
             return
         child = assemble_child(self.parent, self.library, blocks, self.space.parent, self.fmt)
+        done = None
         if self.recipe.child.refit:
             seed = self.recipe.seed + 3
-            refit(
-                child,
-                self.parent,
-                sequences(self.tokens["train"], self.sequence_length, self.recipe.child.refit_tokens, seed),
-                self.recipe.child,
-            )
-        self._write("child", child)
+            rows = sequences(self.tokens["train"], self.sequence_length, self.recipe.child.refit_tokens, seed)
+            done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child))
+        self._write("child", child, refit=done)
 
     def distill(self) -> None:
         child = self._distilled()
@@ -462,12 +464,13 @@ class PuzzleRun:
         """Pieces of a sharded child in the dtype it is published in; all processes go through them together."""
         return gathered(child, hub.read_config(self.run_dir / "child").dtype)
 
-    def _write(self, name: str, child: PreTrainedModel, weights=None) -> None:
+    def _write(self, name: str, child: PreTrainedModel, weights=None, **facts) -> None:
         provenance = {
             "recipe": to_dict(self.recipe),
             "parent": origin(self.parent_path),
             "chosen": self.chosen,
             "environment": artifacts.environment(),
+            **facts,
         }
         hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance, weights=weights)
 
