@@ -5,6 +5,7 @@ python benchmarks/readme_table.py --check  # exit 1 if the README is stale (a te
 """
 
 import argparse
+import collections
 import json
 import statistics
 import sys
@@ -108,6 +109,25 @@ def engines() -> str:
             f"layer) saved, pushed and loaded in a process without hf_puzzle: {data['bit_equal']} bit-equal, cached against "
             f"uncached {data['cached_difference_max']:.0e} at most, all refused by the stock class without trust; "
             f"{data['seconds']:.0f} s"
+        )
+    if data := load("versions.json"):
+        total = collections.Counter()
+        for count in data["counts"].values():
+            total.update(count)
+        assert not total["wrong"]
+        assert not total["raises"]
+        facts.append(
+            f"{data['children']} children and {data['folders']} PCW and MRKL folders under transformers "
+            f"{', '.join(data['versions'])}, every way of generating against the same without a cache: of {total.total():,} cells "
+            f"{total['equal']:,} equal, {total['refused']} refused with the reason, {total['unsupported']} that this version's stock "
+            "models cannot do either, 0 silently wrong"
+        )
+    if data := load("self_check.json"):
+        shares = [row["extra_share_median"] for row in data["rows"]]
+        facts.append(
+            f"the proof of the first cached step on an untested version costs {max(shares):.1%} of a 256-token generation at most, "
+            f"once per model ({', '.join(sorted({str(row['prompt_tokens']) for row in data['rows']}, key=int))} prompt tokens, "
+            "sizes of SmolLM2-135M)"
         )
     if data := load("llamacpp.json"):
         rows = [*data["equality"]["rows"], *data["equality"]["rewritten"]]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parent.parent
+WINDOWS = Path(__file__).with_name("version_cells_windows.py")
 NEW, NEVER = 6, 10_000  # tokens generated, and one that is not in the vocabulary
 DECILM_FAMILIES = ("llama", "mistral", "qwen2")
 CACHE_NAMES = ("past_key_values", "cache")
@@ -239,14 +240,44 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         return run(args.run)
+    pythons = dict(each.partition("=")[::2] for each in args.python)
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
-        cells = []
-        for each in args.python:
-            version, _, python = each.partition("=")
-            command = [python, "-W", "ignore", __file__, "--run", folder]
-            process = subprocess.run(command, cwd="/", check=True, capture_output=True, text=True)
-            cells += [{"transformers": version, **json.loads(line)} for line in process.stdout.splitlines()]
+        cells = children_cells(Path(folder) / "children", pythons)
+        windows = windows_cells(Path(folder), pythons)
+    counts = collections.defaultdict(collections.Counter)
+    for cell in [*cells, *windows]:
+        if not cell["child"].startswith("stock"):
+            counts[f"{cell['transformers']}, {cell['child'].split()[0]}"][cell["result"]] += 1
+    from hf_puzzle import artifacts
+
+    artifacts.write_json(
+        args.out,
+        {
+            "written_by": artifacts.environment(),
+            "versions": list(pythons),
+            "counts": counts,
+            "children": len({c["child"] for c in cells if not c["child"].startswith("stock")}),
+            "folders": len({c["child"] for c in windows}),
+            "ways": list(dict.fromkeys(c["way"] for c in [*cells, *windows])),
+            "not_equal": [c for c in [*cells, *windows] if c["result"] != "equal"],
+        },
+    )
+    for name, count in counts.items():
+        print(name, dict(count))
+
+
+def told(command: list) -> list[dict]:
+    """The JSON lines that a process away from this checkout prints."""
+    process = subprocess.run([*map(str, command)], cwd="/", check=True, capture_output=True, text=True)
+    return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def children_cells(folder: Path, pythons: dict[str, str]) -> list[dict]:
+    write(folder)
+    cells = []
+    for version, python in pythons.items():
+        found = told([python, "-W", "ignore", __file__, "--run", folder])
+        cells += [{"transformers": version, **cell} for cell in found]
     # what the stock parent cannot do is not asked of its children
     cannot = {(c["transformers"], c["child"].split()[1], c["way"]) for c in cells
               if c["child"].startswith("stock") and c["result"] != "equal"}  # fmt: skip
@@ -254,23 +285,22 @@ def main() -> None:
         family = cell["child"].split()[1].rstrip(",")
         if cell["result"] == "raises" and (cell["transformers"], family, cell["way"]) in cannot:
             cell["result"] = "unsupported"
-    counts = collections.defaultdict(collections.Counter)
-    for cell in cells:
-        counts[f"{cell['transformers']}, {cell['child'].split()[0]}"][cell["result"]] += 1
-    from hf_puzzle import artifacts
+    return cells
 
-    artifacts.write_json(
-        args.out,
-        {
-            "written_by": artifacts.environment(),
-            "counts": counts,
-            "children": sorted({c["child"] for c in cells if not c["child"].startswith("stock")}),
-            "ways": list(dict.fromkeys(c["way"] for c in cells)),
-            "not_equal": [c for c in cells if c["result"] != "equal"],
-        },
-    )
-    for name, count in counts.items():
-        print(name, dict(count))
+
+def windows_cells(folder: Path, pythons: dict[str, str]) -> list[dict]:
+    """The same for PCW and MRKL, which exist since 5.23: tokens and scores of that version are the reference."""
+    made, reference, cells = folder / "windows", folder / "reference.json", []
+    subprocess.run([sys.executable, WINDOWS, "--make", made], check=True)
+    first = next(python for version, python in pythons.items() if version.startswith("5.23"))
+    told([first, "-W", "ignore", WINDOWS, "--run", made, "--make-reference", reference])
+    for version, python in pythons.items():
+        for cell in told([python, "-W", "ignore", WINDOWS, "--run", made, "--reference", reference]):
+            child = f"{cell['system']} {cell['case']}"
+            cells.append(
+                {"transformers": version, "child": child, **{k: cell[k] for k in ("way", "result", "detail")}}
+            )
+    return cells
 
 
 if __name__ == "__main__":
