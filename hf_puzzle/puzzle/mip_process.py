@@ -23,11 +23,12 @@ def main() -> None:
     if hasattr(signal, "alarm"):  # a process whose parent was killed ends too; with a living one, that kills it first
         signal.alarm(int(request["deadline_s"]) + 5)
     sys.path[:] = request["path"]
-    sys.modules["numpy"] = None  # mip does without, and then starts in half the time
     log = io.StringIO()  # where mip says why a library cannot be loaded; what it raises then does not
     logging.basicConfig(stream=log, format="%(message)s", level=logging.ERROR)
     try:
         use_highsbox()
+        if "PMIP_HIGHS_LIBRARY" in os.environ:  # else mip looks into highspy, which needs it
+            sys.modules["numpy"] = None  # mip does without, and then starts in half the time
         found = solve(request)
     except Exception as error:
         found = {"error": " ".join(log.getvalue().split()) or f"{type(error).__name__}: {error}"}

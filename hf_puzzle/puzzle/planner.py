@@ -319,7 +319,7 @@ class Planner:
             linear += LINEAR in block and not is_trained
         return trained, kept, linear
 
-    def _library(self, start: int, stop: int) -> float:
+    def _library(self, start: int, stop: int, **neighbours: str | None) -> float:
         config, clock, hidden = self.recipe.library, self.clock, self.shapes.hidden
         students = self._students(start, stop)
         trained, kept, linear = self._sizes(start, stop)
@@ -357,7 +357,7 @@ class Planner:
         embeddings = self.shapes.hidden * self.shapes.vocab
         return (embeddings + layers * self.blocks / self.shapes.num_layers) * self.width
 
-    def _library_memory(self, start: int, stop: int) -> dict[str, float]:
+    def _library_memory(self, start: int, stop: int, **neighbours: str | None) -> dict[str, float]:
         config, layer = self.recipe.library, self.blocks / self.shapes.num_layers * self.width
         trained, kept, linear = self._sizes(start, stop)
         tokens = config.batch_size * self.length

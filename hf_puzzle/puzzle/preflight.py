@@ -22,6 +22,7 @@ def check_machine(run) -> None:
     check_folder(run.run_dir)
     if run.parent_is_known:
         _check_room(run)
+    if not run.makes_parent:  # one that was made here is mended by its stage
         if not run.parent_in_memory:
             check_weights(run.parent_path, run.recipe.parent.revision)
         check_tokenizer(lambda: run.tokenizer, run.recipe.parent.name)

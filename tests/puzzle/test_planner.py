@@ -101,6 +101,13 @@ def test_stages_and_tasks_are_those_of_the_run(tiny, workers, tmp_path):
     assert not Path("plan-of-no-run").exists()
 
 
+def test_a_pipeline_is_planned_like_its_jobs_alone(tiny):
+    piped = plan(load_recipe(TINY, ["library.states=pipeline", "library.layers_per_job=2"]), RECIPES, "l4", 4)
+    alone = plan(load_recipe(TINY, ["library.layers_per_job=2"]), RECIPES, "l4", 4)
+    assert stages(piped)["library"].tasks == stages(alone)["library"].tasks > 1
+    assert stages(piped)["library"].disk_bytes == stages(alone)["library"].disk_bytes
+
+
 def test_workers_share_the_tasks(tiny):
     one, four = (stages(plan(tiny, RECIPES, "l4", workers)) for workers in (1, 4))
     assert one["score"].seconds / 4 < four["score"].seconds < one["score"].seconds

@@ -48,6 +48,11 @@ def assert_nothing_began(run):
     assert not run.run_dir.exists() or list(run.run_dir.iterdir()) == []
 
 
+def cut(path):
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
 def test_what_works_leaves_nothing(make_run):
     run = make_run()
     run.check()
@@ -57,12 +62,11 @@ def test_what_works_leaves_nothing(make_run):
 def test_a_parent_that_is_made_by_the_run_is_not_looked_for(tmp_path):
     for name in ("tiny_cpu.yaml", "tiny_parent.yaml"):
         shutil.copy(RECIPES / name, tmp_path)
-    PuzzleRun(load_recipe(tmp_path / "tiny_cpu.yaml"), tmp_path / "run", tmp_path).check()
-
-
-def cut(path):
-    with open(path, "r+b") as file:
-        file.truncate(path.stat().st_size // 2)
+    run = PuzzleRun(load_recipe(tmp_path / "tiny_cpu.yaml"), tmp_path / "run", tmp_path)
+    run.check()
+    shutil.copytree(RECIPES / "tiny_parent", run.run_dir / "parent")
+    cut(run.run_dir / "parent" / "model.safetensors")  # its stage makes it again
+    PuzzleRun(run.recipe, run.run_dir, tmp_path).check()
 
 
 @pytest.mark.parametrize(

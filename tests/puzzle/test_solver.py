@@ -616,6 +616,29 @@ def test_without_any_solver_the_error_names_both(hidden):
         solve(random_layers(0), solver="CBC")
 
 
+NO_HIGHSBOX = """
+from importlib import util
+
+find_spec = util.find_spec
+util.find_spec = lambda name: None if name == "highsbox" else find_spec(name)
+"""
+
+
+def test_without_highsbox_an_older_highspy_does(monkeypatch, tmp_path):
+    # a highspy that still exports the C API, as 1.15 does; its package imports numpy
+    (tmp_path / "highspy").mkdir()
+    (tmp_path / "highspy" / "__init__.py").write_text("import numpy")
+    (tmp_path / "highspy" / "_core.py").write_text(f"__file__ = {solver_state('HIGHS').library!r}")
+    (tmp_path / "sitecustomize.py").write_text(NO_HIGHSBOX)
+    (tmp_path / "highsbox.py").write_text("raise ImportError")
+    monkeypatch.delenv("PMIP_HIGHS_LIBRARY", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    solver_module._solver_state.cache_clear()
+    assert solver_state("HIGHS").reason is None
+    solver_module._solver_state.cache_clear()
+
+
 def test_a_solver_without_its_packages_says_what_to_install(monkeypatch):
     monkeypatch.delenv("PMIP_HIGHS_LIBRARY", raising=False)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
