@@ -33,6 +33,7 @@ from ..remote.calls_mrkl import MRKLError, NumberError, parse_number
 from ..remote.exact_mrkl import Calculator
 from ..remote.router_mrkl import fit_confidence, fit_temperature
 from ..remote.slots_mrkl import read
+from ..remote.soft_prompts_mrkl import soft_prompt_settings
 from ..training import show_progress, training_arguments
 from .pairs import KNOWN, Pair, arithmetic, chat, conversions, skills, weather
 
@@ -243,7 +244,7 @@ def write(model, tokenizer, questions: Sequence[str], max_tokens: int = 48, batc
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         output = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id, **soft_prompt_settings(model),
         )  # fmt: skip
         found += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return found

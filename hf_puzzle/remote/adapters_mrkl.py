@@ -22,6 +22,7 @@ import torch
 from .calls_mrkl import Expert, MRKLError, exact_text, nearest, need, read_json
 from .router_mrkl import MANY, NONE, Calibration, LinearRouter, Router
 from .slots_mrkl import Known, Reading, read
+from .soft_prompts_mrkl import soft_prompt_settings
 
 
 # between a masked question and what the adapter writes
@@ -100,8 +101,7 @@ class Adapters:
         if not isinstance(settings, Mapping) or settings.get("megatron_config") is not None:
             # PEFT imports the module that such a config names
             raise MRKLError(f"{folder}/adapter_config.json asks for Megatron, or is no JSON object: train it again")
-        kind = peft.PeftConfig.from_pretrained(str(folder)).peft_type.value
-        key = "prompt" if "TUNING" in kind and "PROMPT" in kind else "layers"
+        key = "prompt" if peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning else "layers"
         if key in self.peft:
             self.peft[key].load_adapter(str(folder), adapter_name=name)
         else:
@@ -240,7 +240,7 @@ def decode_items(
         prompt: Ids before the first item.
         following: Items so far -> items allowed next; empty at the end.
     Returns: (items, product of the probabilities of the chosen tokens among the allowed ones).
-    Raises MRKLError when `max_tokens` do not suffice.
+    Raises MRKLError when `max_tokens` do not suffice, and for a soft prompt that the installed PEFT does not carry.
     """
     known: dict[str, tuple[int, ...]] = {}
 
@@ -286,6 +286,7 @@ def decode_items(
         num_beams=1,
         eos_token_id=stop,
         pad_token_id=stop,
+        **soft_prompt_settings(model),
     )
     if allowed():
         settle(int(output[0, -1]))
@@ -381,7 +382,7 @@ class Phraser:
             ids = torch.tensor([prompt], device=next(model.parameters()).device)
             output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.max_tokens, do_sample=False,
-                pad_token_id=end if end is not None else 0,
+                pad_token_id=end if end is not None else 0, **soft_prompt_settings(model),
             )  # fmt: skip
         text = self.tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True).strip()
         said = dict(zip(reading.ids, (slot.text for slot in reading.slots), strict=True))

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import AutoTokenizer, LogitsProcessor
 
+from .caches_puzzle import NAMES, OUTPUT_NAME, CacheError, one_cache
 from .calls_mrkl import MRKLError, Result, failed, short
 from .experts_mrkl import Experts
+from .soft_prompts_mrkl import base_model_settings
 
 
 # custom_generate/generate.py and requirements.txt of a published folder
@@ -473,10 +475,18 @@ def generate(
         call_tokens, result_tokens: What opens and closes; plain text or tokens of the tokenizer.
     Returns: what stock `generate` returns; calls and results are part of the sequences and of `max_new_tokens`; a call
         that `max_new_tokens` cuts off is not run.
-    Raises MRKLError, before any compute, for beams, assisted decoding and experts that are not valid.
+    Raises MRKLError, before any compute, for beams, assisted decoding, experts that are not valid and a cache under an
+        unknown name; and for soft prompts that the installed PEFT does not carry.
     """
     stock = {name: value for name, value in kwargs.items() if value is not None}
     ids = stock.pop("input_ids", inputs)
+    try:
+        cache = one_cache({name: stock.pop(name, None) for name in NAMES}, stock)
+    except CacheError as error:
+        raise MRKLError(str(error)) from None
+    if cache is not None:
+        stock[OUTPUT_NAME] = cache
+    stock |= base_model_settings(model)
     plain = functools.partial(type(model).generate, model)
     if experts is None:
         if tokenizer is not None:

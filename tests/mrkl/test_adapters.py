@@ -2,10 +2,12 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from hf_puzzle.mrkl.adapters import (
     accuracy,
@@ -21,6 +23,7 @@ from hf_puzzle.mrkl.adapters import (
     write,
 )
 from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, chat, conversions, pairs_for, weather
+from hf_puzzle.mrkl.publish import write_custom_generate
 from hf_puzzle.mrkl.run import phrase_rows, run_recipe
 from hf_puzzle.recipe import RecipeError, load_recipe, parse_recipe
 from hf_puzzle.remote.adapters_mrkl import (
@@ -37,11 +40,13 @@ from hf_puzzle.remote.adapters_mrkl import (
     load_router,
     save_router,
 )
+from hf_puzzle.remote.caches_puzzle import OUTPUT_NAME, SWITCH
 from hf_puzzle.remote.calls_mrkl import MRKLError
 from hf_puzzle.remote.experts_mrkl import Calculator, Currency, Units, Weather
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.router_mrkl import Router
 from hf_puzzle.remote.slots_mrkl import read
+from hf_puzzle.remote.soft_prompts_mrkl import soft_prompt_settings
 
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "mrkl"
@@ -202,6 +207,116 @@ def test_adapters_are_silent_until_they_are_used(model, tokenizer, folders):
         pass
     with pytest.raises(MRKLError, match="holds no adapter"):
         adapters.load("x", folders)
+
+
+def soft_prompt(model, kind, seed=1):
+    """A PeftModel with random virtual tokens that matter."""
+    import peft
+
+    settings = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    kinds = {"prompt": peft.PromptTuningConfig, "p": peft.PromptEncoderConfig, "prefix": peft.PrefixTuningConfig}
+    torch.manual_seed(seed)
+    wrapped = peft.get_peft_model(model, kinds[kind](**settings), adapter_name=kind).eval()
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0, 0.5)
+    return wrapped
+
+
+def uncached(wrapped, ids, new):
+    for _ in range(new):
+        with torch.no_grad():
+            logits = wrapped(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    return ids
+
+
+@pytest.mark.parametrize("kind", ["prompt", "p", "prefix"])
+def test_soft_prompts_generate_what_they_compute_or_are_refused(tokenizer, tmp_path, kind):
+    """transformers 5.24 and peft 0.21.2 generate wrong tokens after each of them."""
+    ids = torch.tensor([tokenizer("what is <n0> plus <n1> ?")["input_ids"]])
+    soft_prompt(make_model(0, **SMALL), kind).save_pretrained(str(tmp_path))
+    adapters = Adapters(make_model(0, **SMALL).eval(), {kind: tmp_path / kind})
+    end = tokenizer.eos_token_id
+    words = [f" <n{i}>" for i in range(10)]
+    with adapters.use(kind) as wrapped:
+        expected = uncached(wrapped, ids, 6)
+        found, refused = None, None
+        try:
+            found = decode_items(wrapped, tokenizer, ids[0].tolist(), lambda items: words if len(items) < 4 else [])[0]
+            settings = soft_prompt_settings(wrapped)
+        except MRKLError as error:
+            refused = str(error)
+        if refused is None:
+            new = wrapped.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, min_new_tokens=6,
+                do_sample=False, pad_token_id=end, **settings,
+            )  # fmt: skip
+            assert torch.equal(new, expected)
+            allowed = torch.tensor([tokenizer(word)["input_ids"][0] for word in words])
+            tokens = ids
+            for word in found:
+                with torch.no_grad():
+                    logits = wrapped(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0, -1]
+                assert word == words[int(logits[allowed].argmax())]
+                tokens = torch.cat([tokens, torch.tensor([tokenizer(word)["input_ids"]])], dim=1)
+    assert refused is None or re.search(f"transformers {transformers.__version__} and peft .*LoRA", refused)
+    if OUTPUT_NAME == "past_key_values" or kind != "prefix":
+        assert refused is None
+
+
+def test_the_proof_of_a_soft_prompt_finds_what_is_right(model, monkeypatch):
+    class Bent:
+        """`generate` whose logits are wrong with a cache, or always."""
+
+        def __init__(self, wrapped, always):
+            self.stock, self.always, self.calls = wrapped.generate, always, []
+
+        def __call__(self, **arguments):
+            self.calls.append(arguments.get("use_cache"))
+            if arguments.get("use_cache") is None or self.always:
+                arguments["logits_processor"] = [lambda ids, scores: scores.roll(1, -1)]
+                arguments["output_scores"] = True
+                found = self.stock(**arguments)
+                found.logits = found.scores
+                return found
+            return self.stock(**arguments)
+
+    wrapped = soft_prompt(make_model(0, **SMALL), "prompt")
+    monkeypatch.setattr(wrapped, "generate", Bent(wrapped, always=False))
+    assert soft_prompt_settings(wrapped) == soft_prompt_settings(wrapped) == {"use_cache": False}
+    assert wrapped.generate.calls == [None, False]  # once
+    other = soft_prompt(make_model(0, **SMALL), "prompt")
+    monkeypatch.setattr(other, "generate", Bent(other, always=True))
+    with pytest.raises(MRKLError, match=r"\(PROMPT_TUNING; .*transformers 5.23 with peft 0.21.2, or train .* LoRA"):
+        soft_prompt_settings(other)
+    monkeypatch.setenv(SWITCH, "0")
+    assert soft_prompt_settings(other) == {}
+    assert soft_prompt_settings(model) == {}
+
+
+def test_calls_inside_generate_under_a_soft_prompt(tokenizer, tmp_path):
+    """The folder's function is called with the model below the PeftModel, which knows nothing of its prompt."""
+
+    def double(value: int) -> int:
+        """
+        Twice a number.
+
+        Args:
+            value: The number
+        """
+        return 2 * value
+
+    wrapped = soft_prompt(make_model(0, **SMALL), "prompt")
+    ids = torch.tensor([tokenizer("what is <n0> plus <n1> ?")["input_ids"]])
+    write_custom_generate(tmp_path)
+    for _ in range(2):
+        found = wrapped.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), custom_generate=str(tmp_path), trust_remote_code=True,
+            tokenizer=tokenizer, experts=[double], max_new_tokens=6, min_new_tokens=6, do_sample=False,
+            pad_token_id=0,
+        )  # fmt: skip
+        assert torch.equal(found, uncached(wrapped, ids, 6))
 
 
 def test_trained_adapters_can_be_used_without_a_folder(tokenizer):

@@ -1,13 +1,15 @@
 """Calls inside generate: equal to stock generate where none is made, always valid where one is."""
 
+import copy
 import json
 import time
 
 import pytest
 import torch
 from pcw_models import TOKENIZERS, byte_level, tiny_llama
-from transformers import LogitsProcessor, TextStreamer
+from transformers import DynamicCache, LogitsProcessor, TextStreamer
 
+from hf_puzzle.remote.caches_puzzle import NAMES, OUTPUT_NAME
 from hf_puzzle.remote.calls_mrkl import MRKLError, answered, check_schema
 from hf_puzzle.remote.experts_mrkl import Calculator, Dates, Expert, Experts, Units
 from hf_puzzle.remote.generation_mrkl import CallText, Vocabulary, generate
@@ -71,6 +73,27 @@ def run(model, tokenizer, ids, text=None, row=slice(None), **settings):
 
 
 # -- without a call
+
+
+def test_a_given_cache_is_read_under_either_name(model, tokenizer):
+    ids = prompts(tokenizer)
+    plain = model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    for name in NAMES:
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            model(ids[:, :4], use_cache=True, **{OUTPUT_NAME: cache})
+        for experts in (EXPERTS, None):
+            found = generate(
+                ids, model=model, tokenizer=tokenizer, experts=experts, max_new_tokens=5, do_sample=False,
+                pad_token_id=0, **{name: copy.deepcopy(cache)},
+            )  # fmt: skip
+            assert torch.equal(found, plain)
+    for experts in (EXPERTS, None):
+        with pytest.raises(MRKLError, match="states=DynamicCache: a cache under a name"):
+            generate(ids, model=model, tokenizer=tokenizer, experts=experts, states=DynamicCache())
+        two = {name: DynamicCache() for name in NAMES}
+        with pytest.raises(MRKLError, match="are different caches"):
+            generate(ids, model=model, tokenizer=tokenizer, experts=experts, **two)
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,16 @@ def test_fallback_with_adapters_on_the_model_is_the_model_without(tokenizer):
         assert ask(query, max_new_tokens=10) == expected
         # and afterwards the adapter is on again
         assert torch.equal(adapted.generate(**inputs, max_new_tokens=10)[0, -10:], changed)
-    native = tiny_llama(tokenizer, positions=256)
+
+
+@pytest.mark.usefixtures("native_adapters")
+def test_fallback_with_an_adapter_of_transformers_own_is_the_model_without(tokenizer):
+    from peft import LoraConfig
+
+    plain, native = (tiny_llama(tokenizer, positions=256) for _ in range(2))
+    expected = MrklPipeline(model=plain, tokenizer=tokenizer, today=TODAY)(CHATTER[0], max_new_tokens=10)
     native.add_adapter(LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    assert MrklPipeline(model=native, tokenizer=tokenizer, today=TODAY)(query, max_new_tokens=10) == expected
+    assert MrklPipeline(model=native, tokenizer=tokenizer, today=TODAY)(CHATTER[0], max_new_tokens=10) == expected
 
 
 def test_fallback_of_a_chat_is_the_plain_model(ask, model, tokenizer):
