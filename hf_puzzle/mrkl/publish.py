@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from .. import cards, hub
-from ..remote.generation_mrkl import CUSTOM_GENERATE, REQUIREMENTS
+from ..remote.caches_puzzle import REQUIREMENTS
+from ..remote.generation_mrkl import CUSTOM_GENERATE
 
 
 def write_custom_generate(folder: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .. import cards, hub
+from ..remote.caches_puzzle import REQUIREMENTS
 
 
 GENERATE = '''"""Parallel Context Windows (arXiv 2212.10947) for `model.generate(..., custom_generate=...)`."""
@@ -12,7 +13,6 @@ from .generation_pcw import generate
 
 __all__ = ["generate"]
 '''
-REQUIREMENTS = "transformers>=5.23\n"
 
 
 def write_custom_generate(folder: str | Path) -> Path:

@@ -16,6 +16,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 TESTED = ("4.57", "5.23", "5.24")  # minor versions of transformers
 SWITCH = "HF_PUZZLE_SELF_CHECK"  # 0: never, 1: on every version
+# of PCW's and MRKL's folders. No ceiling: it would refuse versions that work, and those not tested prove themselves
+REQUIREMENTS = "transformers>=5.23\n"
 NAMES = ("cache", "past_key_values")
 # what outputs of the installed version call it
 _FIELDS = {field.name for field in dataclasses.fields(BaseModelOutputWithPast)}

@@ -21,13 +21,12 @@ from .experts_mrkl import Experts
 from .soft_prompts_mrkl import base_model_settings
 
 
-# custom_generate/generate.py and requirements.txt of a published folder
+# custom_generate/generate.py of a published folder
 CUSTOM_GENERATE = (
     '"""Calls of exact experts (MRKL, arXiv 2205.00445) for `model.generate(..., custom_generate=...)`."""\n\n'
     "from .generation_mrkl import generate\n\n\n"
     '__all__ = ["generate"]\n'
 )
-REQUIREMENTS = "transformers>=5.23\n"
 MAX_RESULT_CHARACTERS = 2000
 MAX_DIGITS = 40
 MAX_ITEMS = 16

@@ -192,22 +192,22 @@ def model_state(model) -> str:
     """sha256 (16 hex digits) of what cached windows depend on: weights (evenly spaced values), adapters, dropout."""
     digest = hashlib.sha256()
     sample_weights(model, digest)
-    for name, module in model.named_modules():
-        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):  # PEFT's
-            on = (list(module.active_adapters), module.disable_adapters, list(getattr(module, "merged_adapters", ())))
-            digest.update(f"{name} {on} {getattr(module, 'scaling', None)}".encode())
     digest.update(str(model.training).encode())
     return digest.hexdigest()[:16]
 
 
 def sample_weights(model, digest) -> None:
-    """Feed `digest` with name, shape, dtype and evenly spaced values of every weight."""
+    """Feed `digest` with name, shape, dtype and evenly spaced values of every weight, and which adapters are on."""
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if type(tensor) is torch.Tensor and not tensor.is_meta:  # offloaded or packed ones show no values
             flat = tensor.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].cpu().contiguous()
             digest.update(bytes(sample.view(torch.uint8).tolist()))
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):  # PEFT's
+            on = (list(module.active_adapters), module.disable_adapters, list(getattr(module, "merged_adapters", ())))
+            digest.update(f"{name} {on} {getattr(module, 'scaling', None)}".encode())
 
 
 def scale_switch(config) -> tuple[float, str | None]:

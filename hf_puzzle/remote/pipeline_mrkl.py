@@ -32,6 +32,7 @@ from .adapters_mrkl import (
     plain_generate,
     save_router,
 )
+from .caches_puzzle import REQUIREMENTS
 from .calls_mrkl import (
     Expert,
     MRKLError,
@@ -48,7 +49,7 @@ from .dates_mrkl import Dates
 from .exact_mrkl import TEMPERATURES, Calculator, Currency, Units
 from .exact_mrkl import _spellings as spellings_of
 from .experts_mrkl import Experts
-from .generation_mrkl import CUSTOM_GENERATE, REQUIREMENTS
+from .generation_mrkl import CUSTOM_GENERATE
 from .planner_mrkl import BUILT_IN, Limits, Plan, Step
 from .router_mrkl import LinearRouter
 from .slots_mrkl import MAX_CHARS, Known, Schema, read

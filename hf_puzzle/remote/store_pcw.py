@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .generation_pcw import EncodedWindows, PCWError, sample_weights
+from .generation_pcw import EncodedWindows, PCWError, check_encoded, sample_weights
 
 
 TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
@@ -28,11 +28,17 @@ VOLATILE = {
 
 
 def model_hash(model) -> str:
-    """sha256 (16 hex digits) of config, and of shape and evenly spaced values of every weight, as stored."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in VOLATILE}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    """sha256 (16 hex digits) of config, of shape and evenly spaced values of every weight, as stored, and of adapters."""
+    digest = hashlib.sha256(json.dumps(_lasting(model.config.to_dict()), sort_keys=True, default=str).encode())
     sample_weights(model, digest)
     return digest.hexdigest()[:16]
+
+
+def _lasting(value):
+    """A config without what is volatile, in nested configs too."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _lasting(each) for key, each in value.items() if key not in VOLATILE}
 
 
 def tokenizer_hash(tokenizer) -> str:
@@ -54,7 +60,10 @@ def save_windows(folder: str | Path, encoded: EncodedWindows, model, tokenizer=N
     """Write `encoded` to `folder`; a store that is there is replaced file by file, the JSON last.
 
     A crash between the two leaves a pair that `load_windows` refuses, since both carry one random id.
+
+    Raises PCWError if the windows are not those of `model` as it is now.
     """
+    check_encoded(model, encoded)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pair = uuid.uuid4().hex

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from pcw_models import byte_level, sentencepiece, tiny_llama
+from transformers import MptConfig, MptForCausalLM
 
 from hf_puzzle.remote import store_pcw
 from hf_puzzle.remote.generation_pcw import PCWError, encode_windows, task_logits
@@ -42,6 +43,28 @@ def test_windows_change_in_a_loaded_store(model, encoded, tmp_path):
     loaded = load_windows(tmp_path, model)
     assert loaded.windows == fresh.windows
     assert torch.allclose(task_logits(model, loaded, [[3, 4]])[0], task_logits(model, fresh, [[3, 4]])[0], atol=1e-6)
+
+
+def test_windows_of_another_adapter_are_neither_saved_nor_loaded(model, tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(model, config, adapter_name="one")
+    wrapped.add_adapter("two", config)
+    encoded = encode_windows(model, WINDOWS, [1])
+    save_windows(tmp_path, encoded, model)
+    load_windows(tmp_path, model)
+    wrapped.set_adapter("two")
+    with pytest.raises(PCWError, match="encode them again"):
+        save_windows(tmp_path / "other", encoded, model)
+    with pytest.raises(PCWError, match="another model"):
+        load_windows(tmp_path, model)
+
+
+def test_a_loaded_model_has_the_hash_of_the_saved_one(tmp_path):
+    sizes = {"vocab_size": 128, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}
+    model = MptForCausalLM(MptConfig(**sizes))  # whose nested config learns its dtype when it is loaded
+    model.save_pretrained(tmp_path)
+    assert model_hash(MptForCausalLM.from_pretrained(tmp_path)) == model_hash(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
