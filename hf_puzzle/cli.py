@@ -352,10 +352,14 @@ def _eval(args: argparse.Namespace) -> int:
             raise EvaluationError(f"{args.folder} is a model: name --tasks, or a run folder, which has a test text")
         if args.include_path is not None or args.num_fewshot is not None:
             raise EvaluationError("--include-path and --num-fewshot belong to --tasks, which is not there")
+        from .data import given_tokens
         from .puzzle.assess import test_sequences
         from .puzzle.pipeline import load_run
 
-        result = compare_on(subject, test_sequences(load_run(subject.run_dir)), args.batch_size, args.limit)
+        run = load_run(subject.run_dir)
+        result = compare_on(
+            subject, test_sequences(run), args.batch_size, args.limit, given_tokens(run.tokens["test"])
+        )
         header, rows = ["", "parent", "child", "kept"], quality_rows(result["quality"])
     if args.out is not None:
         artifacts.write_json(args.out, result)

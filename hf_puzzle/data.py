@@ -1,13 +1,21 @@
-"""Text in, token blocks out: the corpora of a recipe, split by document, packed, and cut into sequences."""
+"""Text in, token blocks out: the corpora of a recipe, split by document, packed, and cut into sequences.
+
+Streams look like inference. What the tokenizer puts around a prompt (BOS, most often) stands around every document;
+chats go through the chat template. Every sequence is cut by `cut`, which begins it as a prompt begins: one that starts
+inside a document gets the same tokens in front. They are given in use, never predicted: `TokenStream.given` names those
+that no loss and no score takes as a target. Tokenizers that add nothing leave streams and sequences as plain as before.
+"""
 
 import contextlib
 import glob
 import hashlib
+import json
 import logging
 import os
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +31,13 @@ logger = logging.getLogger(__name__)
 
 PYTHON_STDLIB = "python-stdlib"
 LOCAL_TEXT = "text"
+TRAINERS_DATA = "datasets of the Trainer"  # of PuzzleCallback, which makes the streams itself
+# of `datasets`: without data_files they would read the working folder
+FILE_FORMATS = ("arrow", "csv", "json", "parquet", "webdataset", "xml")
+STREAMS = 2  # how streams are made; of 1 there was no BOS
+BLANK_ROWS = 1000  # as many in front of the first text are a wrong column
+
+Document = str | list[dict]  # a text, or the messages of a chat
 
 
 class DataError(ValueError):
@@ -30,27 +45,34 @@ class DataError(ValueError):
 
 
 class Documents:
-    """`(document id, text)` of a corpus, in a fixed pseudo-random order that can be taken up again anywhere.
+    """`(document id, document)` of a corpus, in a fixed pseudo-random order that can be taken up again anywhere.
 
     `python-stdlib` is the source text of the running Python's standard library (no download), `text` the local files
-    of `data_files` (globs), anything else a dataset of the Hub, streamed, its files in an order of `data.seed`.
+    of `data_files` (globs), anything else what `datasets.load_dataset` streams: a dataset of the Hub, a folder, or
+    `json`, `csv`, `parquet` with `data_files`; its files come in an order of `data.seed`. A document is a text, or a chat:
+    the list of messages that a row has in `data.text_column`. Rows without either are skipped and counted.
 
     Args:
         state: of an earlier reader of the same corpus: this one begins behind the document that it gave last.
+
+    Attributes:
+        skipped: rows of a dataset without text so far.
+
+    Raises:
+        DataError: no such corpus, file or column; a row that is neither text nor chat.
     """
 
     def __init__(self, config: DataConfig, state: dict | None = None):
-        self.config, self._given = config, 0
+        self.config, self._given, self.skipped = config, 0, (state or {}).get("skipped", 0)
         self._skip = (state or {}).get("documents", 0)
         self._rows = None
+        if config.name == PYTHON_STDLIB and config.data_files:
+            raise DataError(f"data.data_files: {PYTHON_STDLIB} has none; with name: {LOCAL_TEXT} they are text files")
+        if config.name in FILE_FORMATS and not config.data_files:
+            raise DataError(f"data.data_files: name the files of data.name {config.name} (globs, or addresses)")
         if config.name not in (PYTHON_STDLIB, LOCAL_TEXT):
-            import datasets
-
-            rows = datasets.load_dataset(
-                config.name, config.config_name, split=config.split, revision=config.revision, streaming=True
-            )
             # a larger buffer would mix more, and lose its content with the process; sequences are drawn at random anyway
-            self._rows = rows.shuffle(seed=config.seed, buffer_size=1)
+            self._rows = _load(config).shuffle(seed=config.seed, buffer_size=1)
             if state is not None:
                 # datasets warns that a buffer's content is lost: ours is always empty here
                 logging.getLogger("datasets.iterable_dataset").addFilter(
@@ -58,15 +80,10 @@ class Documents:
                 )
                 self._rows.load_state_dict(state["dataset"])
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> Iterator[tuple[str, Document]]:
         if self._rows is not None:
-            for row in self._rows:
-                if self.config.text_column not in row:
-                    raise DataError(
-                        f"data.text_column {self.config.text_column!r} is not a column; columns: {sorted(row)}"
-                    )
-                text = row[self.config.text_column]
-                yield hashlib.sha256(text.encode()).hexdigest(), text
+            yield from self._documents()
+            self.say_skipped()
             return
         for number, document in enumerate(self._local()):
             if number >= self._skip:  # files are read again, their text is not tokenized again
@@ -76,8 +93,32 @@ class Documents:
     def state(self) -> dict:
         """Where this reader is, as JSON values."""
         if self._rows is not None:
-            return {"dataset": self._rows.state_dict()}
+            return {"dataset": self._rows.state_dict(), "skipped": self.skipped}
         return {"documents": max(self._given, self._skip)}
+
+    def say_skipped(self) -> None:
+        """One warning with the number of rows without text, when reading is over."""
+        if self.skipped:
+            config = self.config
+            logger.warning(
+                "%s: %d rows without text in column %s were skipped", config.name, self.skipped, config.text_column
+            )
+            self.skipped = 0
+
+    def _documents(self) -> Iterator[tuple[str, Document]]:
+        column, found = self.config.text_column, False
+        for row in self._rows:
+            if column not in row:
+                raise DataError(_no_column(column, sorted(row)))
+            document = _document(row[column], column)
+            if document is None:
+                self.skipped += 1
+                if self.skipped == BLANK_ROWS and not found:
+                    raise DataError(f"data.text_column {column!r}: the first {BLANK_ROWS} rows have no text in it")
+                continue
+            found = True
+            text = document if isinstance(document, str) else json.dumps(document, sort_keys=True, default=str)
+            yield hashlib.sha256(text.encode()).hexdigest(), document
 
     def _local(self) -> Iterator[tuple[str, str]]:
         if self.config.name == PYTHON_STDLIB:
@@ -87,6 +128,61 @@ class Documents:
         if not files:
             raise DataError(f"data.data_files {self.config.data_files} match no file")
         return _files(Path(), files)
+
+
+def first_document(config: DataConfig) -> Document | None:
+    """The corpus' first document, which shows whether it can be read; None where there is none.
+
+    Raises:
+        DataError: as of `Documents`.
+    """
+    return next((document for _, document in Documents(config)), None)
+
+
+def _load(config: DataConfig):
+    import datasets
+
+    files = {"data_files": config.data_files} if config.data_files else {}
+    try:
+        return datasets.load_dataset(
+            config.name, config.config_name, split=config.split, revision=config.revision, streaming=True, **files
+        )
+    # StopIteration: of datasets, where local data_files match no file
+    except (OSError, ValueError, StopIteration) as error:
+        what = f"data.name {config.name!r}" + (f" with data_files {config.data_files}" if files else "")
+        reason = "they match no file" if isinstance(error, StopIteration) else error
+        raise DataError(f"{what} cannot be opened: {reason}") from None
+
+
+def _no_column(column: str, columns: list[str]) -> str:
+    message = f"data.text_column {column!r} is not a column; columns: {columns}"
+    if {"prompt", "completion"} <= set(columns):
+        message += (
+            "; prompts and completions make one text only when joined: give a column with both, or with messages"
+        )
+    return message
+
+
+def _document(value: object, column: str) -> Document | None:
+    """What a row holds: a text, the messages of a chat (without empty fields), or None where it is blank."""
+    if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str):
+        return value
+    first = value[0] if isinstance(value, list) else None
+    if isinstance(first, dict):
+        # columnar files fill absent fields with null, which templates take for present ones
+        messages = [{k: v for k, v in (message or {}).items() if v is not None} for message in value]
+        if all(isinstance(m.get("role"), str) and {"content", "tool_calls"} & set(m) for m in messages):
+            return messages
+        what = f"messages with the keys {sorted(first)}; rename them to role and content"
+    elif isinstance(first, str):
+        what = "lists of texts; join them into one text a row, or give each a row of its own"
+    elif isinstance(first, int):
+        what = "lists of numbers (token ids?); name the column of the text, which is tokenized here"
+    else:
+        what = f"values of type {type(value).__name__}; name a column of texts or of messages (role, content)"
+    raise DataError(f"data.text_column {column!r} holds {what}")
 
 
 def _files(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
@@ -115,6 +211,10 @@ def train_tokenizer(config: DataConfig, vocab_size: int, num_documents: int = 50
 
     texts = []
     for document_id, text in Documents(config):
+        if not isinstance(text, str):
+            raise DataError(
+                f"data.text_column {config.text_column!r} holds chats: a parent that is made here has no chat template"
+            )
         if not is_heldout(document_id, config.heldout_fraction):
             texts.append(text)
         if len(texts) == num_documents:
@@ -134,39 +234,209 @@ def train_tokenizer(config: DataConfig, vocab_size: int, num_documents: int = 50
     )
 
 
-def tokenize(config: DataConfig, tokenizer) -> dict[str, torch.Tensor]:
+# -- what inference has
+
+
+def as_used(documents: Sequence[Document], tokenizer, column: str = "text") -> list[list[int]]:
+    """Token ids of each document as inference has them: `tokenizer(text)`, and chats through the chat template.
+
+    Raises:
+        DataError: naming `column`, for a chat where there is no template, or one that the template refuses.
+    """
+    encoded: list[list[int]] = [[] for _ in documents]
+    for chat in (False, True):
+        where = [i for i, document in enumerate(documents) if isinstance(document, list) == chat]
+        if where:
+            texts = [_rendered(documents[i], tokenizer, column) if chat else documents[i] for i in where]
+            # a template writes BOS itself
+            ids = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
+            for i, tokens in zip(where, ids, strict=True):
+                encoded[i] = list(tokens)
+    return encoded
+
+
+def _rendered(messages: list[dict], tokenizer, column: str) -> str:
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"data.text_column {column!r} holds chats, and the parent's tokenizer has no chat template: save it with one "
+            "(tokenizer.chat_template), or name a column of text"
+        )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"data.text_column {column!r}: the chat template refuses a chat: {error}") from None
+
+
+def end_tokens(*configs) -> list[int]:
+    """What the `eos_token_id`s of a model's configs name, each once, in their order."""
+    found: dict[int, None] = {}
+    for config in configs:
+        ids = getattr(config, "eos_token_id", None)
+        found |= dict.fromkeys(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Special tokens of documents in a stream.
+
+    Attributes:
+        prefix: in front of a prompt.
+        separator: the end-of-text token.
+        closes: whether the separator must be put behind a document: neither the tokenizer nor the next prefix does it.
+    """
+
+    prefix: tuple[int, ...]
+    separator: int
+    closes: bool
+
+    def closed(self, ids: list[int]) -> list[int]:
+        return [*ids, self.separator] if self.closes else ids
+
+
+def around_prompt(tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer, as it is set up, puts in front of and behind a prompt.
+
+    Raises:
+        DataError: a text's own tokens are others with special tokens around it.
+    """
+    bare, full = (list(tokenizer("abc", add_special_tokens=special)["input_ids"]) for special in (False, True))
+    places = [i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare]
+    if not places or (full and not bare):
+        raise DataError(f"the tokenizer makes {full} of 'abc', and {bare} without special tokens: no prefix is known")
+    place = places[-1]  # several only where the text is unknown, and that token also the one in front
+    return tuple(full[:place]), tuple(full[place + len(bare) :])
+
+
+def marks_of(tokenizer, ends: Sequence[int] = (), document: Document | None = None, column: str = "text") -> Marks:
+    """The marks that `tokenizer` itself puts around a text, or its template around a chat.
+
+    The separator is what the tokenizer puts behind a text, else the first of its eos token and `ends` that the chat
+    template does not write: an instruct model's eos ends a turn (`<|eot_id|>`), and documents are no turns.
+
+    Args:
+        ends: tokens that end the model's generation, as of `end_tokens`.
+        document: the first of the corpus; default: a text.
+
+    Raises:
+        DataError: no end-of-text token; as of `around_prompt` and `as_used`.
+    """
+    separator = _end_of_text(tokenizer, ends)
+    prefix, suffix = around_prompt(tokenizer)
+    if isinstance(document, list):
+        (ids,), bos = as_used([document], tokenizer, column), getattr(tokenizer, "bos_token_id", None)
+        if not prefix and ids.count(bos) == 1 and ids[0] == bos:  # once: some templates begin every turn with it
+            prefix = (bos,)
+        prefix = prefix if tuple(ids[: len(prefix)]) == prefix else ()
+        return Marks(prefix, separator, not prefix and ids[-1] != separator)
+    if suffix:
+        return Marks(prefix, suffix[-1], False)
+    return Marks(prefix, separator, prefix[:1] != (separator,))
+
+
+def _end_of_text(tokenizer, ends: Sequence[int]) -> int:
+    own = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if own is None:
+        raise DataError("the tokenizer has neither an end-of-text nor a begin-of-text token to separate documents")
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return own
+    template = template if isinstance(template, str) else "".join(template.values())
+    known = [token for token in (own, *ends) if 0 <= token < len(tokenizer)]
+    return next((token for token in known if tokenizer.convert_ids_to_tokens(token) not in template), own)
+
+
+# -- streams
+
+
+class TokenStream(torch.Tensor):
+    """Packed tokens, shape `(num_tokens,)`, that know what stands in front of a prompt; so do all slices of it.
+
+    Attributes:
+        prefix: tokens in front of every sequence.
+        separator: the token between documents.
+    """
+
+    prefix: tuple[int, ...] = ()
+    separator: int | None = None
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor, prefix: Sequence[int] = (), separator: int | None = None) -> "TokenStream":
+        stream = tokens.view_as(tokens).as_subclass(cls)  # a tensor of its own: attributes stay off the caller's
+        stream.prefix, stream.separator = tuple(prefix), separator
+        return stream
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(result, cls) and args and isinstance(args[0], cls):
+            result.prefix, result.separator = args[0].prefix, args[0].separator
+        return result
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """Tokens that are no target: inference is given them. The separator is one, also where it begins prompts."""
+        return tuple(token for token in self.prefix if token != self.separator)
+
+
+def given_tokens(tokens: torch.Tensor) -> tuple[int, ...]:
+    """`TokenStream.given`; none of a plain tensor."""
+    return tokens.given if isinstance(tokens, TokenStream) else ()
+
+
+def write_streams(path: Path, streams: dict[str, torch.Tensor]) -> None:
+    """Streams of one tokenizer as safetensors; its marks are in the header, where it has any."""
+    first = next(iter(streams.values()))
+    prefix, separator = getattr(first, "prefix", ()), getattr(first, "separator", None)
+    marks = {"prefix": json.dumps(prefix), "separator": json.dumps(separator)} if prefix else None
+    artifacts.write_tensors(path, {name: t.as_subclass(torch.Tensor) for name, t in streams.items()}, marks)
+
+
+def read_streams(path: Path) -> dict[str, TokenStream]:
+    """What `write_streams` wrote."""
+    marks = artifacts.tensors_metadata(path)
+    prefix, separator = json.loads(marks.get("prefix", "[]")), json.loads(marks.get("separator", "null"))
+    return {name: TokenStream.of(tokens, prefix, separator) for name, tokens in artifacts.read_tensors(path).items()}
+
+
+def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> dict[str, TokenStream]:
     """`tokenize_to`, into memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.safetensors"
-        tokenize_to(path, config, tokenizer)
-        return {side: stream.clone() for side, stream in artifacts.read_tensors(path).items()}
+        tokenize_to(path, config, tokenizer, ends)
+        return {side: stream.clone() for side, stream in read_streams(path).items()}
 
 
-def tokenize_to(path: Path, config: DataConfig, tokenizer) -> None:
-    """Pack the corpus into two int32 streams, `train` and `heldout`, documents separated by the end-of-text token.
+def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> None:
+    """Pack the corpus into two int32 streams, `train` and `heldout`: documents as inference has them, an end between.
 
     Reads documents until both `data.num_tokens` and `data.heldout_tokens` are reached. Memory holds one batch of documents:
     tokens are appended to files in a folder beside `path` (`.parts`, the caller's to delete), with the reader's position,
     from which a killed call continues.
 
+    Args:
+        ends: as of `marks_of`.
+
     Raises:
-        DataError: no end-of-text token, an empty corpus, or fewer tokens than one sequence on either side.
+        DataError: no end-of-text token, an empty corpus, or fewer tokens than two sequences on either side; as of
+            `Documents` and `as_used`.
     """
-    separator = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if separator is None:
-        raise DataError("the tokenizer has neither an end-of-text nor a begin-of-text token to separate documents")
+    marks = marks_of(tokenizer, ends, first_document(config), config.text_column)
     wanted = {"train": config.num_tokens, "heldout": config.heldout_tokens}
     streams = _Streams(path.with_suffix(".parts"), wanted)
     source = Documents(config, streams.reader_state)
     progress = bar(
         total=sum(wanted.values()), initial=sum(streams.written.values()), desc="tokenize", unit="tok", unit_scale=True
     )
-    for texts in _batches(source, config, streams.written, wanted):
-        encoded = tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
-        for (side, _), ids in zip(texts, encoded, strict=True):
-            progress.update(streams.append(side, [*ids, separator]))
+    for batch in _batches(source, config, streams.written, wanted):
+        encoded = as_used([document for _, document in batch], tokenizer, config.text_column)
+        for (side, _), ids in zip(batch, encoded, strict=True):
+            progress.update(streams.append(side, marks.closed(ids)))
         streams.save_if_due(source.state)
     progress.close()
+    source.say_skipped()
     for side, count in streams.written.items():
         if count < 2 * config.sequence_length:
             raise DataError(
@@ -175,7 +445,7 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer) -> None:
             )
         if count < wanted[side]:
             logger.warning("%s has only %d of the %d %s tokens asked for", config.name, count, wanted[side], side)
-    streams.finish(path)
+    streams.finish(path, marks)
 
 
 class _Streams:
@@ -216,23 +486,23 @@ class _Streams:
         artifacts.write_json(self.folder / "state.json", {"tokens": self.written, "reader": reader_state()})
         self.saved = sum(self.written.values())
 
-    def finish(self, path: Path) -> None:
+    def finish(self, path: Path, marks: Marks) -> None:
         arrays = {
             side: torch.from_file(str(self._path(side)), size=count, dtype=torch.int32)
             for side, count in self.written.items()
         }
-        artifacts.write_tensors(path, arrays)
+        write_streams(path, {side: TokenStream.of(t, marks.prefix, marks.separator) for side, t in arrays.items()})
 
 
 def _batches(rows, config: DataConfig, written: dict, wanted: dict, batch_size: int = 64) -> Iterator[list]:
-    """Batches of `(side, text)` for the sides that still lack tokens."""
+    """Batches of `(side, document)` for the sides that still lack tokens."""
     if all(written[name] >= wanted[name] for name in wanted):
         return
     batch = []
-    for document_id, text in rows:
+    for document_id, document in rows:
         side = "heldout" if is_heldout(document_id, config.heldout_fraction) else "train"
         if written[side] < wanted[side]:
-            batch.append((side, text))
+            batch.append((side, document))
         if len(batch) == batch_size:
             yield batch
             batch = []
@@ -242,36 +512,78 @@ def _batches(rows, config: DataConfig, written: dict, wanted: dict, batch_size: 
         yield batch
 
 
+# -- sequences
+
+
+def cut(tokens: torch.Tensor, start: int, length: int) -> tuple[torch.Tensor, int]:
+    """The sequence of `length` tokens from position `start` of a stream, as a prompt begins, int64; and where the next starts."""
+    prefix = getattr(tokens, "prefix", ())
+    first = _behind_marks(tokens, start)
+    stop = first + length - len(prefix)
+    text = tokens.as_subclass(torch.Tensor)[first:stop].long()
+    return (torch.cat([torch.tensor(prefix), text]) if prefix else text), stop
+
+
+def _behind_marks(tokens: torch.Tensor, start: int) -> int:
+    """Where the text of a sequence from `start` begins: behind marks that stand there already, or are cut by `start`."""
+    prefix = getattr(tokens, "prefix", ())
+    if not prefix:
+        return start
+    array, size = tokens.numpy(), len(prefix)
+    if tokens.separator not in prefix and start < len(array) and array[start] == tokens.separator:
+        start += 1  # the end of the document before
+    for begin in range(max(0, start - size + 1), start + 1):
+        if tuple(array[begin : begin + size].tolist()) == prefix:
+            return begin + size
+    return start
+
+
 class TokenBlocks(Dataset):
-    """Non-overlapping sequences of a token stream in a seeded random order; a map-style dataset for `Trainer`.
+    """Sequences of a token stream in a seeded random order, no text twice; a map-style dataset for `Trainer`.
 
     Args:
-        tokens: the packed stream, shape `(num_tokens,)`, any integer dtype.
+        tokens: the packed stream, shape `(num_tokens,)`, any integer dtype; a `TokenStream`'s sequences all begin with
+            its prefix.
         sequence_length: tokens per sequence.
         seed: order of the sequences; `None` keeps the stream's order.
         limit: at most so many sequences.
     """
 
     def __init__(self, tokens: torch.Tensor, sequence_length: int, seed: int | None = None, limit: int | None = None):
-        count = len(tokens) // sequence_length
+        self.tokens, self.sequence_length = tokens, sequence_length
+        self.starts = self._starts(len(getattr(tokens, "prefix", ())))
+        count = len(self.starts)
         if count == 0:
             raise DataError(f"{len(tokens)} tokens do not fill one sequence of {sequence_length}")
-        self.blocks = tokens[: count * sequence_length].view(count, sequence_length)
         if seed is None:
             self.order = torch.arange(count)
         else:
             self.order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         self.order = self.order[:limit]
 
+    def _starts(self, prefix: int) -> Sequence[int]:
+        room, end = self.sequence_length - prefix, len(self.tokens)
+        if room < 1:
+            raise DataError(
+                f"data.sequence_length {self.sequence_length} has no room behind the {prefix} tokens in front of a prompt"
+            )
+        if prefix == 0:
+            return range(0, end - room + 1, room)
+        starts, start = [], 0
+        while (stop := _behind_marks(self.tokens, start) + room) <= end:
+            starts.append(start)
+            start = stop
+        return starts
+
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.blocks[self.order[index]].long()}
+        return {"input_ids": cut(self.tokens, self.starts[self.order[index]], self.sequence_length)[0]}
 
     def tensor(self) -> torch.Tensor:
         """All sequences at once, shape `(len(self), sequence_length)`, int64."""
-        return self.blocks[self.order].long()
+        return torch.stack([self[i]["input_ids"] for i in range(len(self))])
 
 
 def sequences(tokens: torch.Tensor, sequence_length: int, num_tokens: int, seed: int) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """How good a model is against its parent: distances on tokens, and a task with right and wrong answers."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .data import cut, given_tokens
 from .progress import bar
 
 
@@ -25,6 +26,22 @@ def token_losses(logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
     """Next-token cross-entropy in nats, `(batch, length - 1)`."""
     flat = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), input_ids[:, 1:].flatten(), reduction="none")
     return flat.view(input_ids.shape[0], -1)
+
+
+def targets(input_ids: torch.Tensor, given: Sequence[int] = ()) -> torch.Tensor:
+    """The next token of each position, `(batch, length - 1)`; -100 where it is one of those that inference is `given`."""
+    following = input_ids[:, 1:]
+    if not given:
+        return following
+    return following.masked_fill(torch.isin(following, torch.tensor(given, device=following.device)), -100)
+
+
+def mean_per_row(values: torch.Tensor, input_ids: torch.Tensor, given: Sequence[int] = ()) -> torch.Tensor:
+    """Mean of each row of `values`, `(batch, length)` or without the last position, without those before a `given` token."""
+    if not given:
+        return values.mean(1)
+    counted = F.pad(targets(input_ids, given) != -100, (0, values.shape[1] - input_ids.shape[1] + 1), value=True)
+    return (values * counted).sum(1) / counted.sum(1)
 
 
 def mean_and_error(values: torch.Tensor) -> tuple[float, float]:
@@ -60,17 +77,31 @@ class ClozeTask:
     def from_tokens(
         cls, tokens: torch.Tensor, num_items: int, context: int, continuation: int, seed: int
     ) -> "ClozeTask":
-        """Raises ValueError when the stream is shorter than one item."""
-        length = context + continuation
+        """Raises ValueError when the stream is shorter than one item, or its documents than a continuation."""
+        length, prefix = context + continuation, len(getattr(tokens, "prefix", ()))
         if len(tokens) < 2 * length:
             raise ValueError(f"{len(tokens)} held-out tokens are too few for cloze items of {length} tokens")
-        generator = torch.Generator().manual_seed(seed)
-        starts = torch.randint(0, len(tokens) - length, (num_items,), generator=generator)
-        others = torch.randint(0, len(tokens) - continuation, (num_items, 3), generator=generator)
-        offsets, tail = torch.arange(length), torch.arange(continuation)
-        right = tokens[starts[:, None] + offsets].long()  # (items, length)
+        if context <= prefix:
+            raise ValueError(f"a context of {context} tokens has no text: a prompt begins with {prefix} of its own")
+        generator, given = torch.Generator().manual_seed(seed), torch.tensor(given_tokens(tokens))
+        plain = tokens.as_subclass(torch.Tensor)
+
+        def draw(count: int, size: int, of: Callable[[int], torch.Tensor]) -> torch.Tensor:
+            """Token rows from random positions whose continuation is text throughout."""
+            found: list[torch.Tensor] = []
+            for _ in range(100):
+                for start in torch.randint(0, len(tokens) - size, (count,), generator=generator).tolist():
+                    row = of(start)
+                    if len(row) == size and not (len(given) and torch.isin(row[-continuation:], given).any()):
+                        found.append(row)
+                if len(found) >= count:
+                    return torch.stack(found[:count])
+            raise ValueError(f"the held-out documents are too short for continuations of {continuation} tokens")
+
+        right = draw(num_items, length, lambda start: cut(tokens, start, length)[0])
+        others = draw(3 * num_items, continuation, lambda start: plain[start : start + continuation].long())
         rows = right[:, None].repeat(1, 4, 1)
-        rows[:, 1:, context:] = tokens[others[..., None] + tail].long()
+        rows[:, 1:, context:] = others.view(num_items, 3, continuation)
         return cls(rows.flatten(0, 1), continuation)
 
     def correct(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -85,12 +116,18 @@ def batched(input_ids: torch.Tensor, batch_size: int, description: str) -> Itera
 
 @torch.no_grad()
 def compare(
-    parent: PreTrainedModel, child: Callable, input_ids: torch.Tensor, batch_size: int, description: str = "evaluate"
+    parent: PreTrainedModel,
+    child: Callable,
+    input_ids: torch.Tensor,
+    batch_size: int,
+    description: str = "evaluate",
+    given: Sequence[int] = (),
 ) -> dict[str, float]:
     """Child against parent on held-out sequences; every share and mean with its standard error over sequences.
 
     Args:
         input_ids: shape `(num_sequences, sequence_length)`.
+        given: tokens that are never predicted, as of `TokenStream.given`: positions before them do not count.
 
     Returns:
         `top1_kept` (accuracy of the child / of the parent), `top1`, `parent_top1`, `agreement`, `kl`, `loss`,
@@ -102,12 +139,16 @@ def compare(
         p = parent(input_ids=batch, use_cache=False).logits
         c = child(input_ids=batch, use_cache=False).logits
         p_best, c_best, target = p[:, :-1].argmax(-1), c[:, :-1].argmax(-1), batch[:, 1:]
-        columns["p_hit"].append((p_best == target).float().mean(1))
-        columns["c_hit"].append((c_best == target).float().mean(1))
-        columns["same"].append((p_best == c_best).float().mean(1))
-        columns["kl"].append(kl_divergence(p[:, :-1], c[:, :-1]).mean(1))
-        columns["p_loss"].append(token_losses(p, batch).mean(1))
-        columns["c_loss"].append(token_losses(c, batch).mean(1))
+        per_token = {
+            "p_hit": (p_best == target).float(),
+            "c_hit": (c_best == target).float(),
+            "same": (p_best == c_best).float(),
+            "kl": kl_divergence(p[:, :-1], c[:, :-1]),
+            "p_loss": token_losses(p, batch),
+            "c_loss": token_losses(c, batch),
+        }
+        for name, tokens in per_token.items():
+            columns[name].append(mean_per_row(tokens, batch, given))
     values = {name: torch.cat(parts).cpu() for name, parts in columns.items()}
     kept, kept_error = ratio_and_error(values["c_hit"], values["p_hit"])
     kl, kl_error = mean_and_error(values["kl"])

@@ -84,12 +84,22 @@ class ParentConfig:
 class DataConfig:
     """Text for calibration, distillation and evaluation; documents are split by hash of their id."""
 
-    name: str = key("`python-stdlib`, `text` (local files), or a dataset id of the Hub (streamed)")
+    name: str = key(
+        "`python-stdlib`, `text` (local text files), `json`, `csv`, `parquet` (local files of rows), or a dataset id of the "
+        "Hub or a dataset's folder (streamed)"
+    )
     config_name: str | None = key("configuration of a Hub dataset", None)
     revision: str | None = key("Hub revision of a dataset: a commit makes the run reproducible", None)
     split: str = key("split of a Hub dataset", "train")
-    text_column: str = key("column of a Hub dataset that holds the text", "text")
-    data_files: list[str] = key("globs, for `name: text`", [])
+    text_column: str = key(
+        "column of a dataset that holds the text, or chats: lists of messages (role, content), rendered by the parent's "
+        "chat template",
+        "text",
+    )
+    data_files: list[str] = key(
+        "globs of local files, for `text`, `json`, `csv`, `parquet`; of a Hub dataset or a folder: only these of its files",
+        [],
+    )
     sequence_length: int = key("tokens per sequence", 2048)
     num_tokens: int = key("training tokens to prepare", 10_000_000)
     heldout_tokens: int = key("held-out tokens to prepare", 200_000)

@@ -1,5 +1,6 @@
 """Documents in, tokens out: what is held out stays out, and every token is used once."""
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -9,17 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import processors
 
 from hf_puzzle import data
 from hf_puzzle.data import (
     DataError,
     Documents,
+    Marks,
     TokenBlocks,
+    TokenStream,
+    as_used,
+    cut,
+    end_tokens,
+    first_document,
     is_heldout,
+    marks_of,
+    read_streams,
     sequences,
     tokenize,
     tokenize_to,
     train_tokenizer,
+    write_streams,
 )
 from hf_puzzle.recipe import DataConfig
 
@@ -177,6 +188,253 @@ def test_sequences_depend_on_the_seed_alone(tokens):
         sequences(tokens["train"][:15], 16, 16, seed=0)
 
 
+# -- streams look like inference
+
+
+def with_marks(tokenizer, single, bos="<s>", **special):
+    """A copy of the tokenizer that puts the special tokens of `single` around a text."""
+    marked = copy.deepcopy(tokenizer)
+    names = [name for name in single.split() if name != "$A"]
+    marked.add_special_tokens({"bos_token": bos, **special, "additional_special_tokens": sorted({*names} - {bos})})
+    ids = [(name, marked.convert_tokens_to_ids(name)) for name in {*names}]
+    marked.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    return marked
+
+
+CHAT = "{{ bos_token }}{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|over|>{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def begins(tokenizer):
+    """A tokenizer that puts <s> in front of a text."""
+    return with_marks(tokenizer, "<s> $A")
+
+
+def text_of(rows, prefix):
+    return [row[len(prefix) :].tolist() for row in rows]
+
+
+@pytest.mark.parametrize("single", ["<s> $A", "<m> <s> $A", "<s> $A <|endoftext|>"])
+def test_documents_and_sequences_begin_as_a_prompt_does(corpus, tokenizer, single):
+    marked = with_marks(tokenizer, single)
+    config = config_for(corpus)
+    streams = tokenize(config, marked)
+    prefix = tuple(marked("w1")["input_ids"][: single.split().index("$A")])
+    wanted = {"train": [], "heldout": []}
+    for name, text in Documents(config):
+        side = "heldout" if is_heldout(name, 0.3) else "train"
+        ids = marked(text)["input_ids"]  # as a user has them
+        wanted[side] += ids if single.endswith("<|endoftext|>") else [*ids, marked.eos_token_id]
+    for side, stream in streams.items():
+        assert stream.tolist() == wanted[side]
+        assert stream.prefix == stream[len(stream) // 3 :].prefix == prefix
+        assert stream.given == prefix
+        rows = TokenBlocks(stream, 16).tensor()
+        assert torch.equal(rows[:, : len(prefix)], torch.tensor(prefix).expand(len(rows), -1))
+        doubled = rows.unfold(1, 2 * len(prefix), 1) == torch.tensor(prefix * 2)
+        assert not doubled.all(-1).any()
+        # without the special tokens, the sequences are the text: nothing is lost, nothing comes twice
+        marks = {*prefix, marked.eos_token_id}
+        text = [t for row in rows.tolist() for t in row if t not in marks]
+        assert text == [t for t in stream.tolist() if t not in marks][: len(text)]
+        assert len(text) > len(stream) - 16 - (len(stream) // 16) - 3 * (stream == prefix[0]).sum()
+        assert torch.equal(sequences(stream, 16, 32, 0)[:, : len(prefix)], torch.tensor(prefix).expand(2, -1))
+
+
+def test_a_sequence_never_has_part_of_a_prefix_at_its_start():
+    stream = TokenStream.of(torch.tensor([8, 9, 1, 2, 3, 0, 8, 9, 4, 5, 6, 7]), (8, 9), 0)
+    rows = [cut(stream, start, 5) for start in range(8)]
+    assert [row.tolist() for row, _ in rows] == [
+        [8, 9, 1, 2, 3], [8, 9, 1, 2, 3], [8, 9, 1, 2, 3], [8, 9, 2, 3, 0], [8, 9, 3, 0, 8],
+        [8, 9, 4, 5, 6], [8, 9, 4, 5, 6], [8, 9, 4, 5, 6],
+    ]  # fmt: skip
+    assert [stop for _, stop in rows] == [5, 5, 5, 6, 7, 11, 11, 11]
+    with pytest.raises(DataError, match="sequence_length 2 has no room behind the 2 tokens"):
+        TokenBlocks(stream, 2)
+
+
+def test_tokenizers_that_add_nothing_leave_plain_streams(corpus, tokenizer, begins, tmp_path):
+    streams = tokenize(config_for(corpus), tokenizer)
+    texts = [text for name, text in Documents(config_for(corpus)) if is_heldout(name, 0.3)]
+    plain = [t for text in texts for t in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+    assert streams["heldout"].tolist() == plain
+    rows = TokenBlocks(streams["heldout"], 16, seed=3)
+    views = torch.tensor(plain)[: len(rows) * 16].view(-1, 16)
+    assert torch.equal(rows.tensor(), views[torch.randperm(len(rows), generator=torch.Generator().manual_seed(3))])
+    assert streams["train"].given == ()
+    silenced = copy.deepcopy(begins)  # as add_bos_token: false leaves it: prompts have none either
+    silenced.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    assert marks_of(silenced) == Marks((), tokenizer.eos_token_id, True)
+
+
+def test_a_token_that_begins_texts_and_separates_them_is_not_doubled(corpus, tokenizer):
+    marked = with_marks(tokenizer, "<|endoftext|> $A", bos="<|endoftext|>")
+    stream = tokenize(config_for(corpus), marked)["heldout"]
+    ids = [marked(text)["input_ids"] for name, text in Documents(config_for(corpus)) if is_heldout(name, 0.3)]
+    assert stream.tolist() == sum(ids, [])
+    assert stream.given == ()  # to end a text is predicted
+    assert (TokenBlocks(stream, 16).tensor()[:, 0] == marked.bos_token_id).all()
+
+
+def test_documents_do_not_end_with_the_end_of_a_turn(tokenizer):
+    chat = with_marks(tokenizer, "<s> $A", eos_token="<|over|>")
+    over, end = chat.eos_token_id, chat.convert_tokens_to_ids("<|endoftext|>")
+    assert marks_of(chat, [end, over]).separator == over  # no template: a base model's eos ends texts
+    chat.chat_template = CHAT
+    assert marks_of(chat, [over, 10**6, end]).separator == end
+    assert marks_of(chat).separator == over  # the only one that is known
+    chat.chat_template = {"default": CHAT, "tools": CHAT}
+    assert marks_of(chat, [end]).separator == end
+
+    class Generation:
+        eos_token_id = [7, 5]
+
+    class Config:
+        eos_token_id = 5
+
+    assert end_tokens(None, Generation, Config) == [7, 5]
+    assert end_tokens(Config, None) == [5]
+
+
+def test_a_tokenizer_whose_special_tokens_change_the_text_is_refused(tokenizer):
+    class Odd:
+        eos_token_id = 3
+
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [1, 7, 8] if add_special_tokens else [6]}
+
+    with pytest.raises(DataError, match=r"makes \[1, 7, 8\] of 'abc', and \[6\] without"):
+        marks_of(Odd())
+
+
+def test_streams_keep_their_prefix_in_the_file(tmp_path):
+    streams = {name: TokenStream.of(torch.arange(n, dtype=torch.int32), (4, 5), 2) for name, n in (("a", 9), ("b", 7))}
+    write_streams(tmp_path / "marked", streams)
+    write_streams(tmp_path / "plain", {"a": torch.arange(3)})
+    found = read_streams(tmp_path / "marked")
+    assert [(s.prefix, s.separator, s.given) for s in found.values()] == [((4, 5), 2, (4, 5))] * 2
+    assert torch.equal(found["b"], streams["b"])
+    assert read_streams(tmp_path / "plain")["a"].prefix == ()
+    own = torch.arange(3)
+    assert TokenStream.of(own, (1,))[1:].prefix == (1,)
+    assert type(own) is torch.Tensor
+
+
+# -- rows that are no text
+
+
+def rows_of(folder, rows, **settings):
+    """A configuration of a dataset whose rows are written to a file."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"sequence_length": 8, "heldout_fraction": 0.5} | settings
+    return DataConfig(name="json", data_files=[str(path)], **options)
+
+
+def test_rows_without_text_are_skipped_and_counted_once(corpus, tokenizer, tmp_path, caplog):
+    texts = [path.read_text() for path in sorted(corpus.glob("*.txt"))]
+    config = rows_of(tmp_path, [{"text": t} for t in [None, *texts[:20], "", None, *texts[20:], " \n"]])
+    assert [text for _, text in Documents(config)] == texts
+    assert [r.getMessage() for r in caplog.records] == ["json: 4 rows without text in column text were skipped"]
+    caplog.clear()
+    streams = tokenize(config, tokenizer)
+    assert sum((s == tokenizer.eos_token_id).sum().item() for s in streams.values()) == len(texts)
+    assert sum("4 rows without text" in r.getMessage() for r in caplog.records) == 1
+    half = Documents(config)
+    assert len(list(itertools.islice(half, 30))) == 30
+    again = Documents(config, json.loads(json.dumps(half.state())))
+    assert len(list(again)) == 10
+    assert sum("4 rows without text" in r.getMessage() for r in caplog.records) == 2  # of the whole corpus
+    with pytest.raises(DataError, match="'text': the first 1000 rows have no text"):
+        list(Documents(rows_of(tmp_path, [{"text": None, "other": "a"}] * 1001)))
+
+
+def chats(count=40):
+    return [
+        [{"role": "user", "content": f"w{i}x1 w{i}x2"}, {"role": "assistant", "content": f"w{i}x{i} w{i}x3"}]
+        for i in range(count)
+    ]
+
+
+def test_chats_go_through_the_template_as_in_inference(begins, tokenizer, tmp_path):
+    config = rows_of(tmp_path, [{"messages": chat, "id": i} for i, chat in enumerate(chats())], text_column="messages")
+    talking = copy.deepcopy(begins)
+    talking.chat_template = CHAT
+    streams = tokenize(config, talking)
+    rendered = [talking.apply_chat_template(chat, return_dict=False) for chat in chats()]
+    assert rendered[0].count(talking.bos_token_id) == 1
+    found = sum((s.tolist() for s in streams.values()), [])
+    assert sorted(found) == sorted(sum(rendered, []))  # nothing is added: the next <s> begins the next chat
+    assert all(s[0] == talking.bos_token_id and s.prefix == (talking.bos_token_id,) for s in streams.values())
+    with pytest.raises(DataError, match="'messages' holds chats, and the parent's tokenizer has no chat template"):
+        tokenize(config, begins)
+    with pytest.raises(DataError, match="'messages' holds chats: a parent that is made here"):
+        train_tokenizer(config, 300)
+
+
+@pytest.mark.parametrize(
+    "single, template, prefix",
+    [
+        ("$A", CHAT, ["<s>"]),  # only the template begins with <s>
+        ("<s> $A", CHAT.replace("{{ bos_token }}", ""), []),  # a chat has no <s>, though a text has
+        ("$A", CHAT.replace("<|turn|>", "{{ bos_token }}"), []),  # <s> begins every turn
+    ],
+)
+def test_chats_begin_as_their_template_says(tokenizer, single, template, prefix):
+    marked = with_marks(tokenizer, single)
+    marked.chat_template = template
+    marks = marks_of(marked, document=chats()[0])
+    assert marked.convert_ids_to_tokens(list(marks.prefix)) == prefix
+    assert marks.closes == (not prefix)
+
+
+def test_empty_fields_of_messages_are_absent_and_templates_may_refuse(begins, tmp_path):
+    message = {"role": "user", "content": "w1", "tool_calls": None}
+    config = rows_of(tmp_path, [{"messages": [message]}], text_column="messages")
+    assert first_document(config) == [{"role": "user", "content": "w1"}]
+    strict = copy.deepcopy(begins)
+    strict.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(DataError, match="text_column 'messages': the chat template refuses a chat: roles must"):
+        as_used([first_document(config)], strict, "messages")
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ([1, 2, 3], "lists of numbers"),
+        (["a", "b"], "lists of texts; join them"),
+        ([{"from": "human", "value": "a"}], r"messages with the keys \['from', 'value'\]; rename them to role"),
+        (7, "values of type int"),
+        (0.5, "values of type float"),
+        ({"de": "a"}, "values of type dict"),
+    ],
+)
+def test_what_is_neither_text_nor_chat_is_refused_by_column(value, message, tmp_path):
+    with pytest.raises(DataError, match=f"data.text_column 'what' holds {message}"):
+        first_document(rows_of(tmp_path, [{"what": value}], text_column="what"))
+
+
+def test_a_missing_column_names_those_there_are(tmp_path):
+    with pytest.raises(DataError, match=r"'text' is not a column; columns: \['completion', 'prompt'\]; prompts and"):
+        first_document(rows_of(tmp_path, [{"prompt": "a", "completion": "b"}]))
+
+
+def test_data_files_are_read_or_refused(tmp_path, monkeypatch):
+    for folder, text in (("mine", "my corpus"), ("private", "not to be read")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text(json.dumps({"text": text}) + "\n")
+        (tmp_path / folder / "a.csv").write_text(f"text\n{text}\n")
+    monkeypatch.chdir(tmp_path)
+    for name, files in (("json", "mine/*.jsonl"), ("csv", "mine/a.csv"), (str(tmp_path), "mine/*.jsonl")):
+        assert [t for _, t in Documents(DataConfig(name=name, data_files=[files]))] == ["my corpus"]
+    with pytest.raises(DataError, match="name the files of data.name json"):
+        Documents(DataConfig(name="json"))
+    with pytest.raises(DataError, match="python-stdlib has none"):
+        Documents(DataConfig(name="python-stdlib", data_files=["mine/*"]))
+    with pytest.raises(DataError, match=r"'json' with data_files \['nothing/\*'\] cannot be opened"):
+        Documents(DataConfig(name="json", data_files=["nothing/*"]))
+
+
 @pytest.fixture(params=["text", "hub"])
 def streamed(request, corpus, tmp_path, monkeypatch):
     """A corpus of local files, and one that `datasets` streams from four files."""
@@ -196,7 +454,7 @@ def streamed(request, corpus, tmp_path, monkeypatch):
             "json", data_files=files, split=split, streaming=streaming
         ),
     )
-    return dataclasses.replace(config_for(corpus), name="somebody/corpus")
+    return dataclasses.replace(config_for(corpus), name="somebody/corpus", data_files=[])
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 39, 40])
@@ -218,7 +476,7 @@ def test_killed_tokenization_continues_and_writes_the_same_file(streamed, tokeni
     calls = []
 
     def dying(texts, **options):
-        calls.append(len(texts))
+        calls.extend([len(texts)] * isinstance(texts, list))  # and not the question what is put around a text
         if len(calls) > batches:
             raise KeyboardInterrupt
         return tokenizer(texts, **options)
@@ -232,7 +490,7 @@ def test_killed_tokenization_continues_and_writes_the_same_file(streamed, tokeni
     again = []
 
     def counting(texts, **options):
-        again.append(len(texts))
+        again.extend([len(texts)] * isinstance(texts, list))
         return tokenizer(texts, **options)
 
     counting.eos_token_id = tokenizer.eos_token_id

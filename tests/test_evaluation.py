@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_puzzle.data import TokenStream
 from hf_puzzle.evaluation import (
     ClozeTask,
     compare,
     kl_divergence,
     mean_and_error,
+    mean_per_row,
     ratio_and_error,
+    targets,
     task_accuracy,
     token_losses,
 )
@@ -73,6 +76,34 @@ def test_comparison_is_the_one_by_hand(llama, qwen2, calibration):
     assert result["kl_stderr"] == pytest.approx(per_sequence.std().item() / len(per_sequence) ** 0.5, rel=1e-4)
 
 
+def test_tokens_that_inference_is_given_are_no_targets():
+    rows = torch.tensor([[9, 1, 2, 0, 9, 3], [9, 4, 5, 6, 7, 8]])
+    assert torch.equal(targets(rows), rows[:, 1:])
+    assert targets(rows, (9,)).tolist() == [[1, 2, 0, -100, 3], [4, 5, 6, 7, 8]]
+    values = torch.tensor([[1.0, 2, 3, 100, 4], [1, 1, 1, 1, 6]])
+    assert mean_per_row(values, rows, (9,)).tolist() == [2.5, 2.0]
+    assert mean_per_row(torch.cat([values, torch.tensor([[5.0], [8.0]])], 1), rows, (9,)).tolist() == [3.0, 3.0]
+    assert torch.equal(mean_per_row(values, rows), values.mean(1))
+
+
+def test_comparison_leaves_out_what_is_given(llama, qwen2, calibration):
+    rows = calibration.clone()
+    rows[:, 0] = rows[::2, 7] = 1
+    result = compare(llama, qwen2, rows, batch_size=7, given=(1,))
+    with torch.no_grad():
+        p, c = llama(rows).logits[:, :-1], qwen2(rows).logits[:, :-1]
+    asked = rows[:, 1:] != 1
+    assert not asked.all()
+
+    def mean(values):
+        return torch.stack([row[mask].mean() for row, mask in zip(values.float(), asked, strict=True)]).mean().item()
+
+    losses = F.cross_entropy(c.transpose(1, 2), rows[:, 1:], reduction="none")
+    assert result["loss"] == pytest.approx(mean(losses), rel=1e-5)
+    assert result["kl"] == pytest.approx(mean(kl_divergence(p, c)), rel=1e-5)
+    assert result["agreement"] == pytest.approx(mean(p.argmax(-1) == c.argmax(-1)))
+
+
 def successor_stream(length=4000, vocab=97):
     """A stream in which every token is the one before plus 1: an oracle exists."""
     return torch.arange(length, dtype=torch.int32) % vocab
@@ -105,6 +136,21 @@ def test_an_oracle_answers_every_item_and_chance_a_quarter(batch_size):
     guesses = task_accuracy(guesser, task, batch_size, "cpu")
     assert set(guesses.tolist()) == {0.0, 1.0}
     assert abs(guesses.mean().item() - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
+
+
+def test_cloze_items_begin_as_a_prompt_and_ask_for_text():
+    documents = [[250, *range(i % 97, i % 97 + 20), 251] for i in range(200)]
+    stream = TokenStream.of(torch.tensor(sum(documents, []), dtype=torch.int32), (250,), 251)
+    rows = ClozeTask.from_tokens(stream, num_items=50, context=10, continuation=4, seed=0).rows.view(50, 4, 14)
+    assert (rows[:, :, 0] == 250).all()
+    assert not (rows[:, :, 1] == 250).any()
+    assert not (rows[:, :, 10:] == 250).any()
+    flat = torch.tensor(sum(documents, []))
+    assert all((flat.unfold(0, 13, 1) == row[1:]).all(-1).any() for row in rows[:, 0])
+    with pytest.raises(ValueError, match="a context of 1 tokens has no text"):
+        ClozeTask.from_tokens(stream, 1, 1, 4, 0)
+    with pytest.raises(ValueError, match="documents are too short for continuations of 30 tokens"):
+        ClozeTask.from_tokens(stream, 1, 10, 30, 0)
 
 
 def test_cloze_needs_two_items_of_text():

@@ -10,7 +10,7 @@ import torch
 from .. import artifacts
 from ..blocks import Block
 from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_bytes
-from ..data import sequences
+from ..data import given_tokens, sequences
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
 from ..progress import bar
@@ -34,6 +34,11 @@ def test_sequences(run) -> torch.Tensor:
     return sequences(run.tokens["test"], run.sequence_length, run.recipe.evaluate.num_tokens, run.recipe.seed + 11)
 
 
+def _compared(run, model, rows: torch.Tensor, name: str) -> dict:
+    given = given_tokens(run.tokens["test"])
+    return compare(run.parent, model, rows, run.recipe.evaluate.batch_size, f"evaluate {name}", given)
+
+
 def check_quantized(names: list[str]) -> None:
     """Raises RecipeError for weights that optimum-quanto does not have, or without the package."""
     for name in names:
@@ -48,9 +53,7 @@ def assess(run) -> dict:
     config, parent = run.recipe.evaluate, run.parent
     rows = test_sequences(run)
     models = {"child": run.load_child("child"), "distilled": run.load_child("distilled")}
-    quality = {
-        name: compare(parent, model, rows, config.batch_size, f"evaluate {name}") for name, model in models.items()
-    }
+    quality = {name: _compared(run, model, rows, name) for name, model in models.items()}
     task = ClozeTask.from_tokens(
         run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
     )
@@ -98,7 +101,7 @@ def assess(run) -> dict:
 def _quantized(run, rows: torch.Tensor, weights: str) -> dict:
     """The distilled child with its matrices in fewer bits: quality, and the bytes its weights hold."""
     model = quantized(run.run_dir / "distilled", weights).to(run.device)
-    quality = compare(run.parent, model, rows, run.recipe.evaluate.batch_size, f"evaluate {weights}")
+    quality = _compared(run, model, rows, weights)
     return {"weights": weights, "quality": quality, "weight_bytes": weight_bytes_of(model)}
 
 
@@ -167,7 +170,7 @@ def run_baseline(run, name: str, gkd_tokens: int) -> None:
     else:
         logger.info("baseline %s: %s", name, describe(blocks))
         child = baseline_child(run, name, blocks, gkd_tokens)
-        quality = compare(run.parent, child, test_sequences(run), run.recipe.evaluate.batch_size, f"evaluate {name}")
+        quality = _compared(run, child, test_sequences(run), name)
         child = cast_parameters(child, getattr(torch, run.costs.dtype))
         row = {"name": name, "blocks": [block.id for block in blocks], "gkd_tokens": gkd_tokens, "quality": quality}
         row["weight_bytes"] = weight_bytes(child)

@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sized
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from .. import artifacts
 from ..cards import is_hub_id
 from ..conversions import ROUNDED, probe_logits, probe_tokens, relative_difference, tolerance_of
-from ..data import DataError
+from ..data import TRAINERS_DATA, DataError, TokenStream, around_prompt
 from ..formats import build_model
 from ..recipe import ParentConfig, PuzzleRecipe, RecipeError, load_recipe, parse_recipe, read_yaml
 from .importance import FFNActivity
@@ -33,7 +34,8 @@ from .surgery import UnsupportedParentError, check_parent, meta_parent
 logger = logging.getLogger(__name__)
 
 SEARCH_AT = ("train_end", "save", None)
-TRAINERS_DATA = "datasets of the Trainer"
+# repeated tokens at the ends of rows that are padding by all appearances, from this share of all tokens on
+PADDING_RUN, PADDED_SHARE = 8, 0.1
 # what torchrun and accelerate tell their processes; the search is one process
 LAUNCHER = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "RANK", "ROLE_", "TORCHELASTIC_", "WORLD_SIZE")
 
@@ -112,7 +114,7 @@ class PuzzleCallback(TrainerCallback):
             return loop(*args, **kwargs)
         if not trainer.is_in_train:  # nobody has looked at the model yet
             check_parent(_checked_model(trainer).config)
-        activity = FFNActivity(_base_model(trainer))
+        activity = FFNActivity(_base_model(trainer), getattr(_tokenizer_or_none(trainer), "pad_token_id", None))
         self._watching = True
         try:
             with activity.watched():
@@ -218,12 +220,11 @@ class PuzzleCallback(TrainerCallback):
 
     def _streams(self, trainer: Trainer, model: PreTrainedModel) -> tuple[PuzzleRecipe, dict[str, torch.Tensor]]:
         """The recipe with its sequence length, and the streams `train` and `heldout` of the Trainer's datasets."""
-        data, datasets = self.recipe.data, _datasets(trainer)
-        pad = _tokenizer(trainer).pad_token_id
-        train, longest = token_stream(
-            datasets["train_dataset"], data.num_tokens, "train_dataset", pad, self.recipe.seed
-        )
-        heldout, _ = token_stream(datasets["eval_dataset"], data.heldout_tokens, "eval_dataset", pad, self.recipe.seed)
+        data, datasets, tokenizer = self.recipe.data, _datasets(trainer), _tokenizer(trainer)
+        padding = {"pad_token_id": tokenizer.pad_token_id, "ends": (tokenizer.bos_token_id, tokenizer.eos_token_id)}
+        read = functools.partial(token_stream, seed=self.recipe.seed, **padding)
+        train, longest = read(datasets["train_dataset"], data.num_tokens, "train_dataset")
+        heldout, _ = read(datasets["eval_dataset"], data.heldout_tokens, "eval_dataset")
         if not self._length_given:
             most = min(data.sequence_length, getattr(model.config, "max_position_embeddings", data.sequence_length))
             data = dataclasses.replace(data, sequence_length=min(longest, most))
@@ -235,7 +236,11 @@ class PuzzleCallback(TrainerCallback):
                     f"needed ({sequences} sequences of data.sequence_length); give more text, a shorter "
                     "sequence_length, or a corpus in the recipe's `data`"
                 )
-        return dataclasses.replace(self.recipe, data=data), {"train": train, "heldout": heldout}
+        prefix = _prefix_in(train, tokenizer)
+        streams = {"train": train, "heldout": heldout}
+        return dataclasses.replace(self.recipe, data=data), {
+            name: TokenStream.of(stream, prefix, tokenizer.eos_token_id) for name, stream in streams.items()
+        }
 
 
 def _read(recipe: PuzzleRecipe | dict | str | Path) -> tuple[PuzzleRecipe, bool]:
@@ -317,10 +322,14 @@ def _check_names(model: PreTrainedModel) -> None:
 
 def _tokenizer(trainer: Trainer):
     """Raises RecipeError without one: a child's folder has its tokenizer."""
-    tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
+    tokenizer = _tokenizer_or_none(trainer)
     if tokenizer is None:
         raise RecipeError("the Trainer has no tokenizer, which the child's folder needs: pass it processing_class=...")
     return tokenizer
+
+
+def _tokenizer_or_none(trainer: Trainer):
+    return trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
 
 
 def _datasets(trainer: Trainer) -> dict[str, list]:
@@ -492,7 +501,9 @@ def _weights_mark(trainer: Trainer) -> tuple[float, ...]:
 # -- text
 
 
-def _row_tokens(row: Mapping, name: str, pad_token_id: int | None = None) -> torch.Tensor:
+def _row_tokens(
+    row: Mapping, name: str, pad_token_id: int | None = None, ends: tuple[int | None, ...] | None = None
+) -> torch.Tensor:
     """Tokens of a dataset's row without padding, shape `(num_tokens,)`, int32.
 
     Raises:
@@ -512,22 +523,55 @@ def _row_tokens(row: Mapping, name: str, pad_token_id: int | None = None) -> tor
         )
     if row.get("attention_mask") is not None:
         tokens = tokens[torch.as_tensor(row["attention_mask"]).bool()]
-    elif row.get("labels") is not None and pad_token_id is not None:
-        # prompts have no labels either: only what is also the padding token, and at the ends
-        text = ((torch.as_tensor(row["labels"]) != -100) | (tokens != pad_token_id)).nonzero().flatten()
-        tokens = tokens[text[0] : text[-1] + 1] if len(text) else tokens[:0]
+    elif pad_token_id is not None:
+        if row.get("labels") is not None:
+            # prompts have no labels either: only what is also the padding token, and at the ends
+            text = ((torch.as_tensor(row["labels"]) != -100) | (tokens != pad_token_id)).nonzero().flatten()
+            tokens = tokens[text[0] : text[-1] + 1] if len(text) else tokens[:0]
+        tokens = _without_padding(tokens, pad_token_id, ends)
     return tokens.int()
 
 
+def _without_padding(tokens: torch.Tensor, pad_token_id: int, ends: tuple[int | None, ...] | None) -> torch.Tensor:
+    """A row without the padding tokens at its ends; one is left where it may be the text's own begin or end.
+
+    Args:
+        ends: tokens that texts begin or end with; None: not known, then a single padding token is taken for one.
+    """
+    text = (tokens != pad_token_id).nonzero().flatten()
+    if not len(text):
+        return tokens[:0]
+    before, behind = int(text[0]), len(tokens) - 1 - int(text[-1])
+    if ends is None:
+        before, behind = (n if n == 1 else 0 for n in (before, behind))
+    else:
+        before, behind = (min(n, int(pad_token_id in ends)) for n in (before, behind))
+    return tokens[int(text[0]) - before : int(text[-1]) + 1 + behind]
+
+
 def token_stream(
-    datasets: list, num_tokens: int, name: str, pad_token_id: int | None = None, seed: int = 0
+    datasets: list,
+    num_tokens: int,
+    name: str,
+    pad_token_id: int | None = None,
+    seed: int = 0,
+    ends: tuple[int | None, ...] | None = None,
 ) -> tuple[torch.Tensor, int]:
     """Rows one after another, as they are trained on: a seeded random order, or a stream's own, as far as needed.
 
+    Padding is what `attention_mask` says; in rows without one, the padding tokens at their ends.
+
+    Args:
+        ends: BOS and EOS, which a text may begin and end with although they are the padding token, too.
+
     Returns:
         At most `num_tokens` tokens, int32, and the length of the longest row among them.
+
+    Raises:
+        DataError: rows without `input_ids`, or with what looks like padding that neither mask nor tokenizer names.
     """
     rows: list[torch.Tensor] = []
+    runs: Counter[int] = Counter()
     missing = num_tokens
     for dataset in datasets:
         order = (
@@ -536,9 +580,38 @@ def token_stream(
             else None
         )
         for row in dataset if order is None else (dataset[i] for i in order.tolist()):
-            rows.append(_row_tokens(row, name, pad_token_id))
+            rows.append(_row_tokens(row, name, pad_token_id, ends))
+            if row.get("attention_mask") is None:
+                runs += _end_run(rows[-1]) + _end_run(rows[-1].flip(0))
             missing -= len(rows[-1])
             if missing <= 0:
                 break
     stream = torch.cat(rows)[:num_tokens] if rows else torch.zeros(0, dtype=torch.int32)
+    for token, count in runs.most_common(1):
+        if count > PADDED_SHARE * sum(map(len, rows)):
+            raise DataError(
+                f"the Trainer's {name}: many rows end in runs of token {token}, {count} tokens of "
+                f"{sum(map(len, rows))}, as padding does, and the tokenizer's pad_token_id is {pad_token_id}: give rows "
+                "their attention_mask, or set tokenizer.pad_token"
+            )
     return stream, max((len(row) for row in rows), default=0)
+
+
+def _end_run(tokens: torch.Tensor) -> Counter[int]:
+    """How often a row's last token is repeated at its end, where no text would."""
+    others = (tokens != tokens[-1:]).nonzero().flatten()
+    length = len(tokens) - 1 - int(others[-1]) if len(others) else 0
+    return Counter({int(tokens[-1]): length}) if length >= PADDING_RUN else Counter()
+
+
+def _prefix_in(stream: torch.Tensor, tokenizer) -> tuple[int, ...]:
+    """What the tokenizer puts in front of prompts, if the rows that are trained on have it."""
+    prefix, _ = around_prompt(tokenizer)
+    if not prefix or (stream.unfold(0, len(prefix), 1) == torch.tensor(prefix)).all(-1).any():
+        return prefix
+    logger.warning(
+        "the Trainer's train_dataset has no %s, which the tokenizer puts in front of prompts: the search sees text as the "
+        "training does, without",
+        tokenizer.convert_ids_to_tokens(list(prefix)),
+    )
+    return ()

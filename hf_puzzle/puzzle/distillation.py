@@ -7,6 +7,7 @@ section 5 and its ablation).
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from .. import artifacts
-from ..data import TokenBlocks
+from ..data import TokenBlocks, given_tokens
+from ..evaluation import targets
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..training import SealingTrainer, num_steps, show_progress, training_arguments
@@ -69,20 +71,28 @@ def cosine_distance(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tens
 class GKDTrainer(SealingTrainer):
     """`Trainer` of a child (`model`) against its parent (`teacher`), both with heads over the same vocabulary.
 
-    Works under `torchrun` like any Trainer. Models of `loading.load_sharded` stay sharded, as does the optimizer, and
+    KL and cosine look at every position: a child that agrees with its parent there too loses nothing. The LM loss leaves
+    out the tokens that inference is `given` (`TokenStream.given`). Works under `torchrun` like any Trainer. Models of `loading.load_sharded` stay sharded, as does the optimizer, and
     checkpoints hold the shares; any others are replicated.
     """
 
     loss_is_scaled_for_ga = False  # our loss is a mean over the micro-batch: Trainer must divide it
 
-    def __init__(self, teacher: PreTrainedModel, config: DistillConfig, args: TrainingArguments, **kwargs):
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        config: DistillConfig,
+        args: TrainingArguments,
+        given: Sequence[int] = (),
+        **kwargs,
+    ):
         save_only_model = args.save_only_model
         args.save_only_model |= config.fsdp  # Trainer refuses to save the optimizer of sharded models; we do it
         super().__init__(args=args, **kwargs)
         args.save_only_model = save_only_model
         self.sharded = config.fsdp
         self.teacher = (teacher if self.sharded else teacher.to(self.args.device)).eval().requires_grad_(False)
-        self.config = config
+        self.config, self.given = config, given
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.config.optimizer == "adamw" or self.optimizer is not None:
@@ -110,7 +120,7 @@ class GKDTrainer(SealingTrainer):
             loss = loss + config.cosine_weight * parts["cosine"]
         if config.lm_weight:
             logits = head_of(unwrapped)(final[:, :-1])
-            parts["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), input_ids[:, 1:].flatten())
+            parts["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), targets(input_ids, self.given).flatten())
             loss = loss + config.lm_weight * parts["lm"]
         self._parts = {name: value.detach() for name, value in parts.items()}
         return (loss, outputs) if return_outputs else loss
@@ -200,9 +210,8 @@ def distill(
         use_cpu=parent.device.type == "cpu",
         seed=seed,
     )
-    trainer = GKDTrainer(
-        parent, config, model=child, args=args, train_dataset=TokenBlocks(tokens, sequence_length, seed + 7)
-    )
+    dataset = TokenBlocks(tokens, sequence_length, seed + 7)
+    trainer = GKDTrainer(parent, config, args, given_tokens(tokens), model=child, train_dataset=dataset)
     show_progress(trainer, "distill")
     checkpoint = trainer.resume()
     if (

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from accelerate.utils import align_module_device
+from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer
 
 from ..progress import bar
@@ -17,10 +18,11 @@ class FFNActivity:
 
     Args:
         model: transformers model; its FFN output matrices may be wrapped in adapters.
+        pad_token_id: of rows that were padded before anybody made a mask; one such token at an end may be text.
     """
 
-    def __init__(self, model: PreTrainedModel):
-        self.model = model
+    def __init__(self, model: PreTrainedModel, pad_token_id: int | None = None):
+        self.model, self.pad_token_id = model, pad_token_id
         stock = meta_parent(model.config)
         names = {module: name for name, module in stock.named_modules()}
         device = "cpu" if model.device.type == "mps" else model.device  # mps has no float64
@@ -51,13 +53,14 @@ class FFNActivity:
                 handle.remove()
 
     def _note_padding(self, module, args, kwargs) -> None:
-        self._kept, mask = None, kwargs.get("attention_mask")
+        given = (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        inputs, mask = next(tensor for tensor in given if tensor is not None), kwargs.get("attention_mask")
+        kept = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-            given = (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
-            inputs = next(tensor for tensor in given if tensor is not None)
-            mask = mask[:, -inputs.shape[1] :]  # with a cache the mask also covers what is in it
-            if not mask.all():
-                self._kept = mask.flatten().nonzero().flatten()
+            kept = mask[:, -inputs.shape[1] :].bool()  # with a cache the mask also covers what is in it
+        if self.pad_token_id is not None and not inputs.is_floating_point():
+            kept = kept & ~_padding_runs(inputs == self.pad_token_id)
+        self._kept = None if kept.all() else kept.flatten().nonzero().flatten()
 
     def _of_text(self, values: torch.Tensor) -> torch.Tensor:
         """Rows of `(tokens, ...)` that are no padding."""
@@ -93,6 +96,12 @@ class FFNActivity:
                 norms = module.weight.float().norm(dim=0).cpu() if self.channels[i] else 1.0
             scores[f"layer_{i}"] = (sums[:-1] / sums[-1]).float().cpu() * norms
         return scores
+
+
+def _padding_runs(pads: torch.Tensor) -> torch.Tensor:
+    """Where padding tokens follow one another at the ends of rows `(batch, length)`, but for the one next to the text."""
+    leading, trailing = pads.cumprod(1).bool(), pads.flip(1).cumprod(1).flip(1).bool()
+    return (leading & F.pad(leading[:, 1:], (0, 1))) | (trailing & F.pad(trailing[:, :-1], (1, 0)))
 
 
 @torch.no_grad()

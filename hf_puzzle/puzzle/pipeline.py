@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
@@ -53,6 +53,7 @@ from .search import Candidate, Search, check_constraints, check_sizes, jsonable,
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
+from .stream_check import check_streams
 from .surgery import check_parent
 
 
@@ -148,10 +149,21 @@ class PuzzleRun:
             self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
         )
 
+    @property
+    def _end_tokens(self) -> list[int]:
+        """Tokens that end the parent's generation."""
+        if self.parent_in_memory:
+            return data.end_tokens(self._given[0].generation_config, self.config)
+        try:
+            generation = GenerationConfig.from_pretrained(self.parent_path, revision=self.recipe.parent.revision)
+        except OSError:  # it has no such file
+            generation = None
+        return data.end_tokens(generation, self.config)
+
     @functools.cached_property
     def tokens(self) -> dict[str, torch.Tensor]:
         """Streams `train`, `validation` (chooses blocks) and `test` (only the last evaluation sees it)."""
-        streams = artifacts.read_tensors(self.run_dir / "tokens.safetensors")
+        streams = data.read_streams(self.run_dir / "tokens.safetensors")
         third = len(streams["heldout"]) // 3
         return {
             "train": streams["train"],
@@ -283,12 +295,14 @@ class PuzzleRun:
     def tokenize(self) -> None:
         path = self.run_dir / "tokens.safetensors"
         if self._streams is None:
-            data.tokenize_to(path, self.recipe.data, self.tokenizer)
+            data.tokenize_to(path, self.recipe.data, self.tokenizer, self._end_tokens)
         else:
-            artifacts.write_tensors(path, self._streams)
+            data.write_streams(path, self._streams)
 
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
+        if self._streams is None:
+            check_streams(self.parent, self.tokenizer, self.recipe.data, self.tokens["validation"])
         if ranking is None:
             input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
             ranking = channel_importance(self.parent, input_ids, config.batch_size)
@@ -507,7 +521,7 @@ class PuzzleRun:
         parent = "parent" if stages else None
         source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
         stages += [
-            Stage("data", self.tokenize, [to_dict(r.data), source, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",)),
+            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",)),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
             Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True),
@@ -529,7 +543,8 @@ class PuzzleRun:
     def _given_text(self) -> list[str]:
         """What the data stage depends on besides the recipe; importance that is given depends on the same things."""
         streams = self._streams or {}
-        return [hashlib.sha256(streams[name].numpy().tobytes()).hexdigest() for name in sorted(streams)]
+        marks = [str(stream.prefix) for stream in streams.values() if getattr(stream, "prefix", ())][:1]
+        return [hashlib.sha256(streams[name].numpy().tobytes()).hexdigest() for name in sorted(streams)] + marks
 
     def _parent_fingerprint(self) -> str:
         if self.parent_in_memory:

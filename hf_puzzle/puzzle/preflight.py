@@ -5,8 +5,10 @@ from pathlib import Path
 from huggingface_hub import get_safetensors_metadata
 from huggingface_hub.errors import NotASafetensorsRepoError
 
+from ..data import TRAINERS_DATA, as_used, first_document
 from ..engines.measuring import open_engine
 from ..preflight import NotReadyError, check_folder, check_room, check_tokenizer, first_line
+from ..recipe import DataConfig
 from .loading import LoadingError, Shards
 from .planner import disk_still_needed
 from .solver import pick_solver
@@ -26,6 +28,8 @@ def check_machine(run) -> None:
         if not run.parent_in_memory:
             check_weights(run.parent_path, run.recipe.parent.revision)
         check_tokenizer(lambda: run.tokenizer, run.recipe.parent.name)
+    if not (run.run_dir / "tokens.safetensors").exists():
+        check_text(run.recipe.data, None if run.makes_parent else run.tokenizer)
     pick_solver(run.recipe.solve.solver)
     open_engine(run.recipe.cost.engine)
 
@@ -38,6 +42,19 @@ def _check_room(run) -> None:
     check_room(
         run.run_dir, needed, "--out on a larger disk, or fewer blocks in search_space (hf-puzzle plan has more)"
     )
+
+
+def check_text(config: DataConfig, tokenizer) -> None:
+    """Read the first document of a corpus, local or of the Hub, and render it where it is a chat.
+
+    Args:
+        tokenizer: None where the run makes the parent, whose tokenizer will have no chat template.
+
+    Raises:
+        DataError: no such corpus, file or column; rows that are neither text nor chats; chats without a template.
+    """
+    if config.name != TRAINERS_DATA and isinstance(document := first_document(config), list):
+        as_used([document], tokenizer, config.text_column)
 
 
 def check_weights(source: str, revision: str | None = None) -> None:

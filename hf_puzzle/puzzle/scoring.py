@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from .. import artifacts
 from ..blocks import Block
-from ..data import sequences
-from ..evaluation import ClozeTask, kl_divergence, mean_and_error, token_losses
+from ..data import given_tokens, sequences
+from ..evaluation import ClozeTask, kl_divergence, mean_and_error, mean_per_row, token_losses
 from ..progress import bar
 from ..recipe import ScoreConfig
 from .library import BlockLibrary
@@ -55,10 +55,12 @@ def make_metric(config: ScoreConfig, heldout: torch.Tensor, sequence_length: int
     if config.metric == "accuracy":
         task = ClozeTask.from_tokens(heldout, max(1, config.num_tokens // 160), 32, 8, seed)
         return Metric(task.rows, lambda p, c, rows: task.correct(p, rows) - task.correct(c, rows))
-    rows = sequences(heldout, sequence_length, config.num_tokens, seed)
+    rows, given = sequences(heldout, sequence_length, config.num_tokens, seed), given_tokens(heldout)
     if config.metric == "lm_loss":
-        return Metric(rows, lambda p, c, rows: (token_losses(c, rows) - token_losses(p, rows)).mean(1))
-    return Metric(rows, lambda p, c, rows: kl_divergence(p, c).mean(1))
+        return Metric(
+            rows, lambda p, c, rows: mean_per_row(token_losses(c, rows) - token_losses(p, rows), rows, given)
+        )
+    return Metric(rows, lambda p, c, rows: mean_per_row(kl_divergence(p, c), rows, given))
 
 
 @torch.no_grad()

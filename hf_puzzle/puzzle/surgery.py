@@ -38,9 +38,15 @@ def check_parent(config, fmt: str = "auto") -> None:
     """Refuse, before any compute, a parent whose layers cannot be exchanged or not be written in format `fmt`.
 
     Raises:
-        UnsupportedParentError: no decoder family of transformers, a child already, layers that differ, or for
-            `decilm` another family, activation, or a sliding window.
+        UnsupportedParentError: no decoder family of transformers, a child already, quantised weights, layers that
+            differ, or for `decilm` another family, activation, or a sliding window.
     """
+    if quantization := getattr(config, "quantization_config", None):
+        kind = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+        raise UnsupportedParentError(
+            f"the parent is quantised (quantization_config: {getattr(kind, 'value', kind)}), and blocks are cut from whole "
+            "weights: pass the model that it was made from, or dequantise it once (model.dequantize(), save_pretrained)"
+        )
     if getattr(config, "is_heterogeneous", False) or hasattr(config, "block_configs"):
         raise UnsupportedParentError("the parent is a Puzzle child already; compress the model it came from")
     if config.is_encoder_decoder:

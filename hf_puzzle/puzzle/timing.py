@@ -395,7 +395,7 @@ class Measured(Clock):
             text for _, text in itertools.islice(documents, 63)
         ]  # with the first a batch, as `tokenize_to` takes them
         opened = self.now()
-        batch = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+        batch = sum(len(ids) for ids in data.as_used(texts, tokenizer))
         reading, tokenizing = (opened - listed) / batch, (self.now() - opened) / batch
         # whole batches of documents are tokenized; those of a side that is full already are read and passed over
         train, heldout = (math.ceil(n / batch) * batch for n in (config.num_tokens, config.heldout_tokens))

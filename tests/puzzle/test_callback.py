@@ -23,7 +23,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 from torch.utils.data import Dataset, IterableDataset
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -40,7 +40,7 @@ import hf_puzzle
 from hf_puzzle import artifacts, costs
 from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing
-from hf_puzzle.data import DataError
+from hf_puzzle.data import DataError, sequences
 from hf_puzzle.puzzle import assess, pipeline
 from hf_puzzle.puzzle.callback import PuzzleCallback, apart_from_training, copy_of, token_stream
 from hf_puzzle.puzzle.child import empty_child
@@ -524,6 +524,79 @@ def test_streams_hold_what_is_trained_on():
     assert longest == 5
     assert token_stream([Stream()], 21, "train_dataset")[0].shape == (21,)
     assert token_stream([[]], 5, "train_dataset")[1] == 0
+
+
+@pytest.mark.parametrize(
+    "tokens, ends, text",
+    [
+        ([5, 6, 7, 1] + [2] * 12, None, [5, 6, 7, 1]),
+        ([2] * 3 + [5, 6], None, [5, 6]),
+        ([5, 2], None, [5, 2]),  # padding or an end
+        ([5, 2], (0, 1), [5]),  # padding: texts end with 1
+        ([2, 5, 2, 6, 2, 2], (0, 1), [5, 2, 6]),
+        ([5, 6, 2, 2, 2], (0, 2), [5, 6, 2]),  # an end, and padding
+        ([2, 2, 2, 5, 6], (2, 2), [2, 5, 6]),
+        ([2, 5, 6], (2, 2), [2, 5, 6]),
+        ([2, 2, 2], (2, 2), []),
+        ([5, 6, 7], (0, 2), [5, 6, 7]),
+    ],
+)
+def test_rows_padded_without_a_mask_lose_their_padding(tokens, ends, text):
+    rows = [{"input_ids": tokens}] * 50
+    stream, longest = token_stream([rows], 10**6, "train_dataset", pad_token_id=2, ends=ends)
+    assert stream.tolist() == text * 50
+    assert longest == len(text)
+    labelled = [{"input_ids": tokens, "labels": tokens}]  # nobody masked the padding there, either
+    assert token_stream([labelled], 10**6, "train_dataset", pad_token_id=2, ends=ends)[0].tolist() == text
+
+
+def test_padding_that_nothing_names_is_refused():
+    rows = [{"input_ids": [5, 6, 7, 8] + [0] * 12} for _ in range(10)]
+    for pad in (None, 2):
+        with pytest.raises(
+            DataError, match="runs of token 0, 120 tokens of 160, .*attention_mask, or set tokenizer.pad"
+        ):
+            token_stream([rows], 10**6, "train_dataset", pad_token_id=pad)
+    masked = [row | {"attention_mask": [1] * 16} for row in rows]  # then it is text
+    assert len(token_stream([masked], 10**6, "train_dataset")[0]) == 160
+    rare = [*rows[:1], *({"input_ids": list(range(3, 60))} for _ in range(10))]
+    assert len(token_stream([rare], 10**6, "train_dataset")[0]) == 16 + 570
+
+
+def test_importance_leaves_out_padding_without_a_mask(make_trainer, make_parent):
+    class Padded(Rows):
+        def __getitem__(self, index):
+            tokens = self.rows[index]
+            return {"input_ids": tokens + [0] * (20 - len(tokens)) if index % 2 else [0] * 3 + tokens}
+
+    model = make_parent("llama")
+    found = []
+    for data in (Padded(24, 1), Rows(24, 1)):
+        callback = PuzzleCallback(recipe())
+        make_trainer(callback, model=model, eval_dataset=data).evaluate()
+        found.append(callback._activity[1].num_tokens)
+    assert found == [found[1] + 24, sum(map(len, Rows(24, 1).rows))]  # one a row may be its end
+
+
+def test_streams_begin_as_prompts_where_the_rows_do(make_trainer, make_parent, tokenizer, caplog):
+    marked = copy.deepcopy(tokenizer)
+    marked.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    assert marked("w3")["input_ids"] == [1, 6]
+
+    class Begun(Rows):
+        def __getitem__(self, index):
+            return {"input_ids": [1, *self.rows[index]]}
+
+    callback = PuzzleCallback(recipe())
+    for data, prefix in ((Begun, (1,)), (Rows, ())):
+        trainer = make_trainer(callback, train=data(64, 0), eval_dataset=data(24, 1), processing_class=marked)
+        found, streams = callback._streams(trainer, make_parent("llama"))
+        assert {stream.prefix for stream in streams.values()} == {prefix}
+        rows = sequences(streams["heldout"], found.data.sequence_length, 200, 0)
+        assert bool((rows[:, 0] == 1).all()) == bool(prefix)
+        assert ("has no ['<s>'], which the tokenizer puts" in caplog.text) == (not prefix)
 
 
 def test_map_style_data_is_read_in_a_seeded_order():

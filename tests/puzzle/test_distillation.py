@@ -106,6 +106,17 @@ def test_loss_is_its_parts_by_hand(llama, child, calibration, tmp_path):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_lm_loss_leaves_out_what_inference_is_given(llama, child, calibration, tmp_path):
+    rows = calibration[:5].clone()
+    rows[:, 6] = 1
+    trainer = trainer_for(child, llama, tmp_path, kl_weight=0, cosine_weight=0, lm_weight=1)
+    trainer.given = (1,)
+    got = loss_of(trainer, rows)
+    with torch.no_grad():
+        expected = child(rows, labels=rows.masked_fill(rows == 1, -100)).loss
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
 class _Losses(TrainerCallback):
     def __init__(self):
         self.losses = []

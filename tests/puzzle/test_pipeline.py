@@ -12,14 +12,15 @@ import torch
 import yaml
 from families import family_model, own_head
 from tiny_run import write_recipes
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaModel
 
 import hf_puzzle
 from hf_puzzle import artifacts, costs
 from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
 from hf_puzzle.costs import Timing
-from hf_puzzle.data import train_tokenizer
+from hf_puzzle.data import DataError, train_tokenizer
 from hf_puzzle.formats import describe
 from hf_puzzle.puzzle import pipeline
 from hf_puzzle.puzzle.parent import train_parent
@@ -172,6 +173,52 @@ def test_tokens_are_never_shared_between_their_uses(finished):
     tokens = load_run(finished).tokens
     heldout = artifacts.read_tensors(finished / "tokens.safetensors")["heldout"]
     assert torch.equal(torch.cat([tokens["validation"], tokens["test"]]), heldout)
+
+
+@pytest.mark.parametrize(
+    "row, column, message",
+    [
+        ({"text": [1, 2]}, "text", "data.text_column 'text' holds lists of numbers"),
+        ({"body": "a"}, "text", r"'text' is not a column; columns: \['body'\]"),
+        ({"chat": [{"role": "user", "content": "a"}]}, "chat", "'chat' holds chats, .* no chat template"),
+    ],
+)
+@pytest.mark.parametrize("makes_parent", [True, False])
+def test_the_first_row_is_read_before_any_compute(folder, finished, tmp_path, row, column, message, makes_parent):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    recipe = load_recipe(folder / "tiny.yaml")
+    text = dataclasses.replace(recipe.data, name="json", data_files=[str(tmp_path / "rows.jsonl")], text_column=column)
+    parent = recipe.parent if makes_parent else dataclasses.replace(recipe.parent, name=str(finished / "parent"))
+    run = PuzzleRun(dataclasses.replace(recipe, data=text, parent=parent), tmp_path / "run", folder)
+    with pytest.raises(DataError, match=message):
+        run.run()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_every_use_of_a_stream_begins_as_a_prompt_does(folder, finished, tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(finished / "parent")
+    bos = tokenizer.convert_tokens_to_ids("a")  # a token like any other, that this tokenizer puts in front
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="a $A", special_tokens=[("a", bos)]
+    )
+    # timings take random tokens, of other lengths than the sequences (16) and items (9 + 4)
+    recipe = load_recipe(folder / "tiny.yaml", ["evaluate.task_context=9", "baselines.names=[]"])
+    parent = LlamaForCausalLM.from_pretrained(finished / "parent", dtype=torch.float32)
+    run = PuzzleRun(recipe, tmp_path / "run", folder, parent=parent, tokenizer=tokenizer)
+    seen, forward, stage = {}, LlamaModel.forward, []
+
+    def watched(model, input_ids=None, **kwargs):
+        if input_ids is not None and input_ids.shape[1] in (13, 16):
+            seen.setdefault(stage[-1], []).append(input_ids)
+        return forward(model, input_ids, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    run.run(say=lambda text: stage.append(text.partition(":")[0]))
+    assert set(seen) >= {"importance", "library", "score", "child", "distill", "evaluate"}
+    for name, batches in seen.items():
+        for rows in batches:
+            assert (rows[:, 0] == bos).all(), name
+            assert (rows[:, 1] != bos).any(), name
 
 
 def test_recipe_is_kept_verbatim(folder, finished):

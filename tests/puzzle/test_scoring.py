@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
+from hf_puzzle.data import TokenStream
 from hf_puzzle.evaluation import ClozeTask, kl_divergence
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
@@ -163,6 +164,21 @@ def test_lm_loss_is_the_rise_of_the_models_own_loss(llama, space, library, token
             after = llama(metric.rows, labels=metric.rows).loss.item()
         assert score.value == pytest.approx(after - before, rel=1e-4, abs=2e-6)
     assert rows[0].value == 0.0
+
+
+@torch.no_grad()
+def test_scores_leave_out_what_inference_is_given(llama, qwen2, tokens, sequence_length):
+    stream = tokens["validation"].clone()
+    stream[::10] = 1
+    stream = TokenStream.of(stream, (1,), 2)
+    for name in ("kl", "lm_loss"):
+        metric = make_metric(ScoreConfig(metric=name, num_tokens=96), stream, sequence_length, 0)
+        assert (metric.rows[:, 0] == 1).all()
+        p, c = llama(metric.rows).logits, qwen2(metric.rows).logits
+        wild = c.clone()
+        wild[:, :-1][metric.rows[:, 1:] == 1] *= -3  # what comes after a text's end changes nothing
+        assert torch.equal(metric.values(p, c, metric.rows), metric.values(p, wild, metric.rows))
+        assert metric.values(p, c, metric.rows).abs().min() > 0
 
 
 @torch.no_grad()

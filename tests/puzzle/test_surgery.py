@@ -3,7 +3,19 @@
 import pytest
 import torch
 from torch import nn
-from transformers import MambaConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig, T5Config
+from transformers import (
+    AwqConfig,
+    BitsAndBytesConfig,
+    GPTQConfig,
+    MambaConfig,
+    MistralConfig,
+    OPTConfig,
+    QuantoConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    T5Config,
+)
 
 from hf_puzzle.puzzle.importance import channel_ranking
 from hf_puzzle.puzzle.surgery import (
@@ -229,6 +241,22 @@ def test_what_decilm_cannot_express_is_named_and_fits_the_other_format(config, m
 )
 def test_unsupported_parents_are_refused_by_what_stands_in_the_way(config, message):
     with pytest.raises(UnsupportedParentError, match=message):
+        check_parent(config)
+
+
+@pytest.mark.parametrize(
+    "quantization, name",
+    [
+        ({"quant_method": "fp8"}, "fp8"),
+        (BitsAndBytesConfig(load_in_4bit=True), "bitsandbytes"),
+        (GPTQConfig(4), "gptq"),
+        (AwqConfig(), "awq"),
+        (QuantoConfig("int8"), "quanto"),
+    ],
+)
+def test_quantised_parents_are_refused_by_name(quantization, name):
+    config = Qwen2Config(**SMALL, quantization_config=quantization)
+    with pytest.raises(UnsupportedParentError, match=rf"quantization_config: {name}\).*dequantise"):
         check_parent(config)
 
 
