@@ -246,11 +246,7 @@ class PuzzleRun:
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
-        if recipe.child.refit and recipe.child.refit_tokens < 2 * recipe.data.sequence_length:
-            raise RecipeError(
-                f"child.refit_tokens {recipe.child.refit_tokens}: two sequences of {recipe.data.sequence_length} at least, "
-                "one to fit and one to judge; or child.refit: false"
-            )
+        self._check_refit()
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
@@ -267,6 +263,17 @@ class PuzzleRun:
                     layout[layer_idx] = block
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
                         child_config(self.config, layout, self.fmt)
+
+    def _check_refit(self) -> None:
+        """The refit needs a sequence to fit to and one to judge by; a callback's are not known before its search."""
+        config, length = self.recipe.child, self.sequence_length
+        if self.recipe.data.name == data.TRAINERS_DATA and self._streams is None:
+            return
+        if config.refit and config.refit_tokens < 2 * length:
+            raise RecipeError(
+                f"child.refit_tokens {config.refit_tokens}: two sequences of {length} at least, one to fit and one to judge; "
+                "or child.refit: false"
+            )
 
     def _check_parts(self) -> None:
         """What a parent that is never whole in memory rules out."""
