@@ -297,6 +297,7 @@ def windows_cells(folder: Path, pythons: dict[str, str]) -> list[dict]:
     for version, python in pythons.items():
         for cell in told([python, "-W", "ignore", WINDOWS, "--run", made, "--reference", reference]):
             child = f"{cell['system']} {cell['case']}"
+            cell["detail"] = cell["detail"].replace(str(folder), "FOLDER")
             cells.append(
                 {"transformers": version, "child": child, **{k: cell[k] for k in ("way", "result", "detail")}}
             )
