@@ -1355,6 +1355,7 @@ def _prove(model, kind: str) -> None:
             return
         _PROVEN.add(model)
         try:
+            _check_generates(model)
             difference = _window_difference(model, kind)
         except Exception as error:
             _PROVEN.discard(model)

@@ -847,15 +847,18 @@ def called(name):
 OTHER_NAME = next(name for name in NAMES if name != OUTPUT_NAME)
 
 
-def test_a_cache_is_given_by_the_name_that_the_model_takes(models):
+def test_a_cache_is_given_by_the_name_that_the_model_takes(models, monkeypatch):
+    monkeypatch.setenv(SWITCH, "0")
     model = called(OTHER_NAME)(models("llama").config).eval()
     model.load_state_dict(models("llama").state_dict())
     encoded, expected = (encode_windows(m, WINDOWS, PREFIX) for m in (model, models("llama")))
     for mode in pcw.MODES:
         found = task_logits(model, encoded, TASKS, mode=mode)
         assert distance(found, task_logits(models("llama"), expected, TASKS, mode=mode)) <= TOLERANCE
-    with pytest.raises(PCWError, match=f"cache as {OTHER_NAME}, but generate .* passes it as {OUTPUT_NAME}"):
-        generate(IDS, model=model, encoded=encoded)
+    for call in (lambda: generate(IDS, model=model, encoded=encoded), lambda: encode_windows(model, WINDOWS)):
+        with pytest.raises(PCWError, match=f"cache as {OTHER_NAME}, but generate .* passes it as {OUTPUT_NAME}"):
+            call()
+        monkeypatch.setenv(SWITCH, "1")
 
 
 def test_a_cache_under_a_name_that_nobody_knows_is_named(models):
@@ -905,7 +908,9 @@ def test_positions_that_generate_loses_are_found_on_unknown_versions(models, mon
 
     model = Lost(models("llama").config).eval()
     model.load_state_dict(models("llama").state_dict())
+    monkeypatch.setenv(SWITCH, "0")
     encoded = encode_windows(model, WINDOWS)
+    monkeypatch.delenv(SWITCH)
     monkeypatch.setattr(transformers, "__version__", "5.99.0")
     for call in (lambda: encode_windows(model, WINDOWS), lambda: generate(IDS, model=model, contexts=WINDOWS)):
         with pytest.raises(PCWError, match="other logits behind windows.*5.99.0 is installed.*HF_PUZZLE_SELF_CHECK=0"):
