@@ -22,6 +22,7 @@ from hf_puzzle.costs import (
 )
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token
 from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.remote.caches_puzzle import OUTPUT_NAME
 
 
 def timings(totals):
@@ -111,7 +112,7 @@ def test_generation_reads_and_writes_the_workload(make, llama):
     def record(module, args, kwargs, output):
         shapes.append(tuple(kwargs["input_ids"].shape))
         logits.append(output.logits.shape[1])
-        lengths.append(kwargs["past_key_values"].get_seq_length())
+        lengths.append(kwargs[OUTPUT_NAME].get_seq_length())
 
     lengths = []
     handle = model.register_forward_hook(record, with_kwargs=True)

@@ -60,7 +60,7 @@ def test_text_files_come_in_one_order_and_once(corpus, tmp_path):
     assert rows == list(Documents(config))
     assert sorted(name for name, _ in rows) == [f"d{i:02d}.txt" for i in range(40)]
     assert [name for name, _ in rows] != sorted(name for name, _ in rows)
-    twice = DataConfig(name="text", data_files=[*config.data_files, str(corpus.parent / "**" / "d0*.txt")])
+    twice = DataConfig(name="text", data_files=[*config.data_files, str(corpus / "**" / "d0*.txt")])
     assert sorted(Documents(twice)) == sorted(rows)
 
 

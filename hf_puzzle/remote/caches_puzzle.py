@@ -38,6 +38,11 @@ def is_cache(value) -> bool:
     return hasattr(value, "update") and hasattr(value, "get_seq_length")
 
 
+def is_paged(value) -> bool:
+    """Whether a value is continuous batching's cache: it is told positions and masks, and has no length of its own."""
+    return hasattr(value, "update") and hasattr(value, "free_blocks")
+
+
 def find_cache(args: tuple, kwargs: dict):
     """The cache among the arguments of a call, None if there is none."""
     return next((value for value in (*args, *kwargs.values()) if is_cache(value)), None)
@@ -60,7 +65,7 @@ def one_cache(known: dict, others: dict):
         )
     given = {name: value for name, value in known.items() if value is not None}
     for name, value in given.items():
-        if not is_cache(value):
+        if not (is_cache(value) or is_paged(value)):
             raise CacheError(f"{name} is a {type(value).__name__}: expected a Cache of transformers")
     if len({id(value) for value in given.values()}) > 1:
         raise CacheError(
@@ -90,6 +95,8 @@ class CacheName:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict):
         others = {name: value for name, value in kwargs.items() if name not in NAMES}
         cache = one_cache({name: kwargs.get(name) for name in NAMES}, others)
+        if is_paged(cache):
+            return None
         tokens = next(
             (v for v in (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if v is not None), None
         )

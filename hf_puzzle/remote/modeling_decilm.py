@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.utils import can_return_tuple
 
-from .caches_puzzle import OUTPUT_NAME, check_not_lost, one_cache, prove_first_step
+from .caches_puzzle import OUTPUT_NAME, check_not_lost, is_cache, is_paged, one_cache, prove_first_step
 from .configuration_decilm import DeciLMConfig, ffn_width
 
 
@@ -114,7 +114,11 @@ class DeciLMAttention(torch.nn.Module):
             query, key = apply_rotary_pos_emb(query, key, cos, sin)
         value = self.v_proj(hidden_states).view(*shape, -1, self.head_dim).transpose(1, 2)
 
-        if cache is not None:
+        if cache is not None and _CACHE == "cache":
+            key, value = cache.update(key, value, self.cache_slot, kwargs=kwargs)
+        elif is_paged(cache):
+            kwargs["cache"] = cache  # up to 5.23 attention functions fill it
+        elif cache is not None:
             key, value = cache.update(key, value, self.cache_slot, cache_kwargs)
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
@@ -258,7 +262,7 @@ class DeciLMModel(DeciLMPreTrainedModel):
         batch, length, _ = hidden_states.shape
         check_not_lost(cache, use_cache, length, attention_mask)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            if cache is not None and cache.get_seq_length() > 0:
+            if is_paged(cache) or (cache is not None and cache.get_seq_length() > 0):
                 raise ValueError(
                     "gradient checkpointing runs layers twice, which would fill the cache twice: give none"
                 )
@@ -273,7 +277,7 @@ class DeciLMModel(DeciLMPreTrainedModel):
         positions = kwargs.pop("cache_position", None)
         if positions is None and (position_ids is None or _USES_CACHE_POSITION):
             positions = torch.arange(length, device=hidden_states.device)
-            if cache is not None:
+            if is_cache(cache):
                 positions = positions + cache.get_seq_length()
         if position_ids is None:
             position_ids = positions.unsqueeze(0)
@@ -293,7 +297,7 @@ class DeciLMModel(DeciLMPreTrainedModel):
                 cache=cache,
                 cache_kwargs=cache_kwargs,
             )
-        elif cache is not None:
+        elif is_cache(cache):
             # nobody else writes to the cache, and its length is how callers know how many tokens went by
             tick = hidden_states.new_zeros(batch, 1, length, 1)
             cache.update(tick, tick, 0, cache_kwargs)
