@@ -174,7 +174,7 @@ class _Proof:
         """The proof on a text of our own and a new cache, where the caller's would be dear or is not known whole."""
         device = next(model.parameters()).device
         ids = torch.arange(MADE_TOKENS, device=device)[None] % model.config.get_text_config().vocab_size
-        first = model(input_ids=ids[:, :-1], use_cache=True)
+        first = model.get_decoder()(input_ids=ids[:, :-1], use_cache=True)
         step = model(input_ids=ids[:, -1:], use_cache=True, **{OUTPUT_NAME: first[OUTPUT_NAME]})
         self._compare(step.logits[:, -1], model(input_ids=ids, use_cache=False).logits[:, -1])
 
