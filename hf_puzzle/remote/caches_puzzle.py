@@ -102,7 +102,8 @@ class CacheName:
         )
         if tokens is not None:
             use_cache = kwargs.get("use_cache", module.config.use_cache)
-            check_not_lost(cache or find_cache(args, {}), use_cache, tokens.shape[1], kwargs.get("attention_mask"))
+            given = find_cache(args, {}) if cache is None else cache  # an empty cache counts as false
+            check_not_lost(given, use_cache, tokens.shape[1], kwargs.get("attention_mask"))
         return args, others if cache is None else {**others, self.takes[0]: cache}
 
 
@@ -143,7 +144,7 @@ class _Proof:
         given = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
         given |= given.pop("kwargs", {})
         # one that the model made itself is only in its output
-        cache = find_cache(args, kwargs) or find_cache((), dict(output.items()) if isinstance(output, dict) else {})
+        cache = find_cache((*args, *kwargs.values()), dict(output.items()) if isinstance(output, dict) else {})
         if cache is None or "Quantized" in type(cache).__name__:  # whose loss is meant
             return
         self.running = True
@@ -168,9 +169,9 @@ class _Proof:
                 ).logits
                 self._compare(output.logits[:, -1], uncached[:, -1])
                 return
-        self._made(model, type(cache).__name__)
+        self._made(model)
 
-    def _made(self, model, kind: str) -> None:
+    def _made(self, model) -> None:
         """The proof on a text of our own and a new cache, where the caller's would be dear or is not known whole."""
         device = next(model.parameters()).device
         ids = torch.arange(MADE_TOKENS, device=device)[None] % model.config.get_text_config().vocab_size

@@ -214,7 +214,7 @@ def rebuild(decoder: nn.Module, config) -> "CacheLayers | None":
 def count_tokens(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
     """Forward hook of a decoder in which no layer attends: callers ask its cache how many tokens went by."""
     values = dict(output.items()) if isinstance(output, dict) else dict(enumerate(output))
-    cache = find_cache((), values) or find_cache(args, kwargs)
+    cache = find_cache((*values.values(), *args), kwargs)
     if cache is not None:
         tick = output[0].new_zeros(output[0].shape[0], 1, output[0].shape[1], 1)
         cache.update(tick, tick, 0)
