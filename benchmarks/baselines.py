@@ -14,8 +14,7 @@ import torch
 
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
-from hf_puzzle.evaluation import compare
-from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_sequences
+from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_targets
 from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.puzzle.search import jsonable, measure_speeds
@@ -50,7 +49,7 @@ def measure(run: PuzzleRun) -> dict:
 def quality(run: PuzzleRun, name: str, blocks: list[Block], tokens: int) -> dict:
     """Quality on the test text after refit and `tokens` of GKD; `scratch` starts from random weights instead."""
     child = baseline_child(run, name, blocks, tokens)
-    return compare(run.parent, child, test_sequences(run), run.recipe.evaluate.batch_size)
+    return test_targets(run).compare(child).to_dict()
 
 
 def main() -> None:

@@ -16,8 +16,7 @@ import torch
 
 from hf_puzzle import artifacts
 from hf_puzzle.costs import cpu_threads
-from hf_puzzle.evaluation import compare
-from hf_puzzle.puzzle.assess import test_sequences
+from hf_puzzle.puzzle.assess import test_targets
 from hf_puzzle.puzzle.distillation import distill
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.recipe import load_recipe
@@ -73,7 +72,7 @@ def result(run: PuzzleRun, tokens: int) -> dict:
         folder = run.run_dir / f"gkd_{tokens}"
         child = distill(child, run.parent, run.tokens["train"], config, run.sequence_length, folder, run.recipe.seed)
         artifacts.remove(folder)
-    return compare(run.parent, child, test_sequences(run), run.recipe.evaluate.batch_size)
+    return test_targets(run).compare(child).to_dict()
 
 
 def main() -> None:

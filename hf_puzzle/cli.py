@@ -352,14 +352,11 @@ def _eval(args: argparse.Namespace) -> int:
             raise EvaluationError(f"{args.folder} is a model: name --tasks, or a run folder, which has a test text")
         if args.include_path is not None or args.num_fewshot is not None:
             raise EvaluationError("--include-path and --num-fewshot belong to --tasks, which is not there")
-        from .data import given_tokens
-        from .puzzle.assess import test_sequences
+        from .puzzle.assess import test_rows
         from .puzzle.pipeline import load_run
 
         run = load_run(subject.run_dir)
-        result = compare_on(
-            subject, test_sequences(run), args.batch_size, args.limit, given_tokens(run.tokens["test"])
-        )
+        result = compare_on(subject, test_rows(run), args.batch_size, args.limit)
         header, rows = ["", "parent", "child", "kept"], quality_rows(result["quality"])
     if args.out is not None:
         artifacts.write_json(args.out, result)

@@ -34,7 +34,8 @@ LOCAL_TEXT = "text"
 TRAINERS_DATA = "datasets of the Trainer"  # of PuzzleCallback, which makes the streams itself
 # of `datasets`: without data_files they would read the working folder
 FILE_FORMATS = ("arrow", "csv", "json", "parquet", "webdataset", "xml")
-STREAMS = 2  # how streams are made; of 1 there was no BOS
+STREAMS = 3  # how streams are made; of 1 there was no BOS, of 2 no documents' starts
+STARTS = ".documents"
 BLANK_ROWS = 1000  # as many in front of the first text are a wrong column
 
 Document = str | list[dict]  # a text, or the messages of a chat
@@ -357,16 +358,34 @@ class TokenStream(torch.Tensor):
     Attributes:
         prefix: tokens in front of every sequence.
         separator: the token between documents.
+        documents: where each document starts, ascending, int64; None where that is unknown, as of slices.
     """
 
     prefix: tuple[int, ...] = ()
     separator: int | None = None
+    documents: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, tokens: torch.Tensor, prefix: Sequence[int] = (), separator: int | None = None) -> "TokenStream":
+    def of(
+        cls,
+        tokens: torch.Tensor,
+        prefix: Sequence[int] = (),
+        separator: int | None = None,
+        documents: torch.Tensor | None = None,
+    ) -> "TokenStream":
         stream = tokens.view_as(tokens).as_subclass(cls)  # a tensor of its own: attributes stay off the caller's
-        stream.prefix, stream.separator = tuple(prefix), separator
+        stream.prefix, stream.separator, stream.documents = tuple(prefix), separator, documents
         return stream
+
+    def split_at_document(self, position: int) -> tuple["TokenStream", "TokenStream"]:
+        """Two streams that share no document; the first has about `position` tokens."""
+        if self.documents is not None and len(inner := self.documents[self.documents > 0]):
+            position = int(inner[(inner - position).abs().argmin()])
+        first, second = self[:position], self[position:]
+        if self.documents is not None:
+            first.documents = self.documents[self.documents < position]
+            second.documents = self.documents[self.documents >= position] - position
+        return first, second
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -387,18 +406,24 @@ def given_tokens(tokens: torch.Tensor) -> tuple[int, ...]:
 
 
 def write_streams(path: Path, streams: dict[str, torch.Tensor]) -> None:
-    """Streams of one tokenizer as safetensors; its marks are in the header, where it has any."""
+    """Streams of one tokenizer as safetensors, with their documents' starts; its marks are in the header, where it has any."""
     first = next(iter(streams.values()))
     prefix, separator = getattr(first, "prefix", ()), getattr(first, "separator", None)
     marks = {"prefix": json.dumps(prefix), "separator": json.dumps(separator)} if prefix else None
-    artifacts.write_tensors(path, {name: t.as_subclass(torch.Tensor) for name, t in streams.items()}, marks)
+    tensors = {name: t.as_subclass(torch.Tensor) for name, t in streams.items()}
+    starts = {f"{name}{STARTS}": getattr(t, "documents", None) for name, t in streams.items()}
+    artifacts.write_tensors(path, tensors | {name: each for name, each in starts.items() if each is not None}, marks)
 
 
 def read_streams(path: Path) -> dict[str, TokenStream]:
     """What `write_streams` wrote."""
-    marks = artifacts.tensors_metadata(path)
+    marks, tensors = artifacts.tensors_metadata(path), artifacts.read_tensors(path)
     prefix, separator = json.loads(marks.get("prefix", "[]")), json.loads(marks.get("separator", "null"))
-    return {name: TokenStream.of(tokens, prefix, separator) for name, tokens in artifacts.read_tensors(path).items()}
+    return {
+        name: TokenStream.of(tokens, prefix, separator, tensors.get(f"{name}{STARTS}"))
+        for name, tokens in tensors.items()
+        if not name.endswith(STARTS)
+    }
 
 
 def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> dict[str, TokenStream]:
@@ -406,7 +431,10 @@ def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.safetensors"
         tokenize_to(path, config, tokenizer, ends)
-        return {side: stream.clone() for side, stream in read_streams(path).items()}
+        return {
+            side: TokenStream.of(stream.clone(), stream.prefix, stream.separator, stream.documents)
+            for side, stream in read_streams(path).items()
+        }
 
 
 def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> None:
@@ -433,7 +461,8 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
     for batch in _batches(source, config, streams.written, wanted):
         encoded = as_used([document for _, document in batch], tokenizer, config.text_column)
         for (side, _), ids in zip(batch, encoded, strict=True):
-            progress.update(streams.append(side, marks.closed(ids)))
+            kept = ids[: config.heldout_document_tokens] if side == "heldout" else ids
+            progress.update(streams.append(side, marks.closed(kept)))
         streams.save_if_due(source.state)
     progress.close()
     source.say_skipped()
@@ -449,7 +478,8 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
 
 
 class _Streams:
-    """Growing token streams on disk: one file of int32 each, and how much of them counts, with the reader's position."""
+    """Growing token streams on disk: one file of int32 each, one of their documents' starts, and how much of them counts,
+    with the reader's position."""
 
     EVERY = 2**20  # tokens between two positions
 
@@ -462,16 +492,30 @@ class _Streams:
             if all(self._path(side).stat().st_size >= 4 * state["tokens"][side] for side in wanted):
                 self.written, self.reader_state = state["tokens"], state["reader"]
         self.saved = sum(self.written.values())
+        self.starts = {side: self._known_starts(side) for side in wanted}
         for side, count in self.written.items():  # what was appended behind the last position comes again
             with open(self._path(side), "ab") as file:
                 file.truncate(4 * count)
+            self._starts_path(side).write_bytes(np.array(self.starts[side], dtype="<i8").tobytes())
 
     def _path(self, side: str) -> Path:
         return self.folder / f"{side}.int32"
 
+    def _starts_path(self, side: str) -> Path:
+        return self.folder / f"{side}.starts.int64"
+
+    def _known_starts(self, side: str) -> list[int]:
+        path = self._starts_path(side)
+        raw = path.read_bytes() if path.exists() else b""
+        starts = np.frombuffer(raw[: len(raw) // 8 * 8], dtype="<i8")
+        return starts[starts < self.written[side]].tolist()
+
     def append(self, side: str, ids: list[int]) -> int:
         """Append at most what is still wanted; the number of tokens taken."""
         ids = ids[: self.wanted[side] - self.written[side]]
+        self.starts[side].append(self.written[side])
+        with open(self._starts_path(side), "ab") as file:
+            file.write(np.array(self.starts[side][-1:], dtype="<i8").tobytes())
         with open(self._path(side), "ab") as file:
             file.write(np.array(ids, dtype="<i4").tobytes())
         self.written[side] += len(ids)
@@ -481,8 +525,9 @@ class _Streams:
         if sum(self.written.values()) - self.saved < self.EVERY:
             return
         for side in self.wanted:
-            with open(self._path(side), "rb") as file:
-                os.fsync(file.fileno())
+            for path in (self._path(side), self._starts_path(side)):
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
         artifacts.write_json(self.folder / "state.json", {"tokens": self.written, "reader": reader_state()})
         self.saved = sum(self.written.values())
 
@@ -491,7 +536,9 @@ class _Streams:
             side: torch.from_file(str(self._path(side)), size=count, dtype=torch.int32)
             for side, count in self.written.items()
         }
-        write_streams(path, {side: TokenStream.of(t, marks.prefix, marks.separator) for side, t in arrays.items()})
+        starts = {side: torch.tensor(self.starts[side], dtype=torch.int64) for side in arrays}
+        streams = {side: TokenStream.of(t, marks.prefix, marks.separator, starts[side]) for side, t in arrays.items()}
+        write_streams(path, streams)
 
 
 def _batches(rows, config: DataConfig, written: dict, wanted: dict, batch_size: int = 64) -> Iterator[list]:
@@ -580,6 +627,12 @@ class TokenBlocks(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"input_ids": cut(self.tokens, self.starts[self.order[index]], self.sequence_length)[0]}
+
+    def documents(self) -> torch.Tensor:
+        """The document that each sequence begins in, `(len(self),)`; one of its own where the stream does not say."""
+        starts = torch.tensor([self.starts[i] for i in self.order.tolist()])
+        known = getattr(self.tokens, "documents", None)
+        return starts if known is None else torch.searchsorted(known, starts, right=True)
 
     def tensor(self) -> torch.Tensor:
         """All sequences at once, shape `(len(self), sequence_length)`, int64."""

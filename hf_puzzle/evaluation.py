@@ -1,4 +1,10 @@
-"""How good a model is against its parent: distances on tokens, and a task with right and wrong answers."""
+"""How good a model is against its parent: the one place where distances on tokens and their errors are computed.
+
+    rows of text --> Targets (the parent's final states) --> Tokens (a value per token) --> Verdict (rows, by document)
+
+A network is compared by its final hidden states: logits exist `CHUNK` tokens at a time and in float32, whatever the
+model's dtype, so that vocabularies of any size fit, and that half precision adds no floor of its own.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,8 +14,13 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .data import cut, given_tokens
+from .anatomy import final_states, float_head_of, input_device
+from .data import TokenBlocks, cut, given_tokens
 from .progress import bar
+
+
+CHUNK = 1024  # tokens whose logits exist at once
+QUANTITIES = ("kl", "loss", "hit", "same")  # of a child on a token
 
 
 def kl_divergence(parent_logits: torch.Tensor, child_logits: torch.Tensor, chunk: int = 512) -> torch.Tensor:
@@ -44,19 +55,211 @@ def mean_per_row(values: torch.Tensor, input_ids: torch.Tensor, given: Sequence[
     return (values * counted).sum(1) / counted.sum(1)
 
 
-def mean_and_error(values: torch.Tensor) -> tuple[float, float]:
-    """Mean and standard error of independent `values` (float64)."""
+def mean_and_error(values: torch.Tensor, clusters: torch.Tensor | None = None) -> tuple[float, float]:
+    """Mean of `values` and its standard error, float64; `clusters` names those that belong together (a document's).
+
+    Values of a cluster may depend on each other in any way, clusters may not (the sandwich estimate of a mean).
+    """
     values = values.double()
-    error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return values.mean().item(), error
+    return values.mean().item(), _error_of_mean(values - values.mean(), clusters)
 
 
-def ratio_and_error(numerator: torch.Tensor, denominator: torch.Tensor) -> tuple[float, float]:
-    """Ratio of two paired means and its standard error by linearisation."""
+def ratio_and_error(
+    numerator: torch.Tensor, denominator: torch.Tensor, clusters: torch.Tensor | None = None
+) -> tuple[float, float]:
+    """Ratio of two paired means and its standard error by linearisation; `clusters` as of `mean_and_error`."""
     numerator, denominator = numerator.double(), denominator.double()
     ratio = (numerator.mean() / denominator.mean()).item()
-    residuals = (numerator - ratio * denominator) / denominator.mean()
-    return ratio, residuals.std().item() / len(residuals) ** 0.5
+    return ratio, _error_of_mean((numerator - ratio * denominator) / denominator.mean(), clusters)
+
+
+def _error_of_mean(residuals: torch.Tensor, clusters: torch.Tensor | None) -> float:
+    """Standard error of a mean from residuals that sum to zero."""
+    if clusters is not None:
+        _, places = clusters.unique(return_inverse=True)
+        residuals = residuals.new_zeros(int(places.max()) + 1).index_add_(0, places, residuals)
+        count = len(places)
+    else:
+        count = len(residuals)
+    groups = len(residuals)
+    return (residuals.square().sum() * groups / (groups - 1)).sqrt().item() / count if groups > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of held-out text.
+
+    Attributes:
+        input_ids: `(num_rows, length)`.
+        documents: `(num_rows,)`, the document that each begins in: rows of one are no independent evidence.
+        given: tokens that are never predicted, as of `TokenStream.given`: positions before them do not count.
+    """
+
+    input_ids: torch.Tensor
+    documents: torch.Tensor
+    given: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, given: Sequence[int] = ()) -> "Rows":
+        """Rows that are taken for a document each."""
+        return cls(input_ids, torch.arange(len(input_ids)), tuple(given))
+
+    @classmethod
+    def draw(cls, tokens: torch.Tensor, length: int, num_tokens: int, seed: int) -> "Rows":
+        """`num_tokens // length` (at least one) random sequences of a stream, as `data.sequences` draws them."""
+        blocks = TokenBlocks(tokens, length, seed, limit=max(1, num_tokens // length))
+        return cls(blocks.tensor(), blocks.documents(), given_tokens(tokens))
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(self.input_ids[part], self.documents[part], self.given)
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.documents.unique())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Means over the counted tokens of each row, `(num_rows,)` each, float64.
+
+    `kl` is KL(parent || child) in nats, `loss` and `parent_loss` next-token cross-entropies in nats, `hit` and
+    `parent_hit` top-1 accuracies, `same` the share of equal top-1 tokens.
+    """
+
+    columns: dict[str, torch.Tensor]
+    documents: torch.Tensor
+
+    def mean(self, name: str) -> tuple[float, float]:
+        """Mean of a column and its standard error, clustered by document."""
+        return mean_and_error(self.columns[name], self.documents)
+
+    def to_dict(self) -> dict:
+        """`top1_kept` (accuracy of the child / of the parent), `top1`, `parent_top1`, `agreement`, `kl`, `loss`,
+        `parent_loss`; `*_stderr` of the first, `kl` and `loss`; `documents` and `rows` that they rest on."""
+        kept, kept_error = ratio_and_error(self.columns["hit"], self.columns["parent_hit"], self.documents)
+        (kl, kl_error), (loss, loss_error) = self.mean("kl"), self.mean("loss")
+        known = math.isfinite(kept)  # a parent that is never right
+        return {
+            "rows": len(self.documents),
+            "documents": len(self.documents.unique()),
+            "top1_kept": kept if known else None,
+            "top1_kept_stderr": kept_error if known else None,
+            "top1": self.mean("hit")[0],
+            "parent_top1": self.mean("parent_hit")[0],
+            "agreement": self.mean("same")[0],
+            "kl": kl,
+            "kl_stderr": kl_error,
+            "loss": loss,
+            "loss_stderr": loss_error,
+            "parent_loss": self.mean("parent_loss")[0],
+        }
+
+
+class Targets:
+    """A parent's answers on rows of text, which any number of networks are compared with.
+
+    Holds the parent's final hidden states, `(rows, length, hidden_size)` in its dtype; logits are made of them when they
+    are needed.
+
+    Args:
+        batch_size: rows of one forward.
+    """
+
+    @torch.no_grad()
+    def __init__(self, parent: PreTrainedModel, rows: Rows, batch_size: int, description: str = "parent"):
+        self.rows, self.batch_size = rows, batch_size
+        self.head = float_head_of(parent)
+        device = input_device(parent)
+        self.batches = [batch.to(device) for batch in rows.input_ids.split(batch_size)]
+        self.states = [final_states(parent, batch) for batch in bar(self.batches, desc=description)]
+
+    @torch.no_grad()
+    def tokens(
+        self, index: int, networks: Sequence[torch.Tensor], head=None, wanted: Sequence[str] = QUANTITIES
+    ) -> list[dict[str, torch.Tensor]]:
+        """Values per predicted token of batch `index`, `(rows, length - 1)` each, of several networks.
+
+        Args:
+            networks: final hidden states, `(rows, length, hidden_size)` each.
+            head: float32 map to logits; default: the parent's.
+            wanted: any of `QUANTITIES`; `parent_loss` and `parent_hit` come along where theirs do.
+        """
+        ids, head = self.batches[index], head or self.head
+        shape = (ids.shape[0], ids.shape[1] - 1)
+        following = ids[:, 1:].flatten()
+        parts: list[dict[str, list]] = [{} for _ in networks]
+        flat = [states[:, :-1].flatten(0, 1) for states in networks]
+        own = self.states[index][:, :-1].flatten(0, 1)
+        for start in range(0, len(own), CHUNK):
+            place = slice(start, start + CHUNK)
+            parent = Answer(self.head(own[place]), following[place].to(own.device))
+            for found, states in zip(parts, flat, strict=True):
+                child = Answer(head(states[place]), parent.following)
+                for name, value in parent.against(child, wanted).items():
+                    found.setdefault(name, []).append(value)
+        return [{name: torch.cat(values).view(shape).cpu() for name, values in found.items()} for found in parts]
+
+    def per_row(self, index: int, values: torch.Tensor) -> torch.Tensor:
+        """Mean over the counted tokens of each row of batch `index`, float64."""
+        return mean_per_row(values.double(), self.batches[index].cpu(), self.rows.given)
+
+    def verdict(self, states: Iterable[torch.Tensor], head=None) -> Verdict:
+        """Of one network, from its final hidden states on each batch."""
+        columns: dict[str, list[torch.Tensor]] = {}
+        for index, each in enumerate(states):
+            for name, values in self.tokens(index, [each], head)[0].items():
+                columns.setdefault(name, []).append(self.per_row(index, values))
+        return Verdict({name: torch.cat(parts) for name, parts in columns.items()}, self.rows.documents)
+
+    @torch.no_grad()
+    def compare(self, child: PreTrainedModel, description: str = "evaluate") -> Verdict:
+        """Of a whole model."""
+        return self.verdict(
+            (final_states(child, batch) for batch in bar(self.batches, desc=description)), float_head_of(child)
+        )
+
+
+class Answer:
+    """Logits `(tokens, vocabulary)` of one model on some tokens, and what follows from them."""
+
+    def __init__(self, logits: torch.Tensor, following: torch.Tensor):
+        self.logits, self.following = logits, following
+        self.normaliser = logits.logsumexp(-1)
+        self._probabilities = self._entropy_term = self._best = None
+
+    @property
+    def best(self) -> torch.Tensor:
+        if self._best is None:
+            self._best = self.logits.argmax(-1)
+        return self._best
+
+    @property
+    def loss(self) -> torch.Tensor:
+        return self.normaliser - self.logits.gather(-1, self.following[:, None])[:, 0]
+
+    def _expected(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._probabilities is None:
+            self._probabilities = (self.logits - self.normaliser[:, None]).exp()
+        return torch.linalg.vecdot(self._probabilities, logits)
+
+    def against(self, child: "Answer", wanted: Sequence[str]) -> dict[str, torch.Tensor]:
+        found = {}
+        if "kl" in wanted:
+            if self._entropy_term is None:
+                self._entropy_term = self.normaliser - self._expected(self.logits)
+            found["kl"] = child.normaliser - self._expected(child.logits) - self._entropy_term
+        if "loss" in wanted:
+            found |= {"loss": child.loss, "parent_loss": self.loss}
+        if "hit" in wanted:
+            found |= {
+                name: (who.best == self.following).float() for name, who in (("hit", child), ("parent_hit", self))
+            }
+        if "same" in wanted:
+            found["same"] = (child.best == self.best).float()
+        return found
 
 
 @dataclass(frozen=True)
@@ -104,75 +307,31 @@ class ClozeTask:
         rows[:, 1:, context:] = others.view(num_items, 3, continuation)
         return cls(rows.flatten(0, 1), continuation)
 
-    def correct(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """1.0 where the right continuation has the highest likelihood; one value per four rows."""
-        losses = token_losses(logits, rows)[:, -self.continuation :].sum(1).view(-1, 4)
-        return (losses[:, :1] <= losses).all(1).float()
+    def correct(self, losses: torch.Tensor) -> torch.Tensor:
+        """1.0 where the right continuation has the highest likelihood; one value per four rows of `(rows, length - 1)`."""
+        summed = losses[:, -self.continuation :].sum(1).view(-1, 4)
+        return (summed[:, :1] <= summed).all(1).float()
 
 
-def batched(input_ids: torch.Tensor, batch_size: int, description: str) -> Iterable[torch.Tensor]:
-    return bar(input_ids.split(batch_size), desc=description)
-
-
-@torch.no_grad()
 def compare(
     parent: PreTrainedModel,
-    child: Callable,
-    input_ids: torch.Tensor,
+    child: PreTrainedModel,
+    rows: Rows | torch.Tensor,
     batch_size: int,
-    description: str = "evaluate",
     given: Sequence[int] = (),
-) -> dict[str, float]:
-    """Child against parent on held-out sequences; every share and mean with its standard error over sequences.
-
-    Args:
-        input_ids: shape `(num_sequences, sequence_length)`.
-        given: tokens that are never predicted, as of `TokenStream.given`: positions before them do not count.
-
-    Returns:
-        `top1_kept` (accuracy of the child / of the parent), `top1`, `parent_top1`, `agreement`, `kl`, `loss`,
-        `parent_loss`, and `*_stderr` for the first, `kl` and `loss`.
-    """
-    columns: dict[str, list[torch.Tensor]] = {k: [] for k in ("p_hit", "c_hit", "same", "kl", "p_loss", "c_loss")}
-    for batch in batched(input_ids, batch_size, description):
-        batch = batch.to(parent.device)
-        p = parent(input_ids=batch, use_cache=False).logits
-        c = child(input_ids=batch, use_cache=False).logits
-        p_best, c_best, target = p[:, :-1].argmax(-1), c[:, :-1].argmax(-1), batch[:, 1:]
-        per_token = {
-            "p_hit": (p_best == target).float(),
-            "c_hit": (c_best == target).float(),
-            "same": (p_best == c_best).float(),
-            "kl": kl_divergence(p[:, :-1], c[:, :-1]),
-            "p_loss": token_losses(p, batch),
-            "c_loss": token_losses(c, batch),
-        }
-        for name, tokens in per_token.items():
-            columns[name].append(mean_per_row(tokens, batch, given))
-    values = {name: torch.cat(parts).cpu() for name, parts in columns.items()}
-    kept, kept_error = ratio_and_error(values["c_hit"], values["p_hit"])
-    kl, kl_error = mean_and_error(values["kl"])
-    loss, loss_error = mean_and_error(values["c_loss"])
-    return {
-        "tokens": input_ids.numel(),
-        "top1_kept": kept if math.isfinite(kept) else None,  # a parent that is never right
-        "top1_kept_stderr": kept_error if math.isfinite(kept) else None,
-        "top1": values["c_hit"].mean().item(),
-        "parent_top1": values["p_hit"].mean().item(),
-        "agreement": values["same"].mean().item(),
-        "kl": kl,
-        "kl_stderr": kl_error,
-        "loss": loss,
-        "loss_stderr": loss_error,
-        "parent_loss": values["p_loss"].mean().item(),
-    }
+) -> dict:
+    """Child against parent on held-out sequences, as `Verdict.to_dict`; plain sequences are taken for documents."""
+    rows = rows if isinstance(rows, Rows) else Rows.of(rows, given)
+    return Targets(parent, rows, batch_size).compare(child).to_dict() | {"tokens": rows.input_ids.numel()}
 
 
 @torch.no_grad()
-def task_accuracy(model: Callable, task: ClozeTask, batch_size: int, device) -> torch.Tensor:
+def task_accuracy(model: PreTrainedModel, task: ClozeTask, batch_size: int, device) -> torch.Tensor:
     """1.0 / 0.0 per item of the cloze task."""
-    hits = []
-    for rows in batched(task.rows, 4 * max(1, batch_size // 4), "task"):
+    hits, head = [], float_head_of(model)
+    for rows in bar(task.rows.split(4 * max(1, batch_size // 4)), desc="task"):
         rows = rows.to(device)
-        hits.append(task.correct(model(input_ids=rows, use_cache=False).logits, rows).cpu())
+        states = final_states(model, rows)[:, -task.continuation - 1 : -1]
+        losses = F.cross_entropy(head(states).transpose(1, 2), rows[:, -task.continuation :], reduction="none")
+        hits.append(task.correct(losses).cpu())
     return torch.cat(hits)

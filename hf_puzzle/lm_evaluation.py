@@ -5,7 +5,7 @@ import gc
 import logging
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from . import artifacts, hub
 from .engines.check import check_folder
-from .evaluation import compare
+from .evaluation import Rows, compare
 from .training import resolve_device
 
 
@@ -199,16 +199,14 @@ def _check_numbers(**numbers: int | None) -> None:
 
 def compare_on(
     subject: Subject,
-    input_ids: torch.Tensor,
+    rows: Rows,
     batch_size: int = 8,
     limit: int | None = None,
-    given: Sequence[int] = (),
 ) -> dict:
-    """Child against parent on test sequences, shape `(num_sequences, length)`: what `--out` holds, `quality` in it.
+    """Child against parent on test text: what `--out` holds, `quality` in it.
 
     Args:
         limit: at most so many sequences.
-        given: tokens that are never predicted, as of `TokenStream.given`.
 
     Raises:
         EvaluationError: no parent to compare with, or one of another vocabulary.
@@ -223,7 +221,7 @@ def compare_on(
         raise EvaluationError(
             f"{subject.parent.name} has a vocabulary of {sizes[0]}, {subject.child} one of {sizes[1]}: not its parent"
         )
-    quality = compare(parent, child, input_ids[:limit], batch_size, given=given)
+    quality = compare(parent, child, rows[:limit], batch_size)
     for who in ("", "parent_"):
         loss = quality[f"{who}loss"]
         quality[f"{who}perplexity"] = math.exp(loss) if loss < 700 else None

@@ -104,6 +104,9 @@ class DataConfig:
     num_tokens: int = key("training tokens to prepare", 10_000_000)
     heldout_tokens: int = key("held-out tokens to prepare", 200_000)
     heldout_fraction: float = key("share of the documents that is held out", 0.04)
+    heldout_document_tokens: int = key(
+        "at most so many tokens of each held-out document: as evidence, many documents beat long ones", 2048
+    )
     seed: int = key("order of a Hub dataset's files", 0)
 
 
@@ -170,6 +173,11 @@ class ScoreConfig:
     )
     num_tokens: int = key("held-out tokens per score", 8_192)
     batch_size: int = key("sequences per forward pass", 8)
+    blocks: Literal["sub_blocks", "all"] = key(
+        "what is measured: exchanges of one attention or FFN, whose sums stand for the other blocks until the search has "
+        "found where to look; or every block",
+        "sub_blocks",
+    )
     tokens_per_task: int | None = key("held-out tokens of one task where tasks are fanned out; default: all", None)
 
 

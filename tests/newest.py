@@ -85,7 +85,9 @@ def fresh(program: str, *arguments: str | Path) -> None:
 def installed() -> None:
     import hf_puzzle
 
-    assert not Path(hf_puzzle.__file__).is_relative_to(ROOT / "hf_puzzle"), f"{hf_puzzle.__file__} is the checkout: pip install ."
+    assert not Path(hf_puzzle.__file__).is_relative_to(ROOT / "hf_puzzle"), (
+        f"{hf_puzzle.__file__} is the checkout: pip install ."
+    )
 
 
 def extras() -> None:

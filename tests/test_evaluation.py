@@ -124,14 +124,26 @@ def test_cloze_items_are_text_of_the_stream():
 def test_an_oracle_answers_every_item_and_chance_a_quarter(batch_size):
     task = ClozeTask.from_tokens(successor_stream(), num_items=800, context=10, continuation=4, seed=0)
 
-    def oracle(input_ids, use_cache):
-        return types.SimpleNamespace(logits=10 * F.one_hot((input_ids + 1) % 97, 97).float())
+    class Model:
+        """Its final states are logits already."""
+
+        device = torch.device("cpu")
+        config = types.SimpleNamespace()
+
+        def __init__(self, answer):
+            self.answer = answer
+
+        def get_decoder(self):
+            return lambda input_ids, use_cache: types.SimpleNamespace(last_hidden_state=self.answer(input_ids))
+
+        def get_output_embeddings(self):
+            head = torch.nn.Linear(97, 97, bias=False)
+            torch.nn.init.eye_(head.weight)
+            return head
 
     generator = torch.Generator().manual_seed(0)
-
-    def guesser(input_ids, use_cache):
-        return types.SimpleNamespace(logits=torch.randn(*input_ids.shape, 97, generator=generator))
-
+    oracle = Model(lambda ids: 10 * F.one_hot((ids + 1) % 97, 97).float())
+    guesser = Model(lambda ids: torch.randn(*ids.shape, 97, generator=generator))
     assert task_accuracy(oracle, task, batch_size, "cpu").tolist() == [1.0] * 800
     guesses = task_accuracy(guesser, task, batch_size, "cpu")
     assert set(guesses.tolist()) == {0.0, 1.0}

@@ -15,6 +15,7 @@ MODULES = {
     if "optimum_plugin" not in path.parts
 }
 SHARED = {
+    "anatomy",
     "artifacts",
     "blocks",
     "cards",

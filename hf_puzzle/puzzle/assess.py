@@ -12,7 +12,7 @@ from ..blocks import Block
 from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_bytes
 from ..data import given_tokens, sequences
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
-from ..evaluation import ClozeTask, compare, mean_and_error, ratio_and_error, task_accuracy
+from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
 from ..progress import bar
 from ..recipe import RecipeError
 from .baselines import Baselines, describe
@@ -20,7 +20,7 @@ from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
 from .distillation import distill
 from .refit import refit
-from .scoring import distance
+from .scoring import with_sums
 from .search import jsonable, measure_speeds
 
 
@@ -29,14 +29,18 @@ logger = logging.getLogger(__name__)
 ROWS = "baselines"  # folder of one file per network and GKD budget
 
 
-def test_sequences(run) -> torch.Tensor:
-    """Sequences of the test text, shape `(num_sequences, sequence_length)`."""
-    return sequences(run.tokens["test"], run.sequence_length, run.recipe.evaluate.num_tokens, run.recipe.seed + 11)
+def test_rows(run) -> Rows:
+    """Sequences of the test text."""
+    return Rows.draw(run.tokens["test"], run.sequence_length, run.recipe.evaluate.num_tokens, run.recipe.seed + 11)
 
 
-def _compared(run, model, rows: torch.Tensor, name: str) -> dict:
-    given = given_tokens(run.tokens["test"])
-    return compare(run.parent, model, rows, run.recipe.evaluate.batch_size, f"evaluate {name}", given)
+def test_targets(run) -> Targets:
+    """The parent's answers on the test text, which every network of a run is compared with."""
+    return Targets(run.parent, test_rows(run), run.recipe.evaluate.batch_size, "evaluate parent")
+
+
+def _compared(targets: Targets, model, name: str) -> dict:
+    return targets.compare(model, f"evaluate {name}").to_dict() | {"tokens": targets.rows.input_ids.numel()}
 
 
 def check_quantized(names: list[str]) -> None:
@@ -51,9 +55,10 @@ def check_quantized(names: list[str]) -> None:
 def assess(run) -> dict:
     """Everything `eval.json` holds: quality before and after GKD, a task, speed in turn with the parent, memory."""
     config, parent = run.recipe.evaluate, run.parent
-    rows = test_sequences(run)
+    targets = test_targets(run)
+    rows = targets.rows.input_ids
     models = {"child": run.load_child("child"), "distilled": run.load_child("distilled")}
-    quality = {name: _compared(run, model, rows, name) for name, model in models.items()}
+    quality = {name: _compared(targets, model, name) for name, model in models.items()}
     task = ClozeTask.from_tokens(
         run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
     )
@@ -90,7 +95,7 @@ def assess(run) -> dict:
         "task": tasks,
         "speed": jsonable(speed),
         "assisted": drafted,
-        "quantized": [_quantized(run, rows, weights) for weights in config.quantized],
+        "quantized": [_quantized(run, targets, weights) for weights in config.quantized],
         "memory": _memory(run, blocks, costs.workload_of(batch_size)),
         "gkd_tokens": run.recipe.distill.num_tokens,
         "workload": dataclasses.asdict(costs.workload_of(batch_size)),
@@ -98,10 +103,10 @@ def assess(run) -> dict:
     }
 
 
-def _quantized(run, rows: torch.Tensor, weights: str) -> dict:
+def _quantized(run, targets: Targets, weights: str) -> dict:
     """The distilled child with its matrices in fewer bits: quality, and the bytes its weights hold."""
     model = quantized(run.run_dir / "distilled", weights).to(run.device)
-    quality = _compared(run, model, rows, weights)
+    quality = _compared(targets, model, weights)
     return {"weights": weights, "quality": quality, "weight_bytes": weight_bytes_of(model)}
 
 
@@ -141,10 +146,11 @@ def baseline_layouts(run) -> Baselines:
     batch_size = run.chosen["batch_size"]
     budget_ms = run.costs.predict(chosen_blocks(run), batch_size).total_ms
 
-    def kl_of(blocks: list[Block]) -> float:
-        return distance(run.parent, run.space, run.library, run.metric, run.recipe.score.batch_size, blocks)[0]
+    def distance(blocks: list[Block]) -> float:
+        return run.judge.distance(blocks)[0]
 
-    return Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, kl_of, run.recipe.seed)
+    scores = with_sums(run.scores, run.space)
+    return Baselines(run.space, scores, run.costs, batch_size, budget_ms, distance, run.recipe.seed)
 
 
 def baseline_tasks(run) -> list[dict]:
@@ -170,7 +176,7 @@ def run_baseline(run, name: str, gkd_tokens: int) -> None:
     else:
         logger.info("baseline %s: %s", name, describe(blocks))
         child = baseline_child(run, name, blocks, gkd_tokens)
-        quality = _compared(run, child, test_sequences(run), name)
+        quality = _compared(test_targets(run), child, name)
         child = cast_parameters(child, getattr(torch, run.costs.dtype))
         row = {"name": name, "blocks": [block.id for block in blocks], "gkd_tokens": gkd_tokens, "quality": quality}
         row["weight_bytes"] = weight_bytes(child)
@@ -218,7 +224,7 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
             calibration = sequences(
                 run.tokens["train"], run.sequence_length, recipe.child.refit_tokens, recipe.seed + 3
             )
-            refit(child, parent, calibration, recipe.child)
+            refit(child, parent, calibration, recipe.child, given_tokens(run.tokens["train"]))
     if gkd_tokens:
         config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"

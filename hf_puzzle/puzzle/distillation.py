@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from .. import artifacts
+from ..anatomy import head_of
 from ..data import TokenBlocks, given_tokens
 from ..evaluation import targets
 from ..optim import MuonWithAdamW
@@ -26,7 +27,6 @@ from ..recipe import DistillConfig, RecipeError
 from ..training import SealingTrainer, num_steps, show_progress, training_arguments
 from .child import cast_parameters
 from .loading import check_sharded
-from .surgery import head_of
 
 
 logger = logging.getLogger(__name__)

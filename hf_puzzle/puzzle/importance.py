@@ -9,8 +9,9 @@ from accelerate.utils import align_module_device
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer
 
+from ..anatomy import input_device
 from ..progress import bar
-from .surgery import input_device, layers_of, meta_parent, output_projection, sub_block
+from .surgery import layers_of, meta_parent, output_projection, sub_block
 
 
 class FFNActivity:

@@ -8,8 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .. import artifacts
+from ..anatomy import device_of
 from ..blocks import NONE, Block, Variant, variant_id
-from .surgery import KINDS, device_of, empty_block, layers_of, load_block, sub_block
+from .surgery import KINDS, empty_block, layers_of, load_block, sub_block
 
 
 class BlockLibrary:

@@ -33,22 +33,14 @@ from .block_distillation import build_layers, library_jobs, merge_library, plann
 from .child import assemble_child, child_weights, meta_child
 from .distillation import check_fsdp, distill, num_processes
 from .importance import channel_importance
+from .judge import Judge, Metric, scored_blocks
 from .library import BlockLibrary
 from .loading import LoadingError, Shards, gathered, load_layers, load_sharded, resolve_dtype, with_true_tie
 from .parent import train_parent
 from .preflight import check_machine
 from .refit import refit
 from .report import write_report
-from .scoring import (
-    Score,
-    ScoreTask,
-    make_metric,
-    merge_scores,
-    row_shards,
-    run_score_task,
-    score_tasks,
-    stored_values,
-)
+from .scoring import Score, ScoreTask, merge_scores, row_shards, run_score_task, score_tasks, stored_values, with_sums
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
@@ -164,12 +156,8 @@ class PuzzleRun:
     def tokens(self) -> dict[str, torch.Tensor]:
         """Streams `train`, `validation` (chooses blocks) and `test` (only the last evaluation sees it)."""
         streams = data.read_streams(self.run_dir / "tokens.safetensors")
-        third = len(streams["heldout"]) // 3
-        return {
-            "train": streams["train"],
-            "validation": streams["heldout"][:third],
-            "test": streams["heldout"][third:],
-        }
+        validation, test = streams["heldout"].split_at_document(len(streams["heldout"]) // 3)
+        return {"train": streams["train"], "validation": validation, "test": test}
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -194,8 +182,13 @@ class PuzzleRun:
         return artifacts.read_json(self.run_dir / "solutions.json")["chosen"]
 
     @functools.cached_property
-    def metric(self):
-        return make_metric(self.recipe.score, self.tokens["validation"], self.sequence_length, self.recipe.seed)
+    def metric(self) -> Metric:
+        """Of the search: on validation text, which chooses blocks."""
+        return Metric.of(self.recipe.score, self.tokens["validation"], self.sequence_length, self.recipe.seed)
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        return Judge(self.parent, self.space, self.library, self.metric)
 
     @property
     def sequence_length(self) -> int:
@@ -375,24 +368,23 @@ class PuzzleRun:
 
     def score_tasks(self, workers: int) -> list[dict]:
         done = set(stored_values(self._score_parts))
-        rows, config = self.metric.rows, self.recipe.score
+        rows, config = self.metric.rows.input_ids, self.recipe.score
         tasks = score_tasks(self.space, len(rows), rows.shape[1], config, done, workers)
         return [dataclasses.asdict(task) for task in tasks]
 
     def score(self, **task: int) -> None:
-        run_score_task(
-            self.parent, self.space, self.library, self.metric, self.recipe.score, ScoreTask(**task), self._score_parts
-        )
+        run_score_task(self.judge, ScoreTask(**task), self._score_parts)
 
     def merge_scores(self) -> None:
-        scores = merge_scores(self.space, self.metric.rows.numel(), self.recipe.score, self._score_parts)
+        scores = merge_scores(self.space, self.metric, self._score_parts)
         lines = [artifacts.json_line(score.to_dict()) for score in scores]
         artifacts.write_text(self.run_dir / "scores.jsonl", "".join(lines))
 
     def score_progress(self) -> tuple[int, int]:
         stored, library = stored_values(self._score_parts), self.library
-        shards = len(row_shards(len(self.metric.rows), self.metric.rows.shape[1], self.recipe.score))
-        blocks = [(i, block) for i, layer in enumerate(self.space.layers) for block in layer.blocks]
+        rows, config, own = self.metric.rows.input_ids, self.recipe.score, self.space.parent
+        shards = len(row_shards(len(rows), rows.shape[1], config))
+        blocks = [(i, b) for i, layer in enumerate(self.space.layers) for b in scored_blocks(layer, own, config)]
         scored = sum(not library.is_dropped(i, block) for i, block in blocks)
         return sum(len(values) for values in stored.values()), scored * shards
 
@@ -410,8 +402,8 @@ class PuzzleRun:
 
     def solve(self) -> None:
         search = Search(
-            self.parent, self.space, self.library, self.scores, self.costs, self.metric,
-            self.recipe.constraints, self.recipe.solve, self.recipe.score, engines.needs_one_kv_count(self.recipe.deploy), self.fmt,
+            self.judge, self.scores, self.costs, self.recipe.constraints, self.recipe.solve,
+            engines.needs_one_kv_count(self.recipe.deploy), self.fmt,
         )  # fmt: skip
         chosen, measured = search.run()
         artifacts.write_json(
@@ -428,7 +420,8 @@ class PuzzleRun:
         check_constraints(self.recipe.constraints, self.recipe.cost)
         margin = read_margin(self.run_dir)
         one_kv_count = engines.needs_one_kv_count(self.recipe.deploy)
-        return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
+        scores = with_sums(self.scores, self.space)
+        return solve_all(scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
 
     def make_child(self) -> None:
         blocks = [Block.parse(text) for text in self.chosen["blocks"]]
@@ -445,7 +438,8 @@ class PuzzleRun:
         if self.recipe.child.refit:
             seed = self.recipe.seed + 3
             rows = sequences(self.tokens["train"], self.sequence_length, self.recipe.child.refit_tokens, seed)
-            done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child))
+            given = data.given_tokens(self.tokens["train"])
+            done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child, given))
         self._write("child", child, refit=done)
 
     def distill(self) -> None:

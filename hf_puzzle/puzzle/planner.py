@@ -374,7 +374,7 @@ class Planner:
 
     def _score_batches(self, num_rows: int) -> tuple[int, int, int]:
         rows = rows_per_batch(self.recipe.score)
-        return math.ceil(num_rows / rows), min(rows, num_rows), self.run.metric.rows.shape[1]
+        return math.ceil(num_rows / rows), min(rows, num_rows), self.run.metric.rows.input_ids.shape[1]
 
     def _score(self, **arguments: int) -> float:
         task = ScoreTask(**arguments)

@@ -10,23 +10,23 @@ and the refitted child is kept only where it is nearer to the parent there than 
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..evaluation import Rows, Targets
 from ..progress import bar
 from ..recipe import ChildConfig
-from .distillation import chunked_kl
-from .surgery import KINDS, first_states, head_of, hidden_states_of, layers_of, output_projection, place_of, run_layer
+from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
 
 
 logger = logging.getLogger(__name__)
 
 JUDGES = 4  # one sequence in so many
 RIDGES = (1.0, 10.0, 100.0)  # times the recipe's ridge
-KL_CHUNK = 1024  # tokens of logits at a time
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,18 @@ class Refit:
 
 
 @torch.no_grad()
-def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tensor, config: ChildConfig) -> Refit:
+def refit(
+    child: PreTrainedModel,
+    parent: PreTrainedModel,
+    input_ids: torch.Tensor,
+    config: ChildConfig,
+    given: Sequence[int] = (),
+) -> Refit:
     """Refit `child` in place where that makes it better; mixtures of experts stay as they are.
 
     Args:
         input_ids: calibration sequences, shape `(num_sequences, sequence_length)`; the last quarter judges.
+        given: tokens that are never predicted, as of `TokenStream.given`.
 
     Raises:
         ValueError: a single sequence, which cannot be fitted to and judge too.
@@ -76,7 +83,8 @@ def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tens
     fitting = input_ids.split([len(input_ids) - max(1, len(input_ids) // JUDGES), max(1, len(input_ids) // JUDGES)])
     parts = [[batch.to(parent.device) for batch in part.split(config.batch_size)] for part in fitting]
     batches, held_out = parts[0] + parts[1], len(parts[1])
-    before = _kl(child, parent, parts[1])
+    judge = Targets(parent, Rows.of(fitting[1], given), config.batch_size, "refit: parent")
+    before = _kl(judge, child)
     child_states = [first_states(child, batch) for batch in batches]
     parent_states = [first_states(parent, batch) for batch in batches]
     originals: list[tuple[nn.Linear, torch.Tensor]] = []
@@ -96,7 +104,7 @@ def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tens
                     output.weight += update.to(output.weight.dtype)
         child_states = [run_layer(child, layer_idx, state) for state in child_states]
         parent_states = [target.output for target in targets]
-    after = _kl(child, parent, parts[1]) if originals else before
+    after = _kl(judge, child) if originals else before
     kept = after < before
     if not kept:
         for output, weight in originals:
@@ -108,13 +116,9 @@ def refit(child: PreTrainedModel, parent: PreTrainedModel, input_ids: torch.Tens
     return Refit(matrices, len(originals), before, after, kept)
 
 
-def _kl(child: PreTrainedModel, parent: PreTrainedModel, batches: list[torch.Tensor]) -> float:
+def _kl(judge: Targets, child: PreTrainedModel) -> float:
     """Mean KL(parent || child) per token in nats; inf where it is no number."""
-    total = 0.0
-    for batch in batches:
-        student, teacher = (model.get_decoder()(batch, use_cache=False).last_hidden_state for model in (child, parent))
-        total += chunked_kl(student, teacher, head_of(child), head_of(parent), KL_CHUNK).item() * batch.numel()
-    kl = total / sum(batch.numel() for batch in batches)
+    kl = judge.compare(child, "refit: judge").mean("kl")[0]
     return kl if math.isfinite(kl) else math.inf
 
 

@@ -20,11 +20,11 @@ from ..costs import Ratio, Timing, cpu_threads, in_dtype, median_timing, speed_r
 from ..engines.measuring import measure_models
 from ..formats import DECILM
 from ..progress import bar
-from ..recipe import ConstraintsConfig, CostConfig, RecipeError, ScoreConfig, SolveConfig
+from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .child import empty_child
-from .library import BlockLibrary
-from .scoring import Metric, Score, distance, score_blocks
+from .judge import Judge
+from .scoring import Score, score_blocks, with_sums
 from .search_space import SearchSpace
 from .solver import Choice, InfeasibleError, Limit, Solution, solve
 
@@ -237,21 +237,17 @@ class Search:
 
     def __init__(
         self,
-        parent: PreTrainedModel,
-        space: SearchSpace,
-        library: BlockLibrary,
+        judge: Judge,
         scores: list[Score],
         costs: CostTable,
-        metric: Metric,
         constraints: ConstraintsConfig,
         config: SolveConfig,
-        score_config: ScoreConfig,
         one_kv_count: bool = False,
         fmt: str = DECILM,
     ):
-        self.parent, self.space, self.library, self.metric = parent, space, library, metric
-        self.scores, self.costs, self.constraints = scores, costs, constraints
-        self.config, self.score_config, self.one_kv_count, self.fmt = config, score_config, one_kv_count, fmt
+        self.judge, self.parent, self.space = judge, judge.parent, judge.space
+        self.scores, self.costs, self.constraints = with_sums(scores, judge.space), costs, constraints
+        self.config, self.one_kv_count, self.fmt = config, one_kv_count, fmt
         self.rounds: list[dict] = []
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
 
@@ -275,7 +271,7 @@ class Search:
                 logger.info(
                     "round %d: %.3fx measured (at least %.3fx), bound / target %.3f, %s %.4f",
                     round_idx, result["total"].value, result["total"].lower_bound, result["bound_over_target"],
-                    self.score_config.metric, candidate.distance,
+                    self.judge.metric.config.metric, candidate.distance,
                 )  # fmt: skip
             bounds = [result["bound_over_target"] for result in measured]
             if not corrects:
@@ -319,9 +315,7 @@ class Search:
         return best
 
     def _judged(self, candidate: Candidate) -> Candidate:
-        value, error = distance(
-            self.parent, self.space, self.library, self.metric, self.score_config.batch_size, candidate.blocks
-        )
+        value, error = self.judge.distance(candidate.blocks)
         return dataclasses.replace(candidate, distance=value, distance_stderr=error)
 
     def _rescored(self, incumbent: Candidate, margin: float) -> Candidate | None:
@@ -357,9 +351,7 @@ class Search:
             if sum(a != b for a, b in zip(anchor, blocks, strict=True)) <= close:
                 return anchor, scores
         offered = [self._worth_rescoring(i, block) for i, block in enumerate(incumbent.blocks)]
-        self.rescored[blocks] = score_blocks(
-            self.parent, self.space, self.library, self.metric, self.score_config, incumbent.blocks, offered
-        )
+        self.rescored[blocks] = score_blocks(self.judge, incumbent.blocks, offered)
         return blocks, self.rescored[blocks]
 
     def _worth_rescoring(self, layer_idx: int, own: Block) -> list[Block]:

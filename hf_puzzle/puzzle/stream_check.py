@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
+from ..anatomy import input_device
 from ..data import DataError, Documents, as_used, cut, is_heldout, marks_of
 from ..evaluation import mean_and_error, token_losses
 from ..recipe import DataConfig
-from .surgery import input_device
 
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,9 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from accelerate.hooks import AlignDevicesHook
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -88,21 +87,6 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     return getattr(decoder, layer_list(decoder))
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes: of its parameters, or, where `device_map` offloads them, where its hook brings them."""
-    parameter = next(module.parameters())
-    if parameter.device.type != "meta":
-        return parameter.device
-    hooks = (m._hf_hook for m in module.modules() if "_hf_hook" in vars(m))
-    places = (hook.execution_device for hook in hooks if isinstance(hook, AlignDevicesHook))
-    return torch.device(next(place for place in places if place is not None))
-
-
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where token batches go: to the embeddings."""
-    return device_of(model.get_input_embeddings())
-
-
 def sub_block(layer: nn.Module, kind: str) -> nn.Module:
     """The attention or the FFN of a layer."""
     return getattr(layer, place_of(layer, kind))
@@ -111,19 +95,6 @@ def sub_block(layer: nn.Module, kind: str) -> nn.Module:
 def hidden_states_of(output) -> torch.Tensor:
     """The tensor that a sub-block or layer hands on, whatever it answers beside it."""
     return output[0] if isinstance(output, tuple) else output
-
-
-def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The map from final hidden states to logits, with the scales and caps that some families put behind the matrix."""
-    head, config = model.get_output_embeddings(), model.config
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-
-    def logits(hidden_states: torch.Tensor) -> torch.Tensor:
-        values = head(hidden_states) * scale if scale != 1.0 else head(hidden_states)
-        return cap * torch.tanh(values / cap) if cap else values
-
-    return logits
 
 
 def output_projection(block: nn.Module) -> nn.Linear | None:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
 import torch
@@ -25,9 +24,10 @@ from torch import nn
 from transformers import DynamicCache
 
 from .. import artifacts, data
+from ..anatomy import head_of
 from ..blocks import NONE, Block, Variant, kv_heads, num_experts, window
 from ..costs import Timing, Workload, clock_ms, weight_bytes
-from ..evaluation import compare, kl_divergence
+from ..evaluation import QUANTITIES, Answer
 from ..formats import choose_format, parent_block, stock_class
 from ..optim import MuonWithAdamW
 from ..recipe import DataConfig, RecipeError
@@ -41,7 +41,6 @@ from .surgery import (
     KINDS,
     count_parameters,
     empty_block,
-    head_of,
     hidden_states_of,
     layers_of,
     meta_parent,
@@ -509,12 +508,16 @@ class _Pieces:
         return torch.no_grad()(lambda: head(states))
 
     def divergence(self, rows: int, length: int) -> Callable:
-        parent, child = (self._states(rows, length, self.shapes.vocab) for _ in range(2))
-        return torch.no_grad()(lambda: kl_divergence(parent, child).mean(1))
+        return self._answers(rows, length, ("kl",))
 
     def judge(self, rows: int, length: int) -> Callable:
-        ids, answer = self._ids(rows, length), SimpleNamespace(logits=self._states(rows, length, self.shapes.vocab))
-        return functools.partial(compare, _Answers(answer, self.device), lambda **_: answer, ids, rows)
+        return self._answers(rows, length, QUANTITIES)
+
+    @torch.no_grad()
+    def _answers(self, rows: int, length: int, wanted) -> Callable:
+        parent, child = (self._states(rows, length, self.shapes.vocab).flatten(0, 1).float() for _ in range(2))
+        following = self._ids(rows, length).flatten()
+        return torch.no_grad()(lambda: Answer(parent, following).against(Answer(child, following), wanted))
 
     def rank(self, channels: int, rows: int, length: int) -> Callable:
         states = self._states(rows, length, channels)
@@ -595,13 +598,3 @@ class _Pieces:
             model(input_ids=ids, use_cache=True, **{OUTPUT_NAME: cache})
 
         return call
-
-
-class _Answers:
-    """Stands for a model whose logits are known."""
-
-    def __init__(self, answer, device: torch.device):
-        self.answer, self.device = answer, device
-
-    def __call__(self, **kwargs):
-        return self.answer

@@ -10,8 +10,9 @@ from transformers import TrainerCallback
 from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle import block_distillation
 from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library, normalized_mse
+from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.scoring import make_metric, score_blocks
+from hf_puzzle.puzzle.scoring import score_blocks
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.puzzle.surgery import layers_of, swapped
 from hf_puzzle.recipe import LibraryConfig, ScoreConfig, SearchSpaceConfig
@@ -214,8 +215,9 @@ def test_nan_in_one_block_drops_that_block_alone(
         f"{name} is dropped: loss became nan at step 3"
     ]
     assert_dropped_alone(library, reference, name)
-    metric = make_metric(ScoreConfig(num_tokens=64), tokens["validation"], sequence_length, 0)
-    scored = {(s.layer_idx, s.block) for s in score_blocks(llama, small_space, library, metric, ScoreConfig())}
+    config = ScoreConfig(num_tokens=64, blocks="all")
+    judge = Judge(llama, small_space, library, Metric.of(config, tokens["validation"], sequence_length, 0))
+    scored = {(s.layer_idx, s.block) for s in score_blocks(judge)}
     everything = {(i, b.id) for i, layer in enumerate(small_space.layers) for b in layer.blocks}
     assert everything - scored == {(1, "kv4+w256"), (1, "kv1+w256"), (1, "linear+w256")}
 

@@ -15,9 +15,10 @@ from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, head_of
 from hf_puzzle.puzzle.importance import channel_importance
+from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.refit import refit
-from hf_puzzle.puzzle.scoring import distance, make_metric, score_blocks
+from hf_puzzle.puzzle.scoring import score_blocks
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.puzzle.surgery import (
     check_parent,
@@ -158,8 +159,9 @@ def test_bld_trained_every_block(library, space):
 
 
 def test_scores_are_zero_for_the_parent_and_positive_for_less(parent, space, library, streams):
-    metric = make_metric(ScoreConfig(num_tokens=64), streams["validation"], 16, 0)
-    scores = score_blocks(parent, space, library, metric, ScoreConfig(num_tokens=64, batch_size=4))
+    config = ScoreConfig(num_tokens=64, batch_size=4, blocks="all")
+    judge = Judge(parent, space, library, Metric.of(config, streams["validation"], 16, 0))
+    scores = score_blocks(judge)
     by_block = {(s.layer_idx, s.block): s.value for s in scores}
     for i in range(4):
         assert by_block[i, space.parent.id] == 0.0
@@ -167,7 +169,7 @@ def test_scores_are_zero_for_the_parent_and_positive_for_less(parent, space, lib
     # replacing one block is the distance of that child
     blocks = [space.parent] * 4
     blocks[2] = Block("linear", space.layers[2].ffn[1])
-    value, _ = distance(parent, space, library, metric, 4, blocks)
+    value, _ = judge.distance(blocks)
     assert value == pytest.approx(by_block[2, blocks[2].id], rel=1e-4, abs=1e-6)
 
 

@@ -8,7 +8,8 @@ from hf_puzzle.blocks import Block, variant_id
 from hf_puzzle.costs import Timing
 from hf_puzzle.puzzle import search as search_module
 from hf_puzzle.puzzle.block_costs import CostTable, Fit, kv_bytes_per_token, non_block_parameters, num_parameters
-from hf_puzzle.puzzle.scoring import Score, distance, make_metric, score_blocks
+from hf_puzzle.puzzle.judge import Judge, Metric
+from hf_puzzle.puzzle.scoring import Score, score_blocks
 from hf_puzzle.puzzle.search import (
     Search,
     check_constraints,
@@ -59,13 +60,14 @@ def costs(llama, space):
 
 
 @pytest.fixture(scope="module")
-def metric(tokens, sequence_length):
-    return make_metric(ScoreConfig(num_tokens=64), tokens["validation"], sequence_length, 0)
+def judge(llama, space, library, tokens, sequence_length):
+    config = ScoreConfig(num_tokens=64, blocks="all")
+    return Judge(llama, space, library, Metric.of(config, tokens["validation"], sequence_length, 0))
 
 
 @pytest.fixture(scope="module")
-def scores(llama, space, library, metric):
-    return score_blocks(llama, space, library, metric, ScoreConfig())
+def scores(judge):
+    return score_blocks(judge)
 
 
 def total_ms(blocks, batch_size):
@@ -245,7 +247,7 @@ def test_choices_are_the_scored_blocks(costs, scores, space):
 
 
 @pytest.fixture
-def searching(llama, space, library, scores, costs, metric, monkeypatch):
+def searching(judge, scores, costs, monkeypatch):
     """A function that makes a Search whose children take `slower` times the predicted time."""
 
     def make(slower, constraints, **changes):
@@ -260,7 +262,7 @@ def searching(llama, space, library, scores, costs, metric, monkeypatch):
             return timings
 
         monkeypatch.setattr(search_module, "measure_models", measured)
-        return Search(llama, space, library, scores, costs, metric, constraints, config, ScoreConfig())
+        return Search(judge, scores, costs, constraints, config)
 
     def layout(model):
         return [
@@ -308,7 +310,7 @@ def test_no_time_constraint_measures_nothing(searching, llama):
     assert parameters(chosen.blocks, llama.config) <= 300_000
 
 
-def test_rescoring_never_worsens_the_true_distance(searching, llama, space, library, metric):
+def test_rescoring_never_worsens_the_true_distance(searching, judge, llama):
     constraints = ConstraintsConfig(num_parameters=250_000)
     plain = searching(1.0, constraints)
     first, _ = plain.run()
@@ -316,7 +318,7 @@ def test_rescoring_never_worsens_the_true_distance(searching, llama, space, libr
     again.config = dataclasses.replace(again.config, rescore_rounds=2)
     second, _ = again.run()
     assert second.distance <= first.distance
-    assert second.distance == distance(llama, space, library, metric, 8, second.blocks)[0]
+    assert second.distance == judge.distance(second.blocks)[0]
     assert parameters(second.blocks, llama.config) <= 250_000
 
 

@@ -1,0 +1,205 @@
+"""The judge of a search: how far any network of a library is from its parent, on rows that no block was trained on.
+
+The one place where scores, search, baselines and gates get their distances from. Blocks are swapped into the parent in
+place; only the layers from the exchanged one upwards run again.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..anatomy import final_states
+from ..blocks import NONE, Block
+from ..evaluation import ClozeTask, Rows, Targets, mean_and_error
+from ..progress import bar
+from ..recipe import ScoreConfig
+from .library import BlockLibrary
+from .search_space import LayerSpace, SearchSpace
+from .surgery import KINDS, first_states, layers_of, only_layers, run_layer, sub_block, swapped
+
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a distance is, and the text that it is taken on.
+
+    Attributes:
+        rows: held-out text, or the rows of a cloze task (`metric: accuracy`, four rows an item).
+    """
+
+    config: ScoreConfig
+    rows: Rows
+    task: ClozeTask | None = None
+
+    @classmethod
+    def of(cls, config: ScoreConfig, heldout: torch.Tensor, length: int, seed: int) -> "Metric":
+        """The recipe's metric on `score.num_tokens` tokens of a held-out stream."""
+        if config.metric != "accuracy":
+            return cls(config, Rows.draw(heldout, length, config.num_tokens, seed))
+        task = ClozeTask.from_tokens(heldout, max(1, config.num_tokens // 160), 32, 8, seed)
+        return cls(config, Rows.of(task.rows), task)
+
+    @property
+    def clusters(self) -> torch.Tensor:
+        """What each value belongs to: a row's document, or an item of the task."""
+        return self.rows.documents if self.task is None else torch.arange(len(self.rows) // 4)
+
+    def values(self, targets: Targets, index: int, networks: list[torch.Tensor]) -> list[torch.Tensor]:
+        """One value per row (or item) of batch `index` for each network, from final hidden states; 0 is the parent."""
+        answers = targets.tokens(index, networks, wanted=("kl",) if self.config.metric == "kl" else ("loss",))
+        if self.task is not None:
+            return [self.task.correct(a["parent_loss"]) - self.task.correct(a["loss"]) for a in answers]
+        parts = [a["kl"] if self.config.metric == "kl" else a["loss"] - a["parent_loss"] for a in answers]
+        return [targets.per_row(index, part) for part in parts]
+
+
+class Judge:
+    """Measures networks of a library against their parent by one metric; keeps what it has measured.
+
+    A layout is judged once, whoever asks again. The parent's targets are computed once, when they are first needed.
+    """
+
+    def __init__(self, parent: PreTrainedModel, space: SearchSpace, library: BlockLibrary, metric: Metric):
+        self.parent, self.space, self.library, self.metric = parent, space, library, metric
+        self._memo: dict[tuple[Block, ...], tuple[float, float]] = {}
+
+    def on(self, part: slice) -> "Judge":
+        """The same on some of the rows."""
+        metric = dataclasses.replace(self.metric, rows=self.metric.rows[part])
+        return Judge(self.parent, self.space, self.library, metric)
+
+    @functools.cached_property
+    def targets(self) -> Targets:
+        return Targets(self.parent, self.metric.rows, rows_per_batch(self.metric.config), "parent")
+
+    def values(self, index: int, networks: list[torch.Tensor]) -> list[torch.Tensor]:
+        """As of `Metric.values`."""
+        return self.metric.values(self.targets, index, networks)
+
+    @torch.no_grad()
+    def distance(self, blocks: Sequence[Block]) -> tuple[float, float]:
+        """The metric of a whole child, with its standard error: what the sum of its blocks' scores estimates."""
+        layout = tuple(blocks)
+        if layout not in self._memo:
+            found = []
+            with swapped(self.parent, self.library.swaps(self.parent, list(layout), self.space.parent)):
+                for index, batch in enumerate(bar(self.targets.batches, desc="distance")):
+                    found += self.values(index, [final_states(self.parent, batch)])
+            self._memo[layout] = mean_and_error(torch.cat(found), self.metric.clusters)
+        return self._memo[layout]
+
+    @torch.no_grad()
+    def block_values(
+        self,
+        layers: Collection[int],
+        incumbent: list[Block] | None = None,
+        offered: list[list[Block]] | None = None,
+    ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        """The metric's values of every block of `layers`, in order of layers: `(layer_idx, {block id: one value per unit})`.
+
+        A unit is a sequence, or an item of the task; values of two halves of the rows are the halves of the values. In
+        half precision, the mean of what rounding alone does (`_rounded_otherwise`) is taken off each exchange.
+
+        Args:
+            incumbent: blocks of a child; values are then the distance from the *parent* of that child with one block
+                exchanged, which repairs the additivity error of scores taken around the parent. Default: the parent.
+            offered: blocks of each layer to score; default: as `scored_blocks`.
+        """
+        if not layers:
+            return
+        parent, own, targets = self.parent, self.space.parent, self.targets
+        incumbent = incumbent or [own] * len(self.space.layers)
+        at_parent = [all(b == own for i, b in enumerate(incumbent) if i != layer) for layer in range(len(incumbent))]
+        standing = self.library.swaps(parent, incumbent, own)
+        states = [first_states(parent, batch) for batch in targets.batches]
+        offered = offered or [scored_blocks(layer, own, self.metric.config) for layer in self.space.layers]
+        progress = bar(total=sum(len(offered[i]) for i in layers) * len(states), desc="score")
+        for layer_idx in range(max(layers) + 1):
+            if layer_idx in layers:
+                blocks = [b for b in offered[layer_idx] if not self.library.is_dropped(layer_idx, b)]
+                loaded: dict = {}  # blocks share their sub-blocks
+                swaps = [
+                    {**standing, layer_idx: self.library.modules(parent, layer_idx, b, own, loaded)} for b in blocks
+                ]
+                values: list[list[torch.Tensor]] = [[] for _ in blocks]
+                floors: list[list[torch.Tensor]] = [[] for _ in KINDS]
+                for index, state in enumerate(states):
+                    networks = []
+                    for swap, block in zip(swaps, blocks, strict=True):
+                        if at_parent[layer_idx] and block == own:
+                            networks.append(targets.states[index])
+                        else:
+                            networks.append(self._from_layer(layer_idx, swap, state))
+                        progress.update()
+                    if at_parent[layer_idx] and parent.dtype in HALF:
+                        for kind in KINDS:
+                            with _rounded_otherwise(sub_block(layers_of(parent)[layer_idx], kind)):
+                                networks.append(self._from_layer(layer_idx, standing, state))
+                    found = self.values(index, networks)
+                    for column, value in zip([*values, *floors], found, strict=False):
+                        column.append(value)
+                del swaps, loaded  # before those of the next layer are read
+                floor = [torch.cat(column).mean() if column else 0.0 for column in floors]
+                yield (
+                    layer_idx,
+                    {
+                        b.id: torch.cat(column)
+                        - sum(f for f, v, o in zip(floor, b, own, strict=True) if v not in (o, NONE))
+                        for b, column in zip(blocks, values, strict=True)
+                    },
+                )
+            with swapped(parent, standing):
+                states = [run_layer(parent, layer_idx, state) for state in states]
+        progress.close()
+
+    def _from_layer(self, layer_idx: int, swap: dict, state: torch.Tensor) -> torch.Tensor:
+        """Final hidden states of the parent with other blocks, from what enters `layer_idx`."""
+        with swapped(self.parent, swap), only_layers(self.parent, layer_idx, states=state):
+            return self.parent.get_decoder()(inputs_embeds=state, use_cache=False).last_hidden_state
+
+
+@contextlib.contextmanager
+def _rounded_otherwise(block: nn.Module) -> Iterator[None]:
+    """A sub-block of half precision computes in float32, and only its answer is rounded: the same, but for rounding."""
+    dtype, forward = next(block.parameters()).dtype, block.forward
+
+    def cast(value, to):
+        if isinstance(value, tuple):
+            return tuple(cast(each, to) for each in value)
+        return value.to(to) if isinstance(value, torch.Tensor) and value.dtype in (dtype, torch.float32) else value
+
+    def otherwise(*args, **kwargs):
+        return cast(
+            forward(*cast(args, torch.float32), **{k: cast(v, torch.float32) for k, v in kwargs.items()}), dtype
+        )
+
+    weights = {name: p.data for name, p in block.named_parameters()}
+    try:
+        for parameter in block.parameters():
+            parameter.data = parameter.data.float()
+        block.forward = otherwise
+        yield
+    finally:
+        del block.forward
+        for name, parameter in block.named_parameters():
+            parameter.data = weights[name]
+
+
+def scored_blocks(layer: LayerSpace, own: Block, config: ScoreConfig) -> list[Block]:
+    """The blocks of a layer that are run: all of them, or with `score.blocks: sub_blocks` one exchange of a sub-block each."""
+    if config.blocks == "all":
+        return list(layer.blocks)
+    return [b for b in layer.blocks if own.attention == b.attention or own.ffn == b.ffn]
+
+
+def rows_per_batch(config: ScoreConfig) -> int:
+    """Rows that one forward takes: whole items of the task, which have four."""
+    return 4 * max(1, config.batch_size // 4)
