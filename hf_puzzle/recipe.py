@@ -240,7 +240,11 @@ class ChildConfig:
         "`decilm` opens in most engines and fits Llama-shaped parents; `per_layer` fits every family", "auto"
     )
     refit: bool = key("closed-form refit of the assembled child, no gradients", True)
-    refit_tokens: int = key("calibration tokens of the refit", 24_576)
+    refit_tokens: int | None = key(
+        "calibration tokens of the refit; default: 43 per input channel of the child's widest output matrix, a quarter of "
+        "which judge",
+        None,
+    )
     batch_size: int = key("sequences per forward pass", 8)
     ridge: float = key("strength that pulls the refit to the current weights, relative to the input's variance", 1e-2)
 

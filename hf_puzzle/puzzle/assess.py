@@ -10,7 +10,7 @@ import torch
 from .. import artifacts
 from ..blocks import Block
 from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_bytes
-from ..data import given_tokens, sequences
+from ..data import given_tokens
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
 from ..progress import bar
@@ -19,7 +19,7 @@ from .baselines import Baselines, describe
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
 from .distillation import distill
-from .refit import refit
+from .refit import calibration_rows, refit
 from .scoring import with_sums
 from .search import jsonable, measure_speeds
 
@@ -221,10 +221,9 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
     else:
         child = assemble_child(parent, run.library, blocks, run.space.parent, run.fmt)
         if recipe.child.refit:
-            calibration = sequences(
-                run.tokens["train"], run.sequence_length, recipe.child.refit_tokens, recipe.seed + 3
-            )
-            refit(child, parent, calibration, recipe.child, given_tokens(run.tokens["train"]))
+            tokens = run.tokens["train"]
+            rows = calibration_rows(child, tokens, run.sequence_length, recipe.child, recipe.seed + 3)
+            refit(child, parent, rows, recipe.child, given_tokens(tokens))
     if gkd_tokens:
         config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"

@@ -22,7 +22,7 @@ from ..costs import cpu_threads
 from ..data import sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
-from ..formats import check_loading, child_config, choose_format, model_is_tied, tell_tie, with_tie
+from ..formats import check_loading, child_config, choose_format, model_is_tied, parent_block, tell_tie, with_tie
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
@@ -38,7 +38,7 @@ from .library import BlockLibrary
 from .loading import LoadingError, Shards, gathered, load_layers, load_sharded, resolve_dtype, with_true_tie
 from .parent import train_parent
 from .preflight import check_machine
-from .refit import refit
+from .refit import calibration_rows, refit, wanted_tokens
 from .report import write_report
 from .scoring import Score, ScoreTask, merge_scores, row_shards, run_score_task, score_tasks, stored_values, with_sums
 from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
@@ -262,11 +262,21 @@ class PuzzleRun:
         config, length = self.recipe.child, self.sequence_length
         if self.recipe.data.name == data.TRAINERS_DATA and self._streams is None:
             return
-        if config.refit and config.refit_tokens < 2 * length:
+        if not config.refit:
+            return
+        if config.refit_tokens is not None and config.refit_tokens < 2 * length:
             raise RecipeError(
                 f"child.refit_tokens {config.refit_tokens}: two sequences of {length} at least, one to fit and one to judge; "
                 "or child.refit: false"
             )
+        widest = parent_block(self.config).ffn if self.parent_is_known else None
+        if isinstance(widest, int) and (wanted := wanted_tokens(widest)) > (
+            given := min(config.refit_tokens or wanted, self.recipe.data.num_tokens)
+        ):
+            logger.warning(
+                "child.refit_tokens: %d tokens for matrices of up to %d input channels; %d would do. Matrices that gain nothing "
+                "on held-out text stay as they are.", given, widest, wanted,
+            )  # fmt: skip
 
     def _check_parts(self) -> None:
         """What a parent that is never whole in memory rules out."""
@@ -436,9 +446,9 @@ class PuzzleRun:
         child = assemble_child(self.parent, self.library, blocks, self.space.parent, self.fmt)
         done = None
         if self.recipe.child.refit:
-            seed = self.recipe.seed + 3
-            rows = sequences(self.tokens["train"], self.sequence_length, self.recipe.child.refit_tokens, seed)
-            given = data.given_tokens(self.tokens["train"])
+            tokens, seed = self.tokens["train"], self.recipe.seed + 3
+            rows = calibration_rows(child, tokens, self.sequence_length, self.recipe.child, seed)
+            given = data.given_tokens(tokens)
             done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child, given))
         self._write("child", child, refit=done)
 

@@ -46,6 +46,7 @@ from ..training import num_steps
 from .block_costs import BYTES, calibration_layouts, kv_bytes_per_token, kv_tokens
 from .block_distillation import library_jobs, planned_names
 from .machines import MACHINES, Machine
+from .refit import wanted_tokens
 from .scoring import ScoreTask, rows_per_batch
 from .surgery import KINDS
 from .timing import Clock, Measured, Shapes
@@ -505,7 +506,7 @@ class Planner:
 
     def _refit(self) -> float:
         config, clock, shapes = self.recipe.child, self.clock, self.shapes
-        count, rows = self._batches(config.refit_tokens, config.batch_size)
+        count, rows = self._batches(config.refit_tokens or wanted_tokens(self.own.ffn), config.batch_size)
         ends, layer = clock.ends(rows, self.length), clock.layer(self.own, rows, self.length)
         inputs = [shapes.part(kind, getattr(self.own, kind)).out // shapes.hidden for kind in KINDS]
         per_batch = (ends + layer) + (2 * self.share + 1) * (ends + self.share * layer)
@@ -519,7 +520,7 @@ class Planner:
         child = self._child_parameters * self.width
         if not config.refit:
             return self._held(child=2 * child)
-        count, rows = self._batches(config.refit_tokens, config.batch_size)
+        count, rows = self._batches(config.refit_tokens or wanted_tokens(self.own.ffn), config.batch_size)
         size = self.shapes.part("ffn", self.own.ffn).out // hidden
         return self._held(
             child=2 * child,

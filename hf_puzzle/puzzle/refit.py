@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..data import sequences
 from ..evaluation import Rows, Targets
 from ..progress import bar
 from ..recipe import ChildConfig
@@ -26,6 +27,7 @@ from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_pr
 logger = logging.getLogger(__name__)
 
 JUDGES = 4  # one sequence in so many
+TOKENS_PER_CHANNEL = 32  # fewer fit a matrix to chance: the gate then refuses it
 RIDGES = (1.0, 10.0, 100.0)  # times the recipe's ridge
 
 
@@ -36,6 +38,10 @@ class Trace:
     state: torch.Tensor
     updates: dict[str, torch.Tensor]
     output: torch.Tensor
+
+    def to(self, device: torch.device) -> "Trace":
+        updates = {kind: update.to(device) for kind, update in self.updates.items()}
+        return Trace(self.state.to(device), updates, self.output.to(device))
 
     def after(self, kind: str, scale: float) -> torch.Tensor:
         """The residual stream right after a sub-block."""
@@ -61,6 +67,21 @@ class Refit:
     kept: bool
 
 
+def wanted_tokens(widest: int) -> int:
+    """Calibration tokens for an output matrix of `widest` input channels, those that judge included."""
+    return -(-TOKENS_PER_CHANNEL * widest * JUDGES // (JUDGES - 1))
+
+
+def calibration_rows(
+    child: PreTrainedModel, tokens: torch.Tensor, sequence_length: int, config: ChildConfig, seed: int
+) -> torch.Tensor:
+    """Sequences that `refit` takes, `(num_sequences, sequence_length)`: as many as the child's widest matrix needs."""
+    places = [output_projection(getattr(layer, place_of(layer, k))) for layer in layers_of(child) for k in KINDS]
+    widest = max((output.in_features for output in places if output is not None), default=1)
+    count = config.refit_tokens or max(2 * sequence_length, wanted_tokens(widest))
+    return sequences(tokens, sequence_length, count, seed)
+
+
 @torch.no_grad()
 def refit(
     child: PreTrainedModel,
@@ -81,17 +102,18 @@ def refit(
     if len(input_ids) < 2:
         raise ValueError("the refit needs two sequences or more: raise child.refit_tokens, or set child.refit: false")
     fitting = input_ids.split([len(input_ids) - max(1, len(input_ids) // JUDGES), max(1, len(input_ids) // JUDGES)])
-    parts = [[batch.to(parent.device) for batch in part.split(config.batch_size)] for part in fitting]
+    device, rest = parent.device, torch.device("cpu")  # states of all batches stay where there is room
+    parts = [[batch.to(device) for batch in part.split(config.batch_size)] for part in fitting]
     batches, held_out = parts[0] + parts[1], len(parts[1])
     judge = Targets(parent, Rows.of(fitting[1], given), config.batch_size, "refit: parent")
     before = _kl(judge, child)
-    child_states = [first_states(child, batch) for batch in batches]
-    parent_states = [first_states(parent, batch) for batch in batches]
+    child_states = [first_states(child, batch).to(rest) for batch in batches]
+    parent_states = [first_states(parent, batch).to(rest) for batch in batches]
     originals: list[tuple[nn.Linear, torch.Tensor]] = []
     matrices = 0
     for layer_idx in bar(range(len(layers_of(child))), desc="refit"):
-        targets = [_trace(parent, layer_idx, state) for state in parent_states]
-        scale = _residual_scale(parent, layer_idx, parent_states[0])
+        targets = [_trace(parent, layer_idx, state.to(device)).to(rest) for state in parent_states]
+        scale = _residual_scale(parent, layer_idx, parent_states[0].to(device))
         for kind in KINDS:
             layer = layers_of(child)[layer_idx]
             output = output_projection(getattr(layer, place_of(layer, kind)))
@@ -102,7 +124,7 @@ def refit(
                 if update is not None:
                     originals.append((output, output.weight.to("cpu", copy=True)))
                     output.weight += update.to(output.weight.dtype)
-        child_states = [run_layer(child, layer_idx, state) for state in child_states]
+        child_states = [run_layer(child, layer_idx, state.to(device)).to(rest) for state in child_states]
         parent_states = [target.output for target in targets]
     after = _kl(judge, child) if originals else before
     kept = after < before
@@ -169,6 +191,7 @@ def _problem(child, layer_idx: int, kind: str, output: nn.Linear, states, target
     gram = torch.zeros(2, size, size, device=child.device, dtype=torch.float64)
     cross = torch.zeros(2, output.out_features, size, device=child.device, dtype=torch.float64)
     for i, (state, target) in enumerate(zip(states, targets, strict=True)):
+        state, target = state.to(child.device), target.to(child.device)
         inputs: list[torch.Tensor] = []
         handle = output.register_forward_pre_hook(lambda module, args, keep=inputs: keep.append(args[0]))
         try:
