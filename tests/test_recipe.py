@@ -52,7 +52,8 @@ def test_unknown_key_names_the_nearest(path, nearest):
 
 def test_unknown_key_far_from_all_lists_them():
     with pytest.raises(
-        RecipeError, match=r"unknown key 'score\.qqqqq' \(keys: metric, num_tokens, batch_size, blocks, tokens_per_task\)"
+        RecipeError,
+        match=r"unknown key 'score\.qqqqq' \(keys: metric, num_tokens, batch_size, blocks, tokens_per_task\)",
     ):
         parse_recipe(with_key("score.qqqqq", 1))
 

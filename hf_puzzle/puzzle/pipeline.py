@@ -51,6 +51,9 @@ from .surgery import check_parent
 
 logger = logging.getLogger(__name__)
 
+VALIDATION_SHARE = 3  # a third of the held-out text chooses, the rest tests
+MIN_VALIDATION_ROWS = 256
+
 
 class PuzzleRun:
     """One recipe and one run folder.
@@ -156,7 +159,7 @@ class PuzzleRun:
     def tokens(self) -> dict[str, torch.Tensor]:
         """Streams `train`, `validation` (chooses blocks) and `test` (only the last evaluation sees it)."""
         streams = data.read_streams(self.run_dir / "tokens.safetensors")
-        validation, test = streams["heldout"].split_at_document(len(streams["heldout"]) // 3)
+        validation, test = streams["heldout"].split_at_document(len(streams["heldout"]) // VALIDATION_SHARE)
         return {"train": streams["train"], "validation": validation, "test": test}
 
     @functools.cached_property
@@ -239,6 +242,7 @@ class PuzzleRun:
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
+        self._check_heldout()
         self._check_refit()
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
@@ -256,6 +260,19 @@ class PuzzleRun:
                     layout[layer_idx] = block
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
                         child_config(self.config, layout, self.fmt)
+
+    def _check_heldout(self) -> None:
+        """Choosing blocks needs validation text: a third of what is held out."""
+        if self._streams is not None or self.recipe.data.name == data.TRAINERS_DATA:
+            return
+        config, length = self.recipe.data, self.sequence_length
+        rows = config.heldout_tokens // VALIDATION_SHARE // length
+        if rows < MIN_VALIDATION_ROWS:
+            logger.warning(
+                "data.heldout_tokens: %d leave %d validation sequences of %d to choose blocks with, which is noise; %d would "
+                "do (%d sequences)", config.heldout_tokens, rows, length, MIN_VALIDATION_ROWS * VALIDATION_SHARE * length,
+                MIN_VALIDATION_ROWS,
+            )  # fmt: skip
 
     def _check_refit(self) -> None:
         """The refit needs a sequence to fit to and one to judge by; a callback's are not known before its search."""

@@ -28,7 +28,7 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
     blocks = [Block.parse(text) for text in solutions["chosen"]["blocks"]]
     parent = Block.parse(costs.children[solutions["chosen"]["batch_size"]][0]["blocks"][0])
     draw_architecture(blocks, parent, figures / "architecture.png")
-    draw_scores(scores, solutions["chosen"]["blocks"], figures / "scores.png")
+    draw_scores(scores, solutions["chosen"]["blocks"], parent, figures / "scores.png")
     draw_frontier(evaluation, baselines, figures / "frontier.png")
     draw_costs(costs, solutions, figures / "costs.png")
     if len({row["gkd_tokens"] for row in baselines}) > 1:
@@ -227,8 +227,8 @@ def draw_architecture(blocks: list[Block], parent: Block, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_scores(scores: list[dict], chosen: list[str], path: Path) -> None:
-    """Heat map, layers across and blocks down, in decades; the chosen blocks are outlined."""
+def draw_scores(scores: list[dict], chosen: list[str], parent: Block, path: Path) -> None:
+    """Heat map, layers across and blocks down, in decades; the chosen blocks (or their sub-blocks) are outlined."""
     import numpy as np
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
@@ -244,9 +244,11 @@ def draw_scores(scores: list[dict], chosen: list[str], path: Path) -> None:
     )
     axes.set(xlabel="layer", xticks=range(0, len(layers), max(1, len(layers) // 16)), yticks=range(len(names)))
     axes.set_yticklabels(names, fontsize=6)
-    for layer_idx, block in enumerate(chosen):
-        if block in names and layer_idx in layers:
-            place = (layers.index(layer_idx) - 0.5, names.index(block) - 0.5)
+    for layer_idx, text in enumerate(chosen):
+        block = Block.parse(text)
+        halves = {Block(block.attention, parent.ffn).id, Block(parent.attention, block.ffn).id} - {parent.id}
+        for name in [text] if text in names else sorted(halves & set(names)):
+            place = (layers.index(layer_idx) - 0.5, names.index(name) - 0.5)
             axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="#d02020", linewidth=1.5))
     figure.colorbar(image, ax=axes, label=f"{scores[0]['metric']} when this block is exchanged")
     _save(figure, path)
