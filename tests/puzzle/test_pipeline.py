@@ -25,7 +25,7 @@ from hf_puzzle.formats import describe
 from hf_puzzle.puzzle import pipeline
 from hf_puzzle.puzzle.parent import train_parent
 from hf_puzzle.puzzle.pipeline import PuzzleRun, load_run
-from hf_puzzle.puzzle.scoring import stored_values
+from hf_puzzle.puzzle.scoring import stored_values, with_sums
 from hf_puzzle.puzzle.surgery import UnsupportedParentError
 from hf_puzzle.recipe import load_recipe
 
@@ -146,7 +146,7 @@ def test_a_parent_without_a_head_is_refused_before_any_compute(finished, tmp_pat
 def test_tables_agree_with_each_other(finished):
     run = load_run(finished)
     space = run.space
-    scores = run.scores
+    scores = with_sums(run.scores, space)
     assert {(s.layer_idx, s.block) for s in scores} == {
         (i, b.id) for i, layer in enumerate(space.layers) for b in layer.blocks
     }
