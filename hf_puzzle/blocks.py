@@ -2,10 +2,13 @@
 
 An attention variant is a number of KV heads, `kv4win512` (KV heads and a sliding window), `linear` (one linear map) or
 `none`; an FFN variant is a width, `e4` (experts kept of a mixture), `linear` or `none` (Puzzle, arXiv 2411.19146,
-section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`.
+section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
+`rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own.
 """
 
+import functools
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -13,8 +16,82 @@ Variant = int | str
 LINEAR, NONE = "linear", "none"
 KINDS = {"attention": "kv", "ffn": "w"}
 MAX_DIGITS = 12  # of a number in an id
-_WINDOWED = re.compile(rf"kv([1-9]\d{{0,{MAX_DIGITS - 1}}})win([1-9]\d{{0,{MAX_DIGITS - 1}}})", re.ASCII)
-_EXPERTS = re.compile(rf"e([1-9]\d{{0,{MAX_DIGITS - 1}}})", re.ASCII)
+_PER_LAYER_ENGINES = ("transformers", "transformers-serve", "continuous-batching")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sort of variant: what formats, training, engines and costs ask about it. Parameters are counted on its module.
+
+    Attributes:
+        template: of its ids, `{}` for a number; a number behind the kind's own prefix is an int.
+        kinds: `attention`, `ffn` or both.
+        sizes: what its numbers are, by the config's name (`experts` has one for each family).
+        stock: the parent's own sub-block, cut; a model of such layers, all alike, is a stock one.
+        module: what the published code puts in its place; starts from the best linear map (`from_map`).
+        trained: by BLD.
+        not_decilm: why DeciLM cannot express it, where no check of the format says so.
+        engines: that run it, the others say `refusal`; None: their table says (`engines.ENGINES`).
+    """
+
+    template: str
+    kinds: tuple[str, ...]
+    sizes: tuple[str, ...] = ()
+    stock: bool = False
+    module: type | None = None
+    trained: bool = True
+    not_decilm: str | None = None
+    engines: tuple[str, ...] | None = None
+    refusal: str = ""
+
+    @property
+    def example(self) -> str:
+        return self.template.format(*(4, 512)[: len(self.sizes)])
+
+    def is_int(self, kind: str) -> bool:
+        return self.template == f"{KINDS[kind]}{{}}"
+
+    @property
+    def pattern(self) -> str:
+        return self.template.replace("{}", f"([1-9][0-9]{{0,{MAX_DIGITS - 1}}})")
+
+
+@functools.cache
+def rows() -> tuple[Row, ...]:
+    """The registry."""
+    from .remote.modeling_puzzle import SUB_BLOCKS  # brings torch, without which the table of engines is read
+
+    linear_map, *others = SUB_BLOCKS
+    return (
+        Row("kv{}", ("attention",), ("num_key_value_heads",), stock=True),
+        Row(
+            "kv{}win{}",
+            ("attention",),
+            ("num_key_value_heads", "attention_window"),
+            not_decilm="DeciLM engines ignore windows",
+            engines=("transformers", "transformers-serve"),
+            refusal="no sliding windows",
+        ),
+        Row("w{}", ("ffn",), ("intermediate_size",), stock=True),
+        Row(
+            "e{}", ("ffn",), ("experts",), stock=True, engines=_PER_LAYER_ENGINES, refusal="no expert counts per layer"
+        ),
+        *(
+            Row(
+                module.template,
+                module.kinds,
+                module.sizes,
+                module=module,
+                not_decilm=f"DeciLM has no {module.noun}",
+                engines=_PER_LAYER_ENGINES,
+                refusal=f"no {module.noun}",
+            )
+            for module in others
+        ),
+        # ridge regression is within a few percent of what gradients reach: not trained
+        Row(LINEAR, tuple(KINDS), module=linear_map, trained=False),
+        Row(NONE, tuple(KINDS), trained=False),
+    )
 
 
 def variant_id(kind: str, variant: Variant) -> str:
@@ -22,19 +99,43 @@ def variant_id(kind: str, variant: Variant) -> str:
     return f"{KINDS[kind]}{variant}" if isinstance(variant, int) else variant
 
 
+@functools.lru_cache(maxsize=4096)
+def _find(kind: str, text: str) -> tuple[Row, dict[str, int]]:
+    for row in rows():
+        if kind in row.kinds and (match := re.fullmatch(row.pattern, text)):
+            return row, dict(zip(row.sizes, map(int, match.groups()), strict=True))
+    raise ValueError(f"{text[:80]!r} is not an {kind} variant: expected {KINDS[kind]}<number>, {words(kind, 'or')}")
+
+
+def words(kind: str, conjunction: str) -> str:
+    """Examples of the variants of a kind that are no int, for messages."""
+    *others, last = (row.example for row in rows() if kind in row.kinds and not row.is_int(kind))
+    return f"{', '.join(others)} {conjunction} {last}"
+
+
+def row_of(kind: str, variant: Variant) -> Row:
+    """The row of a variant; ValueError where none has its id."""
+    return _find(kind, variant_id(kind, variant))[0]
+
+
+def sizes_of(kind: str, variant: Variant) -> dict[str, int]:
+    """The numbers of a variant by name (`Row.sizes`); empty where it has none, and for what is no variant."""
+    try:
+        return dict(_find(kind, variant_id(kind, variant))[1])
+    except ValueError:
+        return {}
+
+
+def with_sizes(kind: str, sizes: dict[str, int]) -> Variant:
+    """The inverse of `sizes_of` for variants with numbers."""
+    row = next(row for row in rows() if kind in row.kinds and set(row.sizes) == set(sizes))
+    return parse_variant(kind, row.template.format(*(sizes[name] for name in row.sizes)))
+
+
 def parse_variant(kind: str, text: str) -> Variant:
     """The inverse of `variant_id`; ValueError for anything it does not write."""
-    special = _WINDOWED if kind == "attention" else _EXPERTS
-    if text in (LINEAR, NONE) or special.fullmatch(text):
-        return text
-    prefix = KINDS[kind]
-    number = re.fullmatch(rf"{prefix}(0|[1-9]\d{{0,{MAX_DIGITS - 1}}})", text, re.ASCII)
-    if number is None:
-        example = "kv4win512" if kind == "attention" else "e4"
-        raise ValueError(
-            f"{text[:80]!r} is not an {kind} variant: expected {prefix}<number>, {example}, {LINEAR} or {NONE}"
-        )
-    return int(number[1])
+    row, sizes = _find(kind, text)
+    return sizes[row.sizes[0]] if row.is_int(kind) else text
 
 
 def windowed(kv_heads: int, window: int) -> Variant:
@@ -44,22 +145,17 @@ def windowed(kv_heads: int, window: int) -> Variant:
 
 def kv_heads(attention: Variant) -> int | None:
     """KV heads of an attention variant; None where there is no attention."""
-    if isinstance(attention, int):
-        return attention
-    match = _WINDOWED.fullmatch(attention)
-    return int(match[1]) if match else None
+    return sizes_of("attention", attention).get("num_key_value_heads")
 
 
 def window(attention: Variant) -> int | None:
     """Tokens a sliding-window attention sees; None for full attention and where there is none."""
-    match = isinstance(attention, str) and _WINDOWED.fullmatch(attention)
-    return int(match[2]) if match else None
+    return sizes_of("attention", attention).get("attention_window")
 
 
 def num_experts(ffn: Variant) -> int | None:
     """Experts of a mixture; None for a dense FFN."""
-    match = isinstance(ffn, str) and _EXPERTS.fullmatch(ffn)
-    return int(match[1]) if match else None
+    return sizes_of("ffn", ffn).get("experts")
 
 
 class Block(NamedTuple):
@@ -71,6 +167,10 @@ class Block(NamedTuple):
     @property
     def id(self) -> str:
         return f"{variant_id('attention', self.attention)}+{variant_id('ffn', self.ffn)}"
+
+    @property
+    def rows(self) -> tuple[Row, Row]:
+        return row_of("attention", self.attention), row_of("ffn", self.ffn)
 
     @classmethod
     def parse(cls, text: str) -> "Block":

@@ -7,6 +7,7 @@ Llama-shaped parents, so converting is a matter of configs and of channels of ze
 
 import copy
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -32,14 +33,18 @@ from .blocks import (
     kv_heads,
     num_experts,
     parse_variant,
+    row_of,
+    sizes_of,
     variant_id,
     window,
-    windowed,
+    with_sizes,
 )
 from .remote import modeling_puzzle
 from .remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config, ffn_width
 from .remote.modeling_decilm import DeciLMForCausalLM
 
+
+logger = logging.getLogger(__name__)
 
 DECILM, PER_LAYER = "decilm", "per_layer"
 FORMATS = (DECILM, PER_LAYER)
@@ -101,13 +106,15 @@ def variant_overrides(config: PretrainedConfig, kind: str, variant: Variant) -> 
         return {"skip": [_SKIP_NAMES[kind]]}
     if variant == LINEAR:
         return {"replace_with_linear": [kind]}
-    if kind == "attention":
-        heads = {} if kv_heads(variant) == own else {"num_key_value_heads": kv_heads(variant)}
-        return heads | ({"attention_window": window(variant)} if window(variant) else {})
-    if (experts := num_experts(variant)) is not None:
-        top_k = stock_value(config, "num_experts_per_tok")
-        return {expert_attribute(config): experts} | ({"num_experts_per_tok": experts} if experts < top_k else {})
-    return {"intermediate_size": variant}
+    if row_of(kind, variant).module is not None:
+        return {"replace_with": {kind: variant}}
+    sizes = sizes_of(kind, own)
+    changed = {name: size for name, size in sizes_of(kind, variant).items() if size != sizes.get(name)}
+    if (experts := changed.pop("experts", None)) is not None:
+        changed[expert_attribute(config)] = experts
+        if experts < stock_value(config, "num_experts_per_tok"):
+            changed["num_experts_per_tok"] = experts
+    return changed
 
 
 def block_overrides(config: PretrainedConfig, block: Block) -> dict:
@@ -115,7 +122,9 @@ def block_overrides(config: PretrainedConfig, block: Block) -> dict:
     merged: dict = {}
     for kind, variant in zip(("attention", "ffn"), block, strict=True):
         for name, value in variant_overrides(config, kind, variant).items():
-            merged[name] = merged.get(name, []) + value if isinstance(value, list) else value
+            if name in merged:  # lists and dictionaries of both sub-blocks
+                value = merged[name] + value if isinstance(value, list) else merged[name] | value
+            merged[name] = value
     if merged:
         guard = next((name for name in modeling_puzzle.GUARDS if hasattr(config, name)), None)
         if guard is None:
@@ -124,13 +133,21 @@ def block_overrides(config: PretrainedConfig, block: Block) -> dict:
     return merged
 
 
+def does_not_fit(config: PretrainedConfig, kind: str, variant: Variant) -> str | None:
+    """What a parent's size says against a variant, with the way out; None if nothing, ValueError if it is no variant."""
+    check = getattr(row_of(kind, variant).module, "why_not", None)
+    return check(config.hidden_size, *sizes_of(kind, variant).values()) if check is not None else None
+
+
 def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None:
     own = parent_block(config)
     where = f"layer {layer_idx}, block {block.id}"
     for kind, variant in zip(KINDS, block, strict=True):
         try:
-            if parse_variant(kind, variant_id(kind, variant)) == 0:
+            if variant == 0:
                 raise ValueError(f"{kind} of size 0; use {NONE}")
+            if reason := does_not_fit(config, kind, variant):
+                raise ValueError(reason)
         except ValueError as error:
             raise FormatError(f"{where}: {error}") from None
     heads = kv_heads(block.attention)
@@ -166,6 +183,8 @@ def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> Pretraine
     overrides = {i: own for i, block in enumerate(blocks) if (own := block_overrides(config, block))}
     if not overrides:
         return _with_layers(config, len(blocks))
+    if any("replace_with" in own for own in overrides.values()):
+        child.replace_with = {}
     child.per_layer_config = overrides
     name = modeling_puzzle.PREFIX + stock_class(config).__name__
     child.architectures = [name]
@@ -212,6 +231,15 @@ def decilm_width(width: int) -> int:
     return -(-width // FFN_WIDTH_STEP) * FFN_WIDTH_STEP
 
 
+def _decilm_entry(config: PretrainedConfig, block: Block) -> dict:
+    """One entry of `block_configs`; ValueError for what the format cannot express."""
+    for kind, variant in zip(KINDS, block, strict=True):
+        if isinstance(variant, str) and (reason := row_of(kind, variant).not_decilm):
+            raise ValueError(f"{reason}; use the per_layer format")
+    ffn = decilm_width(block.ffn) if isinstance(block.ffn, int) else block.ffn
+    return block_config(config.num_attention_heads, config.hidden_size, block.attention, ffn)
+
+
 def decilm_config(config: PretrainedConfig, blocks: list[Block]) -> DeciLMConfig:
     """The DeciLM config of a child of a Llama-shaped parent.
 
@@ -222,13 +250,8 @@ def decilm_config(config: PretrainedConfig, blocks: list[Block]) -> DeciLMConfig
         raise FormatError(f"DeciLM cannot express this parent: {reason}; use the per_layer format")
     block_configs = []
     for layer_idx, block in enumerate(blocks):
-        if window(block.attention):
-            raise FormatError(
-                f"layer {layer_idx}, block {block.id}: DeciLM engines ignore windows; use the per_layer format"
-            )
         try:
-            ffn = decilm_width(block.ffn) if isinstance(block.ffn, int) else block.ffn
-            block_configs.append(block_config(config.num_attention_heads, config.hidden_size, block.attention, ffn))
+            block_configs.append(_decilm_entry(config, block))
         except ValueError as error:
             raise FormatError(f"layer {layer_idx}, block {block.id}: {error}") from None
     attention_bias = getattr(config, "attention_bias", False)
@@ -291,7 +314,10 @@ def describe(config: PretrainedConfig) -> list[Block]:
     if isinstance(config, DeciLMConfig):
         return [_decilm_block(config, entry) for entry in config.block_configs]
     own, overrides = parent_block(config), modeling_puzzle.layer_overrides(config)
-    return [_per_layer_block(config, own, overrides.get(i, {})) for i in range(config.num_hidden_layers)]
+    try:
+        return [_per_layer_block(config, own, overrides.get(i, {})) for i in range(config.num_hidden_layers)]
+    except (TypeError, ValueError) as error:  # `replace_with` of a stranger, or of a newer hf_puzzle
+        raise FormatError(f"per_layer_config: {error}") from None
 
 
 def _decilm_block(config: DeciLMConfig, entry) -> Block:
@@ -304,16 +330,15 @@ def _decilm_block(config: DeciLMConfig, entry) -> Block:
 
 
 def _per_layer_block(config: PretrainedConfig, own: Block, overrides: dict) -> Block:
-    skip, linear = overrides.get("skip", ()), overrides.get("replace_with_linear", ())
-    attention: Variant = overrides.get("num_key_value_heads", own.attention)
-    if overrides.get("attention_window"):
-        attention = windowed(attention, overrides["attention_window"])
-    experts = num_experts(own.ffn) and overrides.get(expert_attribute(config))
-    ffn: Variant = f"e{experts}" if experts else overrides.get("intermediate_size", own.ffn)
-    return Block(
-        NONE if "attention" in skip else LINEAR if "attention" in linear else attention,
-        NONE if "mlp" in skip else LINEAR if "ffn" in linear else ffn,
-    )
+    replaced, variants = modeling_puzzle.replaced(overrides), []
+    known = {"experts": overrides.get(expert_attribute(config))} | overrides
+    for kind, optional in (("attention", ["attention_window"]), ("ffn", [])):
+        sizes = sizes_of(kind, getattr(own, kind))
+        sizes |= {name: known[name] for name in (*sizes, *optional) if known.get(name)}
+        skipped = _SKIP_NAMES[kind] in overrides.get("skip", ())
+        word = NONE if skipped else replaced.get(kind)
+        variants.append(with_sizes(kind, sizes) if word is None else parse_variant(kind, word))
+    return Block(*variants)
 
 
 # -- models
@@ -452,15 +477,26 @@ def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str
     _check_format(wanted, "auto")
     if wanted == PER_LAYER:
         return PER_LAYER
-    try:
+    if wanted == DECILM:
         for block in blocks:
             decilm_config(config, [block])
         decilm_config(config, [])
-    except FormatError:
-        if wanted == DECILM:
-            raise
+        return DECILM
+    if decilm_refuses(config) is not None:
         return PER_LAYER
-    return DECILM
+    own, obstacles = parent_block(config), []
+    for kind, variant in dict.fromkeys(pair for block in blocks for pair in zip(KINDS, block, strict=True)):
+        try:
+            _decilm_entry(config, own._replace(**{kind: variant}))
+        except ValueError as error:
+            obstacles.append(f"{kind} {variant_id(kind, variant)}: {error}")
+    if not obstacles:
+        return DECILM
+    logger.info(
+        "child.format: auto writes per_layer, which no engine but transformers opens; DeciLM but for %s",
+        " and ".join(obstacles),
+    )
+    return PER_LAYER
 
 
 # -- simplifying and converting
@@ -492,7 +528,7 @@ def simplify(
     stock = stock_of(config, kept)
     own, blocks = parent_block(stock), [blocks[i] for i in kept]
     common = blocks[0] if len(set(blocks)) == 1 else None
-    if common is None or {LINEAR, NONE} & set(common) or window(common.attention):
+    if common is None or not all(row.stock for row in common.rows):
         return per_layer_config(stock, blocks), state, changes
     if common != own:
         for name, value in block_overrides(stock, common).items():
@@ -505,7 +541,7 @@ def stock_of(config: PretrainedConfig, kept: list[int] | None = None) -> Pretrai
     """The parent's config of a per-layer child, of its `kept` layers."""
     stock = copy.deepcopy(config)
     stock.per_layer_config = None
-    for name in ("replace_with_linear", "attention_window", "kv_sharing_modes", "auto_map"):
+    for name in ("replace_with_linear", "replace_with", "attention_window", "kv_sharing_modes", "auto_map"):
         stock.__dict__.pop(name, None)
     stock.architectures = [stock_class(config).__name__]
     if kept is not None and len(kept) != config.num_hidden_layers:

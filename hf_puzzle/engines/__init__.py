@@ -2,13 +2,14 @@
 
 One row per engine, read off its sources or run (transformers, llama.cpp). Linear blocks, missing sub-blocks and mixed
 KV-head counts each break some of them, a few silently; where `rewrites` re-cuts the layers exactly, a block may stay.
+Variants that few engines run say so themselves (`blocks.Row.engines`).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, window
+from ..blocks import LINEAR, NONE, Block, Variant, kv_heads
 from ..recipe import RecipeError, did_you_mean
 
 
@@ -22,8 +23,6 @@ class Engine:
         linear_first_layer: layer 0 may have a linear map for attention; only where `linear_attention`.
         attention_free_model: not one layer needs attention.
         kv_heads: `any` counts, `one` for all layers, or `all`: as many as query heads.
-        sliding_windows: in the per-layer format; DeciLM has the key, and every engine ignores it.
-        experts_per_layer: in the per-layer format.
         wide_head_dim: head_dim other than hidden_size / num_attention_heads.
         qkv_bias: biases on q, k and v only; `attention_bias`: on o too.
         any_activation: others than silu.
@@ -46,8 +45,6 @@ class Engine:
     ffn_free_last_layer: bool = True
     attention_free_model: bool = False
     kv_heads: Literal["any", "one", "all"] = "any"
-    sliding_windows: bool = False
-    experts_per_layer: bool = False
     wide_head_dim: bool = False
     qkv_bias: bool = False
     attention_bias: bool = False
@@ -68,8 +65,6 @@ _TRANSFORMERS = {
     "attention_free_first_layer": True,
     "linear_first_layer": True,
     "attention_free_model": True,
-    "sliding_windows": True,
-    "experts_per_layer": True,
     "wide_head_dim": True,
     "qkv_bias": True,
     "attention_bias": True,
@@ -149,7 +144,7 @@ ENGINES = {
     ),
     "transformers-serve": Engine(**_TRANSFORMERS),
     # its paged cache has one shape, from config.num_key_value_heads, which DeciLM's config.json has as null
-    "continuous-batching": Engine(**(_TRANSFORMERS | {"kv_heads": "all", "sliding_windows": False})),
+    "continuous-batching": Engine(**(_TRANSFORMERS | {"kv_heads": "all"})),
     # what all of them run as it is, but for one KV count and, with scaled RoPE, exllamav2
     "portable": Engine(
         ffn_none_after_attention=False,
@@ -187,14 +182,11 @@ def check_format(names: Iterable[str], fmt: str) -> None:
 
 
 def _obstacles(
-    row: Engine, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant
+    engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant
 ) -> list[tuple[str, str | None]]:
     """What keeps a block from running as it is, each with the exact rewrite that removes it or None."""
-    found: list[tuple[str, str | None]] = []
-    if window(attention) is not None and not row.sliding_windows:
-        found.append(("no sliding windows", None))
-    if num_experts(ffn) is not None and not row.experts_per_layer:
-        found.append(("no expert counts per layer", None))
+    row, sorts = ENGINES[engine], Block(attention, ffn).rows
+    found = [(s.refusal, None) for s in sorts if s.engines is not None and engine not in s.engines]
     as_ffn = "linear map written as an FFN with biases" if row.biased_ffn_for_linear else None
     if attention == LINEAR and not row.linear_attention:
         found.append(("no linear attention", as_ffn))
@@ -219,19 +211,19 @@ def _obstacles(
 
 def why_not_direct(engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant) -> str | None:
     """Why `engine` does not run this block in this layer as it is, or None if it does."""
-    found = _obstacles(ENGINES[engine], layer_idx, num_layers, attention, ffn)
+    found = _obstacles(engine, layer_idx, num_layers, attention, ffn)
     return found[0][0] if found else None
 
 
 def refuses(engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant) -> str | None:
     """Why `engine` can run this block in this layer neither as it is nor after an exact rewrite; None if it can."""
-    found = _obstacles(ENGINES[engine], layer_idx, num_layers, attention, ffn)
+    found = _obstacles(engine, layer_idx, num_layers, attention, ffn)
     return next((reason for reason, rewrite in found if rewrite is None), None)
 
 
 def rewritten(engine: str, layer_idx: int, num_layers: int, attention: Variant, ffn: Variant) -> str | None:
     """The exact rewrite that makes this block run in `engine`; None if it needs none or has none."""
-    found = [rewrite for _, rewrite in _obstacles(ENGINES[engine], layer_idx, num_layers, attention, ffn)]
+    found = [rewrite for _, rewrite in _obstacles(engine, layer_idx, num_layers, attention, ffn)]
     return None if None in found else ", ".join(dict.fromkeys(found)) or None
 
 

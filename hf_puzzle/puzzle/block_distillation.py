@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from .. import artifacts
-from ..blocks import LINEAR, NONE, Block, Variant
+from ..blocks import NONE, Block, Variant, row_of, sizes_of
 from ..data import TokenBlocks, sequences
 from ..progress import bar
 from ..recipe import LibraryConfig
@@ -505,19 +505,18 @@ def _student(parent, space: SearchSpace, plan, importance, ridge, config: Librar
         else:
             weights, init = _initial(parent, layer_idx, part, part_variant, importance, ridge)
             modules[part] = _trainable(layer, part, part_variant, parent, layer_idx, weights)
-    # ridge regression is within a few percent of what gradients reach for linear sub-blocks: no training
-    trained = config.num_tokens > 0 and (kind == "block" or variant != LINEAR)
+    trained = config.num_tokens > 0 and (kind == "block" or row_of(kind, variant).trained)
     return Student(name, layer_idx, kind, modules, trained, init)
 
 
 def _initial(parent, layer_idx, kind, variant, importance, ridge):
-    if variant == LINEAR and (layer_idx, kind) in ridge:
-        name = "linear_attn.weight" if kind == "attention" else "linear_mlp.weight"
-        return {name: ridge[layer_idx, kind]}, "ridge"
+    module = row_of(kind, variant).module
+    if module is not None and (layer_idx, kind) in ridge:
+        return module.from_map(ridge[layer_idx, kind], kind, *sizes_of(kind, variant).values()), "ridge"
     layer = layers_of(parent)[layer_idx]
-    channels = channel_ranking(importance[f"layer_{layer_idx}"]) if kind == "ffn" and variant != LINEAR else None
+    channels = channel_ranking(importance[f"layer_{layer_idx}"]) if kind == "ffn" and module is None else None
     weights = initial_weights(layer, kind, variant, parent.config, channels)
-    return weights, "product" if variant == LINEAR else "mean_pool" if kind == "attention" else "channels"
+    return weights, "product" if module is not None else "mean_pool" if kind == "attention" else "channels"
 
 
 def _trainable(parent_layer, kind, variant, parent, layer_idx, weights) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..blocks import LINEAR
+from ..blocks import LINEAR, row_of
 from ..progress import bar
 from ..recipe import LibraryConfig
 from .states import LayerStream
@@ -24,7 +24,9 @@ def closed_form_linear(
     Returns:
         `(layer_idx, kind)` -> weight of shape `(hidden_size, hidden_size)`, float32.
     """
-    places = sorted({(layer, kind) for _, layer, kind, variant in wanted if variant == LINEAR})
+    places = sorted(
+        {(layer, kind) for _, layer, kind, variant in wanted if kind != "block" and row_of(kind, variant).module}
+    )
     stream = stream or LayerStream(parent)
     if not places and stream.hand_on is None:
         return {}

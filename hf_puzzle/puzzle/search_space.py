@@ -7,8 +7,21 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from .. import engines
-from ..blocks import KINDS, LINEAR, NONE, Block, Variant, kv_heads, num_experts, parse_variant, window, windowed
-from ..formats import has_kv_heads, parent_block
+from ..blocks import (
+    KINDS,
+    LINEAR,
+    NONE,
+    Block,
+    Variant,
+    kv_heads,
+    num_experts,
+    parse_variant,
+    row_of,
+    window,
+    windowed,
+    words,
+)
+from ..formats import does_not_fit, has_kv_heads, parent_block
 from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
 
 
@@ -125,31 +138,37 @@ def _attention(values: list | None, config: PretrainedConfig, where: str) -> lis
     for value in values:
         if isinstance(value, str) and value.removeprefix("window").isdigit():
             value = windowed(heads, int(value.removeprefix("window")))
-        if not _is_variant("attention", value):
+        variant = _variant("attention", value, config, where)
+        if variant is None:
             raise RecipeError(
-                f"{where}attention: {value!r} is neither a number of KV heads, window<tokens>, kv<heads>win<tokens>, "
-                f"{LINEAR} nor {NONE}"
+                f"{where}attention: {value!r} is neither a number of KV heads, window<tokens>, "
+                f"{words('attention', 'nor')}"
             )
-        if kv_heads(value) is not None and kv_heads(value) not in divisors:
+        count = variant if isinstance(variant, int) else kv_heads(variant)
+        if count is not None and count not in divisors:
             why = (
                 f"do not divide the parent's {heads}"
                 if has_kv_heads(config)
                 else f"are unknown to {config.model_type}"
             )
-            raise RecipeError(f"{where}attention: {kv_heads(value)} KV heads {why}; use {divisors}")
-        variants.append(value)
+            raise RecipeError(f"{where}attention: {count} KV heads {why}; use {divisors}")
+        variants.append(variant)
     if len(windows := {window(v) for v in variants} - {None}) > 1:
         raise RecipeError(f"{where}attention: windows of {sorted(windows)} tokens; a model knows one size")
     return list(dict.fromkeys(variants))
 
 
-def _is_variant(kind: str, value) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return False
+def _variant(kind: str, value, config: PretrainedConfig, where: str) -> Variant | None:
+    """The variant that a recipe names by a number or an id; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     try:
-        return isinstance(value, int) or bool(parse_variant(kind, value))
+        variant = parse_variant(kind, str(value))
     except ValueError:
-        return False
+        return None
+    if reason := does_not_fit(config, kind, variant):
+        raise RecipeError(f"{where}{kind}: {value!r}: {reason}")
+    return variant
 
 
 def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> list[Variant]:
@@ -158,14 +177,14 @@ def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> l
     full, unit, multiple = (experts, "expert", 1) if experts else (own, "channel", multiple)
     variants: list[Variant] = [own]
     for value in values:
-        if value in (LINEAR, NONE):
-            variants.append(value)
-            continue
-        if experts and isinstance(value, str) and _is_variant("ffn", value) and num_experts(value):
-            value = num_experts(value)
+        if isinstance(value, str) and (variant := _variant("ffn", value, config, where)) is not None:
+            if not row_of("ffn", variant).stock:
+                variants.append(variant)
+                continue
+            value = (experts and num_experts(variant)) or value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             kinds = "a number of experts, a share of them" if experts else "a width, a share of the width"
-            raise RecipeError(f"{where}ffn: {value!r} is neither {kinds}, {LINEAR} nor {NONE}")
+            raise RecipeError(f"{where}ffn: {value!r} is neither {kinds}, {words('ffn', 'nor')}")
         size = value * full if isinstance(value, float) and value <= 1 else value
         if size <= 0:
             raise RecipeError(f"{where}ffn: {value!r} is not positive; {NONE} stands for no FFN at all")

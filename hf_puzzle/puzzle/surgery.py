@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..blocks import LINEAR, NONE, Variant, kv_heads, num_experts
+from ..blocks import NONE, Variant, kv_heads, num_experts, row_of, sizes_of
 from ..formats import DECILM, decilm_refuses, parent_block, stock_class, stock_value, variant_overrides
 from ..remote.modeling_puzzle import FFN_ANSWERS_PAIR, Nothing, build_layer, layer_list, norms_of, place_of
 
@@ -139,15 +139,14 @@ def initial_weights(
         channels: FFN channels, or experts, by falling importance; only for narrower FFNs.
 
     Raises:
-        ValueError: a linear variant that has no product of weights (`closed_form_linear` has one for every family).
+        ValueError: a variant made of a linear map where there is no product of weights (`closed_form_linear` has one for every family).
     """
     parent_block_ = sub_block(parent_layer, kind)
     weights = {name: tensor.detach() for name, tensor in parent_block_.state_dict().items()}
     if variant == NONE:
         return {}
-    if variant == LINEAR:
-        name = "linear_attn.weight" if kind == "attention" else "linear_mlp.weight"
-        return {name: _as_linear(weights, kind, config)}
+    if (module := row_of(kind, variant).module) is not None:
+        return module.from_map(_as_linear(weights, kind, config), kind, *sizes_of(kind, variant).values())
     target = empty_block(parent_layer, kind, variant, config, getattr(parent_block_, "layer_idx", 0) or 0)
     return {
         name: _cut(weights[name], tensor.shape, kind, variant, config, channels, name)

@@ -1,14 +1,15 @@
 """Any decoder family of transformers with layers that differ: the stock classes, rebuilt where a layer's config says so.
 
 `config.per_layer_config[i]` (transformers' own schema) overrides sizes (`num_key_value_heads`, `intermediate_size`,
-expert counts); `skip` removes a sub-block, `replace_with_linear` makes it one linear map, `attention_window` narrows a
-full attention to the last tokens. `PuzzleQwen3ForCausalLM` is Qwen3ForCausalLM with such layers, and so for every
-class that transformers has: they are made when asked for. Needs transformers >= 5.23. What a cache is called there is
-left to the stock classes; hooks know it by what it is.
+expert counts); `skip` removes a sub-block, `replace_with_linear` makes it one linear map, `replace_with` one of
+`SUB_BLOCKS`, and `attention_window` narrows a full attention to the last tokens. `PuzzleQwen3ForCausalLM` is
+Qwen3ForCausalLM with such layers, and so for every class that transformers has: they are made when asked for. Needs
+transformers >= 5.23. What a cache is called there is left to the stock classes; hooks know it by what it is.
 """
 
 import contextlib
 import copy
+import re
 
 import torch
 import transformers
@@ -85,6 +86,8 @@ def _answer(hidden_states: torch.Tensor, pair: bool):
 class LinearMap(nn.Module):
     """A sub-block replaced by one linear map; named as in DeciLM checkpoints."""
 
+    template, sizes = "linear", ()
+
     def __init__(self, hidden_size: int, kind: str, pair: bool):
         super().__init__()
         self.name, self.pair = "linear_attn" if kind == "attention" else "linear_mlp", pair
@@ -92,6 +95,11 @@ class LinearMap(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
         return _answer(getattr(self, self.name)(hidden_states), self.pair)
+
+    @staticmethod
+    def from_map(weight: torch.Tensor, kind: str) -> dict[str, torch.Tensor]:
+        """Its weights, from a linear map `(hidden_size, hidden_size)`."""
+        return {f"linear_{'attn' if kind == 'attention' else 'mlp'}.weight": weight}
 
 
 class Nothing(nn.Module):
@@ -103,6 +111,10 @@ class Nothing(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
         return _answer(hidden_states.new_zeros(1).expand_as(hidden_states), self.pair)
+
+
+# what may take the place of a sub-block, by the id in `replace_with`: templates are tried in this order
+SUB_BLOCKS = (LinearMap,)
 
 
 class WindowMask:
@@ -139,6 +151,20 @@ class WindowMask:
 # -- building
 
 
+def replaced(overrides: dict) -> dict[str, str]:
+    """`{kind: id of what takes its place}` for one layer's overrides."""
+    return dict.fromkeys(overrides.get("replace_with_linear", ()), "linear") | overrides.get("replace_with", {})
+
+
+def sub_block_of(text: str, hidden_size: int, kind: str, pair: bool) -> nn.Module:
+    """The sub-block with the id `text`; ValueError if this code has none."""
+    for module in SUB_BLOCKS:
+        if match := re.fullmatch(module.template.replace("{}", "([1-9][0-9]*)"), text):
+            return module(hidden_size, kind, pair, *map(int, match.groups()))
+    known = ", ".join(module.template.format("<number>") for module in SUB_BLOCKS)
+    raise ValueError(f"replace_with: unknown {kind} {text!r:.80}; this code has {known}: take a newer copy of it")
+
+
 @contextlib.contextmanager
 def global_values(config):
     """Stock constructors see the parent's config, in which no attribute differs per layer."""
@@ -169,8 +195,8 @@ def build_layer(layer_class: type, config, overrides: dict, layer_idx: int) -> n
             setattr(layer, place, Nothing(pair))
             for norm in norms_of(layer, kind):
                 setattr(layer, norm, nn.Identity())
-        elif kind in overrides.get("replace_with_linear", ()):
-            setattr(layer, place, LinearMap(config.hidden_size, kind, pair))
+        elif text := replaced(overrides).get(kind):
+            setattr(layer, place, sub_block_of(text, config.hidden_size, kind, pair))
         elif kind == "attention" and overrides.get("attention_window"):
             getattr(layer, place).register_forward_pre_hook(
                 WindowMask(overrides["attention_window"]), with_kwargs=True
@@ -195,7 +221,7 @@ def rebuild(decoder: nn.Module, config) -> "CacheLayers | None":
         layers[layer_idx] = build_layer(type(layers[layer_idx]), config, own, layer_idx)
     windows, free = {}, set()
     for layer_idx, own in overrides.items():
-        if "attention" in own.get("skip", ()) or "attention" in own.get("replace_with_linear", ()):
+        if "attention" in (*own.get("skip", ()), *replaced(own)):
             free.add(layer_idx)
         elif own.get("attention_window"):
             windows[layer_idx] = own["attention_window"]
