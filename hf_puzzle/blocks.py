@@ -3,7 +3,7 @@
 An attention variant is a number of KV heads, `kv4win512` (KV heads and a sliding window), `linear` (one linear map) or
 `none`; an FFN variant is a width, `e4` (experts kept of a mixture), `linear` or `none` (Puzzle, arXiv 2411.19146,
 section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
-`rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own.
+`rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own (recipes/ADD_A_BLOCK.md).
 """
 
 import functools

@@ -115,13 +115,13 @@ class SearchSpaceConfig:
     """Blocks offered besides the parent's own, which always is."""
 
     attention: list[int | str] | None = key(
-        "KV-head counts (must divide the parent's), `window512` (the last 512 tokens; per-layer format only), `linear`, "
-        "`none`; default: all divisors below it, and both words",
+        "KV-head counts (must divide the parent's), `window512` (the last 512 tokens) and `r64` (a map of rank 64; both in "
+        "the per-layer format only), `linear`, `none`; default: all divisors below it, and both words",
         None,
     )
     ffn: list[float | int | str] = key(
-        "widths (integers), shares of the parent's width (0..1), `linear`, `none`; of a mixture: numbers or shares of its "
-        "experts; default: the paper's",
+        "widths (integers), shares of the parent's width (0..1), `r64` (a map of rank 64; per-layer format only), `linear`, "
+        "`none`; of a mixture: numbers or shares of its experts; default: the paper's",
         [0.87, 0.75, 0.5, 0.25, 0.2, 0.1, "linear", "none"],
     )
     width_multiple: int = key("FFN widths are rounded to a multiple of this; a DeciLM child pads to 256", 256)

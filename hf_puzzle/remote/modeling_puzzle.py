@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .caches_puzzle import CacheName, find_cache, prove_first_step
+from .lowrank_puzzle import LowRank
 
 
 try:
@@ -114,7 +115,7 @@ class Nothing(nn.Module):
 
 
 # what may take the place of a sub-block, by the id in `replace_with`: templates are tried in this order
-SUB_BLOCKS = (LinearMap,)
+SUB_BLOCKS = (LinearMap, LowRank)
 
 
 class WindowMask:

@@ -1,0 +1,52 @@
+"""A low-rank map in the place of an attention or an FFN: hidden_size -> rank -> hidden_size, without a nonlinearity.
+
+One file is all there is of this block: its module, its ids, where its weights start from.
+"""
+
+import torch
+from torch import nn
+
+
+class LowRank(nn.Module):
+    """W x with W of rank at most `rank`: two matrices with 2 x hidden_size x rank weights.
+
+    Attributes:
+        template: of its ids in recipes, scores and `replace_with`; `{}` is a number.
+        kinds: what it may stand for.
+        sizes: what the numbers in its id are: arguments of the constructor, after the three that all sub-blocks take.
+        noun: in messages of engines and formats that do not have it.
+    """
+
+    template = "r{}"
+    kinds = ("attention", "ffn")
+    sizes = ("rank",)
+    noun = "low-rank maps"
+
+    def __init__(self, hidden_size: int, kind: str, pair: bool, rank: int):
+        super().__init__()
+        self.pair = pair
+        self.in_proj = nn.Linear(hidden_size, rank, bias=False)
+        self.out_proj = nn.Linear(rank, hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs):
+        output = self.out_proj(self.in_proj(hidden_states))
+        return (output, None) if self.pair else output
+
+    @staticmethod
+    def why_not(hidden_size: int, rank: int) -> str | None:
+        """What a parent's size says against it, with the way out; None if nothing."""
+        if 2 * rank < hidden_size:
+            return None
+        return f"rank {rank} takes as many weights as the linear map, {hidden_size} x {hidden_size}: use linear"
+
+    @staticmethod
+    def from_map(weight: torch.Tensor, kind: str, rank: int) -> dict[str, torch.Tensor]:
+        """Its weights before training: the nearest map of this rank, by a truncated singular value decomposition.
+
+        Args:
+            weight: the linear map that is best at the sub-block's work, `(hidden_size, hidden_size)`.
+        """
+        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+        scale = values[:rank].sqrt()
+        pair = {"in_proj.weight": scale[:, None] * right[:rank], "out_proj.weight": left[:, :rank] * scale}
+        return {name: tensor.to(weight.dtype).contiguous() for name, tensor in pair.items()}
