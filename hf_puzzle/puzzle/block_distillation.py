@@ -25,11 +25,12 @@ from ..progress import bar
 from ..recipe import LibraryConfig
 from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
 from .importance import channel_ranking
+from .initialisation import initial_weights
 from .library import BlockLibrary
 from .linear_blocks import closed_form_linear
 from .search_space import SearchSpace
 from .states import Channel, LayerStream, StateSource
-from .surgery import KINDS, empty_block, hidden_states_of, initial_weights, layers_of, place_of, sub_block
+from .surgery import KINDS, empty_block, hidden_states_of, layers_of, place_of, sub_block
 
 
 logger = logging.getLogger(__name__)

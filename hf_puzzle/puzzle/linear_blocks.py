@@ -5,8 +5,9 @@ import torch
 from ..blocks import LINEAR, row_of
 from ..progress import bar
 from ..recipe import LibraryConfig
+from .initialisation import initial_weights
 from .states import LayerStream
-from .surgery import hidden_states_of, initial_weights, layers_of, sub_block
+from .surgery import hidden_states_of, layers_of, sub_block
 
 
 @torch.no_grad()

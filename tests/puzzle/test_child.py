@@ -18,10 +18,11 @@ from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child, child_weights, empty_child, meta_child
 from hf_puzzle.puzzle.importance import channel_importance
+from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.loading import Shards, with_true_tie
 from hf_puzzle.puzzle.search_space import build_search_space
-from hf_puzzle.puzzle.surgery import KINDS, initial_weights, swapped
+from hf_puzzle.puzzle.surgery import KINDS, swapped
 from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 

@@ -15,6 +15,7 @@ from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, head_of
 from hf_puzzle.puzzle.importance import channel_importance
+from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.refit import refit
@@ -24,7 +25,6 @@ from hf_puzzle.puzzle.surgery import (
     check_parent,
     empty_block,
     first_states,
-    initial_weights,
     layers_of,
     load_block,
     only_layers,

@@ -5,8 +5,9 @@ import torch
 
 from hf_puzzle.artifacts import ArtifactError
 from hf_puzzle.blocks import Block
+from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.library import BlockLibrary
-from hf_puzzle.puzzle.surgery import initial_weights, layers_of, swapped
+from hf_puzzle.puzzle.surgery import layers_of, swapped
 from hf_puzzle.remote.modeling_puzzle import LinearMap, Nothing
 
 

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from hf_puzzle.puzzle.importance import channel_ranking
+from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.surgery import (
     UnsupportedParentError,
     check_parent,
     empty_block,
-    initial_weights,
     layers_of,
     load_block,
     only_layers,
