@@ -24,6 +24,7 @@ from ..data import TokenBlocks, sequences
 from ..progress import bar
 from ..recipe import LibraryConfig
 from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
+from .block_loss import normalized_mse
 from .importance import channel_ranking
 from .initialisation import initial_weights
 from .library import BlockLibrary
@@ -34,12 +35,6 @@ from .surgery import KINDS, empty_block, hidden_states_of, layers_of, place_of, 
 
 
 logger = logging.getLogger(__name__)
-
-
-def normalized_mse(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """MSE(o_p, o_c) / MSE(o_p, 0) over the batch, in float32 (Puzzle, eq. of section 3); 1 is what a no-op reaches."""
-    output, target = output.float(), target.float()
-    return (output - target).square().mean() / target.square().mean().clamp_min(1e-12)
 
 
 @dataclass

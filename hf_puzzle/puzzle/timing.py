@@ -33,7 +33,7 @@ from ..optim import MuonWithAdamW
 from ..recipe import DataConfig, RecipeError
 from ..remote.caches_puzzle import OUTPUT_NAME
 from .block_costs import BYTES, kv_bytes_per_token, kv_tokens
-from .block_distillation import normalized_mse
+from .block_loss import normalized_mse
 from .child import empty_child
 from .distillation import chunked_kl, cosine_distance
 from .machines import Machine

@@ -9,7 +9,8 @@ from transformers import TrainerCallback
 
 from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle import block_distillation
-from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library, normalized_mse
+from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library
+from hf_puzzle.puzzle.block_loss import normalized_mse
 from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import score_blocks
@@ -56,14 +57,6 @@ def assert_same_libraries(first, second, tolerance=None):
                 torch.testing.assert_close(tensor, two[key], rtol=0, atol=tolerance, msg=f"{name} {key}")
         if tolerance is None:
             assert first.index[name] == second.index[name]
-
-
-def test_normalized_mse():
-    target = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
-    assert normalized_mse(target, target) == 0
-    assert normalized_mse(torch.zeros_like(target), target) == 1
-    torch.testing.assert_close(normalized_mse(1.5 * target, target), torch.tensor(0.25))
-    assert normalized_mse(10 * target.bfloat16(), 10 * target.bfloat16()).dtype == torch.float32
 
 
 def test_library_holds_every_variant_once_and_nothing_else(reference):
