@@ -156,7 +156,10 @@ class LibraryConfig:
         "resident",
     )
     lookahead: int = key("batches whose hidden states are held in memory, with `streamed`", 32)
-    ridge_tokens: int = key("calibration tokens of the closed-form linear blocks", 32_768)
+    ridge_tokens: int | None = key(
+        "calibration tokens of the closed forms that blocks start from; default: 32 per input of the widest of them",
+        None,
+    )
     eval_tokens: int = key("held-out tokens that choose the best step of each block", 8_192)
     evals: int = key("evaluations during BLD", 4)
     skip_below: float = key("blocks whose loss before training is below this are not trained", 1e-3)

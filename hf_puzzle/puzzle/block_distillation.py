@@ -19,16 +19,14 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from .. import artifacts
-from ..blocks import NONE, Block, Variant, row_of, sizes_of
+from ..blocks import NONE, Block, Variant, row_of
 from ..data import TokenBlocks, sequences
 from ..progress import bar
 from ..recipe import LibraryConfig
 from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
 from .block_loss import normalized_mse
-from .importance import channel_ranking
-from .initialisation import initial_weights
+from .closed_form import calibration_tokens, closed_form
 from .library import BlockLibrary
-from .linear_blocks import closed_form_linear
 from .search_space import SearchSpace
 from .states import Channel, LayerStream, StateSource
 from .surgery import KINDS, empty_block, hidden_states_of, layers_of, place_of, sub_block
@@ -430,9 +428,15 @@ def _run_job(
     parent, space, wanted, importance, tokens, library, config, sequence_length, seed, folder, stream
 ) -> None:
     began = time.perf_counter()
-    calibration = sequences(tokens["train"], sequence_length, config.ridge_tokens, seed + 1)
-    ridge = closed_form_linear(parent, wanted, calibration, config, LayerStream(parent, **stream))
-    students = [_student(parent, space, plan, importance, ridge, config) for plan in wanted]
+    count = calibration_tokens(config, parent.config.hidden_size, space.variants["ffn"])
+    if count > len(tokens["train"]):
+        logger.warning(
+            "library: closed forms ask for %d tokens (library.ridge_tokens), the data stage has %d: raise data.num_tokens",
+            *(count, len(tokens["train"])),
+        )
+    calibration = sequences(tokens["train"], sequence_length, count, seed + 1)
+    starts = closed_form(parent, wanted, importance, calibration, config, LayerStream(parent, **stream))
+    students = [_student(parent, space, plan, starts, config) for plan in wanted]
     heldout = sequences(tokens["validation"], sequence_length, config.eval_tokens, seed + 2)
     steps = num_steps(config.num_tokens, config.batch_size, sequence_length)
     args = training_arguments(
@@ -487,7 +491,7 @@ def _run_job(
     logger.info("library: %d blocks in %.0f s", len(students), time.perf_counter() - began)
 
 
-def _student(parent, space: SearchSpace, plan, importance, ridge, config: LibraryConfig) -> Student:
+def _student(parent, space: SearchSpace, plan, starts, config: LibraryConfig) -> Student:
     name, layer_idx, kind, variant = plan
     layer = layers_of(parent)[layer_idx]
     wanted = dict(zip(KINDS, variant, strict=True)) if kind == "block" else {kind: variant}
@@ -499,20 +503,10 @@ def _student(parent, space: SearchSpace, plan, importance, ridge, config: Librar
             # a frozen copy under `coupled`; under attention `none` the full-width FFN learns to stand alone
             modules[part] = copy.deepcopy(sub_block(layer, part)).requires_grad_(NONE in wanted.values())
         else:
-            weights, init = _initial(parent, layer_idx, part, part_variant, importance, ridge)
+            weights, init = starts[layer_idx, part, part_variant]
             modules[part] = _trainable(layer, part, part_variant, parent, layer_idx, weights)
     trained = config.num_tokens > 0 and (kind == "block" or row_of(kind, variant).trained)
     return Student(name, layer_idx, kind, modules, trained, init)
-
-
-def _initial(parent, layer_idx, kind, variant, importance, ridge):
-    module = row_of(kind, variant).module
-    if module is not None and (layer_idx, kind) in ridge:
-        return module.from_map(ridge[layer_idx, kind], kind, *sizes_of(kind, variant).values()), "ridge"
-    layer = layers_of(parent)[layer_idx]
-    channels = channel_ranking(importance[f"layer_{layer_idx}"]) if kind == "ffn" and module is None else None
-    weights = initial_weights(layer, kind, variant, parent.config, channels)
-    return weights, "product" if module is not None else "mean_pool" if kind == "attention" else "channels"
 
 
 def _trainable(parent_layer, kind, variant, parent, layer_idx, weights) -> nn.Module:

@@ -27,7 +27,7 @@ def initial_weights(
     if variant == NONE:
         return {}
     if (module := row_of(kind, variant).module) is not None:
-        return module.from_map(_as_linear(weights, kind, config), kind, *sizes_of(kind, variant).values())
+        return module.from_map(product_of_weights(parent_layer, kind, config), kind, *sizes_of(kind, variant).values())
     target = empty_block(parent_layer, kind, variant, config, getattr(parent_block_, "layer_idx", 0) or 0)
     return {
         name: _cut(weights[name], tensor.shape, kind, variant, config, channels, name)
@@ -62,8 +62,14 @@ def _mean_heads(tensor: torch.Tensor, old: int, new: int) -> torch.Tensor:
     return heads.mean(dim=1).reshape(-1, *tensor.shape[1:])
 
 
-def _as_linear(weights: dict[str, torch.Tensor], kind: str, config) -> torch.Tensor:
-    """Attention: every token attends to itself only, W = W_o repeat_kv(W_v). FFN: W_down W_up."""
+def product_of_weights(parent_layer: nn.Module, kind: str, config) -> torch.Tensor:
+    """A linear map `(hidden_size, hidden_size)` for a sub-block (the paper's). Attention: every token attends to itself
+    only, W = W_o repeat_kv(W_v). FFN: W_down W_up.
+
+    Raises:
+        ValueError: the family has no such product.
+    """
+    weights = {name: tensor.detach() for name, tensor in sub_block(parent_layer, kind).state_dict().items()}
 
     def first(*names: str) -> torch.Tensor | None:
         return next((weights[name] for name in names if name in weights), None)
@@ -85,3 +91,99 @@ def _as_linear(weights: dict[str, torch.Tensor], kind: str, config) -> torch.Ten
         raise ValueError(f"an attention of {config.model_type} has no product of weights to start a linear block from")
     heads = value.view(own, -1, value.shape[1]).repeat_interleave(queries // own, dim=0)
     return output @ heads.reshape(-1, value.shape[1])
+
+
+def shared_subspaces(
+    attention: nn.Module, pooled: dict[str, torch.Tensor], heads: int, config, moments: torch.Tensor
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights of an attention with `heads` KV heads that fit the parent's inputs, by name of the method.
+
+    `shared_values`: each value head is the subspace of those it stands for that keeps most of what the output matrix makes
+    of them; that matrix is adapted. `shared_subspace`: keys, too. Complex factors of pairs of rotary dimensions commute
+    with positions: each pair of the key is the best common one under such factors, which go into the queries.
+
+    Args:
+        pooled: the weights by `initial_weights`.
+        moments: of the inputs with a one behind them, which biases see, `(hidden_size + 1, hidden_size + 1)`, float64.
+
+    Returns:
+        Nothing where projections are fused or no head is saved, and no keys where norms follow on the projections.
+    """
+    names = ("q_proj", "k_proj", "v_proj", "o_proj")
+    own, query_heads = parent_block(config).attention, stock_value(config, "num_attention_heads")
+    projections = [getattr(attention, name, None) for name in names]
+    if heads == own or not all(isinstance(p, nn.Linear) for p in projections) or not moments.isfinite().all():
+        return {}
+    query, key, value = (_with_bias(p).to(moments) for p in projections[:3])
+    output = projections[3].weight.detach().T.to(moments)
+    size = len(key) // own
+    if not len(key) == len(value) == own * size or not len(query) == len(output) == query_heads * size or size % 2:
+        return {}
+    merged = (heads, own // heads)
+    queries = (*merged, query_heads // own, size)
+    value, output = _merge_values(value.view(*merged, size, -1), output.reshape(*queries, -1), moments)
+    found = {"v_proj": value.flatten(0, 1), "o_proj": output.flatten(0, 3)}
+    methods = {"shared_values": found}
+    if not any("norm" in name for name, _ in attention.named_children()):
+        query, key = _merge_keys(query.view(*queries, -1), key.view(*merged, size, -1), moments)
+        methods["shared_subspace"] = {**found, "q_proj": query.flatten(0, 3), "k_proj": key.flatten(0, 1)}
+    return {method: {**pooled, **_as_weights(projection, pooled)} for method, projection in methods.items()}
+
+
+def _with_bias(projection: nn.Linear) -> torch.Tensor:
+    weight, bias = projection.weight.detach(), projection.bias
+    return torch.cat([weight, weight.new_zeros(len(weight), 1) if bias is None else bias.detach()[:, None]], dim=1)
+
+
+def _as_weights(projections: dict[str, torch.Tensor], pooled: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    weights = {}
+    for name, matrix in projections.items():
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        if name == "o_proj":
+            weights[weight] = matrix.T.contiguous().to(pooled[weight].device, torch.float32)
+            continue
+        weights[weight] = matrix[:, :-1].contiguous().to(pooled[weight].device, torch.float32)
+        if bias in pooled:
+            weights[bias] = matrix[:, -1].contiguous().to(pooled[bias].device, torch.float32)
+    return weights
+
+
+def _merge_values(
+    value: torch.Tensor, output: torch.Tensor, moments: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(new, old, size, n)` and `(new, old, queries, size, out)` -> `(new, size, n)` and the adapted output."""
+    size, stacked = value.shape[2], value.flatten(1, 2)
+    gram = stacked @ moments @ stacked.mT
+    gram.diagonal(dim1=1, dim2=2).add_(1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
+    root = torch.linalg.cholesky(gram)
+    kept = torch.einsum("gjqso,gjqto->gjst", output, output) @ root.unflatten(1, value.shape[1:3])
+    basis = torch.linalg.eigh(root.mT @ kept.flatten(1, 2)).eigenvectors[..., -size:]
+    shared = basis.mT @ torch.linalg.solve_triangular(root, stacked, upper=False)
+    back = (root @ basis).unflatten(1, value.shape[1:3])
+    # as large as a value head was: AdamW's steps know no scale
+    scale = stacked.norm(dim=(1, 2), keepdim=True) / value.shape[1] ** 0.5 / shared.norm(dim=(1, 2), keepdim=True)
+    return scale * shared, torch.einsum("gjst,gjqso->gjqto", back, output) / scale[..., None, None]
+
+
+def _merge_keys(query: torch.Tensor, key: torch.Tensor, moments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(new, old, queries, size, n)` and `(new, old, size, n)` -> the adapted queries and `(new, size, n)`."""
+
+    def pairs(rows: torch.Tensor) -> torch.Tensor:
+        return torch.complex(*rows.unflatten(-2, (2, -1)).unbind(-3))
+
+    def unpaired(rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([rows.real, rows.imag], dim=-2)
+
+    power = (
+        ((query @ moments) * query).sum(-1).unflatten(-1, (2, -1)).sum((2, 3)).clamp_min(0).sqrt()
+    )  # (new, old, pairs)
+    keys, seen = pairs(key), pairs(key @ moments)
+    gram = torch.einsum("gap,gapi,gbpi,gbp->gpab", power, seen, keys.conj(), power)
+    mix = torch.linalg.eigh(gram).eigenvectors[..., -1].conj() * power.mT
+    shared = torch.einsum("gpj,gjpi->gpi", mix, keys)
+    size = shared.abs().square().sum(-1, keepdim=True).clamp_min(1e-30)
+    shared = shared * (keys.abs().square().sum(-1, keepdim=True).mean(1) / size).sqrt()
+    seen_shared = torch.complex(shared.real @ moments, shared.imag @ moments)
+    own_power = (seen_shared * shared.conj()).real.sum(-1).clamp_min(1e-30)
+    factor = torch.einsum("gjpi,gpi->gjp", seen, shared.conj()) / own_power[:, None]
+    return unpaired(pairs(query) * factor.conj()[:, :, None, :, None]), unpaired(shared)

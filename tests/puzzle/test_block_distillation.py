@@ -8,7 +8,8 @@ import torch
 from transformers import TrainerCallback
 
 from hf_puzzle.blocks import Block
-from hf_puzzle.puzzle import block_distillation
+from hf_puzzle.data import sequences
+from hf_puzzle.puzzle import block_distillation, closed_form
 from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library
 from hf_puzzle.puzzle.block_loss import normalized_mse
 from hf_puzzle.puzzle.judge import Judge, Metric
@@ -21,6 +22,8 @@ from hf_puzzle.training import last_checkpoint
 
 
 SMALL = LibraryConfig(num_tokens=512, batch_size=4, ridge_tokens=256, eval_tokens=128, evals=4)
+
+INITS = {"mean_pool", "shared_values", "shared_subspace", "channels", "channels+ridge", "ridge", "product"}
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +78,11 @@ def test_best_is_never_worse_than_the_initialisation(reference):
         assert row["trained_tokens"] == (512 if trained else 0)
         assert len(row["losses"]) == 5  # before, and after each quarter
         assert len(set(row["losses"])) > 1 if trained else len(set(row["losses"])) == 1
-    assert {row["init"] for row in reference.index.values()} <= {"mean_pool", "channels", "ridge", "product"}
+    assert {row["init"] for row in reference.index.values()} <= INITS
 
 
 @torch.no_grad()
 def test_stored_weights_have_the_loss_that_the_index_says(reference, llama, tokens, sequence_length):
-    from hf_puzzle.data import sequences
-
     heldout = sequences(tokens["validation"], sequence_length, SMALL.eval_tokens, 2)
     for name, kind, block in (
         ("layer_02/ffn.w256", "ffn", Block(4, 256)),
@@ -237,6 +238,7 @@ def test_killed_after_a_block_was_dropped(build, reference, tmp_path, monkeypatc
 def test_gradient_accumulation_of_whole_batches(build, monkeypatch):
     # the normalised loss divides by each micro-batch's own power; the plain one is exactly additive
     monkeypatch.setattr(block_distillation, "normalized_mse", lambda output, target: (output - target).square().mean())
+    monkeypatch.setattr(closed_form, "token_weights", lambda target: torch.ones(target.shape[:-1]))
     one = build(batch_size=8, num_tokens=512)
     four = build(batch_size=2, num_tokens=128, args={"gradient_accumulation_steps": 4})
     # the held-out batches differ, so that the best step might: compare where both kept the last
@@ -258,12 +260,13 @@ def test_parent_is_left_bit_by_bit(make_parent, build, state_of, assert_bit_equa
     assert all(p.grad is None and not p.requires_grad for p in parent.parameters())
 
 
-def test_no_tokens_keep_the_initialisation(build, llama, importance):
+def test_no_tokens_keep_what_blocks_start_from(build, llama, importance, tokens, sequence_length):
     library = build(num_tokens=0)
-    channels = block_distillation.channel_ranking(importance["layer_0"])
-    own = layers_of(llama)[0]
-    expected = block_distillation.initial_weights(own, "ffn", 256, llama.config, channels)
-    assert all(torch.equal(expected[k], v) for k, v in library.weights("layer_00/ffn.w256").items())
+    calibration = sequences(tokens["train"], sequence_length, SMALL.ridge_tokens, 1)
+    wanted = [(f"layer_{i:02d}/ffn.w256", i, "ffn", 256) for i in range(4)]
+    for (i, _, _), (weights, init) in closed_form.closed_form(llama, wanted, importance, calibration, SMALL).items():
+        assert library.index[f"layer_{i:02d}/ffn.w256"]["init"] == init
+        assert all(torch.equal(weights[k], v) for k, v in library.weights(f"layer_{i:02d}/ffn.w256").items())
     assert all(row["losses"] == [row["loss_before"]] for row in library.index.values())
 
 

@@ -158,6 +158,13 @@ def test_bld_trained_every_block(library, space):
     assert all(row["loss_after"] <= row["loss_before"] for row in library.index.values())
 
 
+def test_only_what_fits_a_family_shares_subspaces(library, family):
+    inits = {row["init"] for name, row in library.index.items() if "/attention.kv" in name}
+    fused, normed = ("phi3", "gpt_neox"), ("qwen3", "gemma3_text", "olmo2", "qwen3_moe")
+    assert not inits & {"shared_values", "shared_subspace"} if family in fused else True
+    assert "shared_subspace" not in inits if family in normed else True
+
+
 def test_scores_are_zero_for_the_parent_and_positive_for_less(parent, space, library, streams):
     config = ScoreConfig(num_tokens=64, batch_size=4, blocks="all")
     judge = Judge(parent, space, library, Metric.of(config, streams["validation"], 16, 0))
