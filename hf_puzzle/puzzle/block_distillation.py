@@ -22,7 +22,7 @@ from .. import artifacts
 from ..blocks import NONE, Block, Variant, row_of
 from ..data import TokenBlocks, sequences
 from ..progress import bar
-from ..recipe import LibraryConfig
+from ..recipe import LibraryConfig, RecipeError
 from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
 from .block_loss import normalized_mse
 from .closed_form import calibration_tokens, closed_form
@@ -162,7 +162,7 @@ class BLDTrainer(SealingTrainer):
     ):
         super().__init__(model=StudentBank(students), **kwargs)
         self.parent, self.students, self.heldout, self.config = parent, students, heldout, config
-        self.autocast_dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        self.autocast_dtype = torch.bfloat16 if self.args.bf16 else None
         self.stream = ParentStream(parent, students, **(stream or {})).__enter__()
         self._ahead: list[dict] = []
         self.add_callback(_BestOfEachStudent(self))
@@ -312,6 +312,15 @@ def _eval_steps(max_steps: int, config: LibraryConfig) -> int:
 
 
 # -- the library stage
+
+
+def check_precision(config: LibraryConfig) -> None:
+    """Raises RecipeError for fp16: one loss scale for all students of a job would skip their steps together."""
+    if config.args.get("fp16"):
+        raise RecipeError(
+            "library.args.fp16: true would tie the steps of all blocks to one loss scale; leave it out (float32), or set "
+            "bf16: true where the device has bfloat16"
+        )
 
 
 def build_library(

@@ -29,7 +29,7 @@ from ..training import check_trackers, resolve_device, training_arguments
 from .assess import assess, baseline_tasks, check_quantized, run_baseline, time_baselines
 from .baselines import check_names
 from .block_costs import CostTable, measure_costs
-from .block_distillation import build_layers, library_jobs, merge_library, planned_names
+from .block_distillation import build_layers, check_precision, library_jobs, merge_library, planned_names
 from .child import assemble_child, child_weights, meta_child
 from .distillation import check_fsdp, distill, num_processes
 from .importance import channel_importance
@@ -240,6 +240,7 @@ class PuzzleRun:
         recipe = self.recipe
         for where, section in (("library", recipe.library), ("distill", recipe.distill)):
             training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
+        check_precision(recipe.library)
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
         self._check_heldout()

@@ -14,8 +14,8 @@ a parent with the share of its blocks that the constraints leave. Bytes, with
 | data       | tokenizer and a batch of text, 150 MB                                               |
 | importance | P w + A(T)                                                                          |
 | library    | P w + 20 per trained parameter (weight, gradient, two moments, best so far) + 8 per |
-|            | linear one + 40 H^2 per linear sub-block (ridge, float64) + A(T); with `streamed`   |
-|            | states, of P w its own layers and one more, and lookahead T H w                     |
+|            | linear one + moments of the closed forms (8 n (n + H), n inputs) + A(T); `streamed` |
+|            | has states, of P w its own layers and one more, and lookahead T H w                     |
 | score      | P w + all blocks of one layer w + D H w + T V (2 w + 8) + A(T)                      |
 | cost       | P w + max(all stacks, all calibration children) + KV cache of one + A(T)            |
 | solve      | score, or P w + candidates that are timed together, whichever is more               |
@@ -37,7 +37,7 @@ from pathlib import Path
 
 from .. import artifacts
 from ..blocks import KINDS as PREFIXES
-from ..blocks import LINEAR, NONE, Block, Variant, parse_variant
+from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, parse_variant
 from ..costs import Timing, Workload
 from ..data import LOCAL_TEXT, PYTHON_STDLIB
 from ..formats import parent_block
@@ -45,6 +45,7 @@ from ..recipe import ParentRecipe, load_recipe
 from ..training import num_steps
 from .block_costs import BYTES, calibration_layouts, kv_bytes_per_token, kv_tokens
 from .block_distillation import library_jobs, planned_names
+from .closed_form import STRENGTHS, calibration_tokens
 from .machines import MACHINES, Machine
 from .refit import wanted_tokens
 from .scoring import ScoreTask, rows_per_batch
@@ -311,19 +312,34 @@ class Planner:
                 )
         return rows
 
-    def _sizes(self, start: int, stop: int) -> tuple[int, int, int]:
-        """Parameters of the students that are trained, of the others, and how many of them are linear."""
-        trained, kept, linear = 0, 0, 0
+    def _sizes(self, start: int, stop: int) -> tuple[int, int]:
+        """Parameters of the students that are trained, and of the others."""
+        trained, kept = 0, 0
         for _, block, is_trained in self._students(start, stop):
             size = sum(self.shapes.part(kind, v).parameters for kind, v in zip(KINDS, block, strict=True))
             trained, kept = trained + size * is_trained, kept + size * (not is_trained)
-            linear += LINEAR in block and not is_trained
-        return trained, kept, linear
+        return trained, kept
+
+    def _closed_forms(self, start: int, stop: int) -> tuple[list[int], list[int]]:
+        """Inputs of the moments that a job's closed forms gather, and of the systems that they solve."""
+        gathered, solved = [], []
+        for layer in self.space.layers[start:stop]:
+            widths = [v for v in layer.ffn if isinstance(v, int) and v != self.own.ffn]
+            linear = [self.shapes.hidden] * ((LINEAR in layer.attention) + (LINEAR in layer.ffn))
+            heads = any(kv_heads(v) and v != self.own.attention for v in layer.attention)
+            gathered += [
+                *[max(widths)] * bool(widths),
+                *linear,
+                *[self.shapes.hidden] * (heads and LINEAR not in layer.attention),
+            ]
+            solved += widths + linear
+        return gathered, solved
 
     def _library(self, start: int, stop: int, **neighbours: str | None) -> float:
         config, clock, hidden = self.recipe.library, self.clock, self.shapes.hidden
         students = self._students(start, stop)
-        trained, kept, linear = self._sizes(start, stop)
+        trained, kept = self._sizes(start, stop)
+        gathered, solved = self._closed_forms(start, stop)
         seconds = self._open()
 
         def all_students(rows: int, mode: str, only_trained: bool) -> float:
@@ -334,11 +350,12 @@ class Planner:
                 for kind, variant in zip(KINDS, block, strict=True)
             )  # fmt: skip
 
-        if linear:
-            count, rows = self._batches(config.ridge_tokens, config.batch_size)
-            gram = clock.gram(hidden, hidden, rows * self.length)
-            seconds += count * (clock.parent(rows, self.length, stop) + linear * gram)
-            seconds += linear * clock.solve(hidden, hidden)
+        if gathered:
+            tokens = calibration_tokens(config, hidden, self.space.variants["ffn"])
+            count, rows = self._batches(tokens, config.batch_size)
+            grams = sum(clock.gram(size, hidden, rows * self.length) for size in gathered)
+            seconds += count * (clock.parent(rows, self.length, stop) + grams)
+            seconds += (len(STRENGTHS) + 1) * sum(clock.solve(size, hidden) for size in solved)
         count, rows = self._batches(config.eval_tokens, config.batch_size)
         judged = count * (clock.parent(rows, self.length, stop) + all_students(rows, "forward", False))
         seconds += judged * (1 + (config.evals if trained else 0))
@@ -360,11 +377,11 @@ class Planner:
 
     def _library_memory(self, start: int, stop: int, **neighbours: str | None) -> dict[str, float]:
         config, layer = self.recipe.library, self.blocks / self.shapes.num_layers * self.width
-        trained, kept, linear = self._sizes(start, stop)
+        trained, kept = self._sizes(start, stop)
         tokens = config.batch_size * self.length
         held = self._held(
             students=(16 if self.on_gpu else 20) * trained + (4 if self.on_gpu else 8) * kept,
-            ridge=40.0 * linear * self.shapes.hidden**2,
+            moments=8.0 * sum(size * (size + self.shapes.hidden) for size in self._closed_forms(start, stop)[0]),
             activations=self.activations(tokens, BYTES[self.clock.compute], training=True),
             tokens=4.0 * self.recipe.data.num_tokens,
         )
@@ -682,10 +699,10 @@ class Planner:
     def disk(self) -> dict[str, tuple[float, float]]:
         """Bytes that each stage leaves, and has besides at its worst moment: two checkpoints of every job that runs."""
         data, layers = self.recipe.data, range(len(self.space.layers))
-        trained, kept, _ = self._sizes(0, len(layers))
+        trained, kept = self._sizes(0, len(layers))
         tasks = library_jobs(self.space, self.run.library, self.recipe.library, self.workers)
         jobs = [self._sizes(task.start, task.stop) for task in tasks]
-        checkpoints = [16.0 * job_trained + 4.0 * job_kept for job_trained, job_kept, _ in jobs]
+        checkpoints = [16.0 * job_trained + 4.0 * job_kept for job_trained, job_kept in jobs]
         child = self._child_parameters * self.width
         gkd = 4 * self._child_parameters + 8 * self._trained() if self.recipe.distill.num_tokens else 0.0
         tokens = 4.0 * (data.num_tokens + data.heldout_tokens)

@@ -10,14 +10,14 @@ from transformers import TrainerCallback
 from hf_puzzle.blocks import Block
 from hf_puzzle.data import sequences
 from hf_puzzle.puzzle import block_distillation, closed_form
-from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library
+from hf_puzzle.puzzle.block_distillation import BLDTrainer, build_library, check_precision
 from hf_puzzle.puzzle.block_loss import normalized_mse
 from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import score_blocks
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.puzzle.surgery import layers_of, swapped
-from hf_puzzle.recipe import LibraryConfig, ScoreConfig, SearchSpaceConfig
+from hf_puzzle.recipe import LibraryConfig, RecipeError, ScoreConfig, SearchSpaceConfig
 from hf_puzzle.training import last_checkpoint
 
 
@@ -250,6 +250,12 @@ def test_gradient_accumulation_of_whole_batches(build, monkeypatch):
     for name in trained:
         for key, tensor in one.weights(name).items():
             torch.testing.assert_close(tensor, four.weights(name)[key], rtol=0, atol=1e-4, msg=name)
+
+
+def test_fp16_is_refused_with_a_way_out():
+    with pytest.raises(RecipeError, match="library.args.fp16: true .* leave it out .float32., or set bf16: true"):
+        check_precision(dataclasses.replace(SMALL, args={"fp16": True}))
+    check_precision(dataclasses.replace(SMALL, args={"bf16": True, "fp16": False}))
 
 
 def test_parent_is_left_bit_by_bit(make_parent, build, state_of, assert_bit_equal):
