@@ -19,6 +19,7 @@ from hf_puzzle import artifacts, data
 from hf_puzzle.costs import cpu_threads
 from hf_puzzle.optim import MuonWithAdamW
 from hf_puzzle.puzzle.block_distillation import build_library
+from hf_puzzle.puzzle.closed_form import calibration_tokens
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.search_space import build_search_space
@@ -54,8 +55,9 @@ def library_s(recipe, tokens: dict, num_tokens: int) -> tuple[float, int]:
     importance = channel_importance(parent, data.sequences(tokens["train"], 128, 4096, 0), 16)
     share = num_tokens / recipe.library.num_tokens
     raw = to_dict(recipe)
-    for key in ("ridge_tokens", "eval_tokens"):
-        raw["library"][key] = max(1024, int(raw["library"][key] * share))
+    closed_forms = calibration_tokens(recipe.library, parent.config.hidden_size, space.variants["ffn"])
+    for key, count in (("ridge_tokens", closed_forms), ("eval_tokens", recipe.library.eval_tokens)):
+        raw["library"][key] = max(1024, int(count * share))
     raw["library"]["num_tokens"] = num_tokens
     config = parse_recipe(raw).library
     with tempfile.TemporaryDirectory() as folder:

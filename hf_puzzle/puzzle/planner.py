@@ -15,7 +15,7 @@ a parent with the share of its blocks that the constraints leave. Bytes, with
 | importance | P w + A(T)                                                                          |
 | library    | P w + 20 per trained parameter (weight, gradient, two moments, best so far) + 8 per |
 |            | linear one + moments of the closed forms (8 n (n + H), n inputs) + A(T); `streamed` |
-|            | has states, of P w its own layers and one more, and lookahead T H w                     |
+|            | has states, of P w its own layers and one more, and lookahead T H w                 |
 | score      | P w + all blocks of one layer w + D H w + T V (2 w + 8) + A(T)                      |
 | cost       | P w + max(all stacks, all calibration children) + KV cache of one + A(T)            |
 | solve      | score, or P w + candidates that are timed together, whichever is more               |
