@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -9,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,14 +98,30 @@ def measure_interleaved(
     rounds: int,
     clock: str = "wall",
     description: str = "measure",
+    tolerance: float = 0.0,
 ) -> dict[str, list[Timing]]:
-    """`rounds` timings of each model, in turn, so that a machine's drift meets all of them alike; one warm-up each."""
+    """Timings of each model, in turn, so that a machine's drift meets all of them alike; one warm-up each.
+
+    Args:
+        rounds: at most; fewer, but not below three, where all models' mean times have a relative standard error of at
+            most `tolerance` before.
+    """
     timings: dict[str, list[Timing]] = {name: [] for name in models}
+    # on a CPU the tokens after the first few meet nothing new; a GPU's allocator meets longer caches
+    short = dataclasses.replace(workload, decode_tokens=min(4, workload.decode_tokens))
     for round_idx, name in bar(list(itertools.product(range(rounds + 1), models)), desc=description):
-        timing = time_generation(models[name], workload, clock)
+        if round_idx > 3 and name == next(iter(models)) and all(_steady(t, tolerance) for t in timings.values()):
+            break
+        on_cpu = getattr(getattr(models[name], "device", None), "type", None) == "cpu"
+        timing = time_generation(models[name], workload if round_idx or not on_cpu else short, clock)
         if round_idx:
             timings[name].append(timing)
     return timings
+
+
+def _steady(timings: list[Timing], tolerance: float) -> bool:
+    totals = [t.total_ms for t in timings]
+    return statistics.stdev(totals) / math.sqrt(len(totals)) <= tolerance * statistics.fmean(totals)
 
 
 def median_timing(timings: list[Timing]) -> Timing:
@@ -119,6 +136,7 @@ class Ratio:
     lower_bound: float
     confidence: float
     rounds: int
+    sessions: int = 1
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -127,23 +145,64 @@ class Ratio:
 def speed_ratio(
     slow: list[Timing], fast: list[Timing], confidence: float = 0.95, part: str = "total_ms", scale: float = 1.0
 ) -> Ratio:
-    """How many times faster `fast` is than `slow`, from rounds measured in turn.
+    """How many times faster `fast` is than `slow`, from rounds of one session, measured in turn.
 
-    The bound is one-sided, on the mean logarithm of the rounds' ratios with the outer tenth on each side trimmed (a
-    preempted round is no property of the model), by Student's t with the trimmed count and the winsorized deviation
-    (Tukey and McLaughlin: that of the trimmed rounds alone is too small). `scale` multiplies the ratio (tokens of the
-    two workloads, when they differ).
+    `scale` multiplies the ratio (tokens of the two workloads, when they differ).
     """
-    logs = sorted(math.log(getattr(s, part) / getattr(f, part)) for s, f in zip(slow, fast, strict=True))
-    count, trim = len(logs), len(logs) // 10
-    logs = logs[trim : count - trim]
-    mean = statistics.fmean(logs)
-    winsorized = [logs[0]] * trim + logs + [logs[-1]] * trim
-    error = statistics.stdev(winsorized) * math.sqrt(count) / len(logs) if count > 1 else 0.0
-    # Student's t quantile by Cornish-Fisher from the normal one: within 1 % from 5 degrees of freedom up
-    z, df = statistics.NormalDist().inv_cdf(confidence), max(1, len(logs) - 1)
-    t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-    return Ratio(scale * math.exp(mean), scale * math.exp(mean - t * error), confidence, len(slow))
+    return sessions_ratio([(slow, fast)], confidence, part, scale)
+
+
+def sessions_ratio(
+    sessions: Sequence[tuple[list[Timing], list[Timing]]],
+    confidence: float = 0.95,
+    part: str = "total_ms",
+    scale: float = 1.0,
+) -> Ratio:
+    """`speed_ratio` over the rounds `(slow, fast)` of several sessions, that is processes."""
+    ratios = [[getattr(s, part) / getattr(f, part) for s, f in zip(*pair, strict=True)] for pair in sessions]
+    value, factor = geometric_mean(ratios, confidence)
+    return Ratio(scale * value, scale * value / factor, confidence, sum(map(len, ratios)), len(sessions))
+
+
+def geometric_mean(sessions: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
+    """Mean of positive values over rounds of sessions, and the factor to its one-sided confidence bound.
+
+    Within a session: the mean logarithm of the rounds with the outer tenth on each side trimmed (a preempted round is
+    no property of the model), its error from the trimmed count and the winsorized deviation (Tukey and McLaughlin: that
+    of the trimmed rounds alone is too small). Over sessions: what a claim must survive is another process, so the bound
+    is Student's t over the sessions' means; where these happen to agree, the rounds' own errors count.
+    """
+    parts = [_trimmed_mean([math.log(value) for value in session]) for session in sessions]
+    means, count = [mean for mean, _, _ in parts], len(parts)
+    _, error, df = parts[0]
+    if count > 1:
+        within = math.sqrt(sum(e**2 for _, e, _ in parts)) / count
+        error, df = max(within, statistics.stdev(means) / math.sqrt(count)), count - 1
+    return math.exp(statistics.fmean(means)), math.exp(student_quantile(confidence, df) * error)
+
+
+def _trimmed_mean(values: list[float]) -> tuple[float, float, int]:
+    """Mean without the outer tenth on each side, its standard error and degrees of freedom."""
+    values, count, trim = sorted(values), len(values), len(values) // 10
+    values = values[trim : count - trim]
+    winsorized = [values[0]] * trim + values + [values[-1]] * trim
+    error = statistics.stdev(winsorized) * math.sqrt(count) / len(values) if count > 1 else 0.0
+    return statistics.fmean(values), error, max(1, len(values) - 1)
+
+
+def student_quantile(confidence: float, df: int) -> float:
+    """Of Student's t: exact for 1 and 2 degrees of freedom, else by Cornish-Fisher (at 95 % within .3 %)."""
+    if df == 1:
+        return math.tan(math.pi * (confidence - 0.5))
+    if df == 2:
+        return (2 * confidence - 1) / math.sqrt(2 * confidence * (1 - confidence))
+    z = statistics.NormalDist().inv_cdf(confidence)
+    return (
+        z
+        + (z**3 + z) / (4 * df)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)
+    )
 
 
 def assisted_generation(

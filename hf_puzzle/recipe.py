@@ -198,8 +198,9 @@ class CostConfig:
     clock: Literal["wall", "cpu"] = key("`cpu` counts processor time: steady on a shared machine", "wall")
     threads: int | None = key("CPU threads while measuring; default: torch's", None)
     stack_layers: int = key("copies of a block in the measured stack", 8)
-    rounds: int = key("interleaved rounds per stack", 5)
-    calibration_children: int = key("assembled children the cost model is fitted on", 5)
+    rounds: int = key("interleaved rounds, at most: three are enough on a quiet machine", 5)
+    calibration_children: int = key("assembled children the cost model is fitted on, from cheap to dear", 6)
+    unseen_children: int = key("further ones, drawn from the whole space, that tell its error", 2)
     accelerators: list[str] = key(
         "measure on each of these kinds (Ray's accelerator types), to `costs.<kind>.json`; the search uses the first",
         [],
@@ -210,11 +211,18 @@ class CostConfig:
 class ConstraintsConfig:
     """What the child must satisfy; any combination. Tokens count prompt and generated ones, as in the paper."""
 
-    speedup: float | None = key("throughput of the child / throughput of the parent, measured", None)
+    speedup: float | None = key(
+        "throughput of the child / throughput of the parent, measured: of the stock parent and of the parent's blocks in "
+        "the child's code, whichever is faster",
+        None,
+    )
     throughput_tokens_per_s: float | None = key("at least", None)
     latency_ms: float | None = key("prefill and decode of one batch, at most", None)
     prefill_ms: float | None = key("time to first token of one batch, at most", None)
-    memory_gb: float | None = key("weights + KV cache of the batch, at most, in 1e9 bytes", None)
+    memory_gb: float | None = key(
+        "weights + KV cache of the batch, at most, in 1e9 bytes; so is the measured peak of the child that is chosen",
+        None,
+    )
     num_parameters: int | None = key("at most", None)
     max_batch_size: int | None = key("largest batch the application has", None)
 
@@ -231,7 +239,8 @@ class SolveConfig:
     rescore_rounds: int = key("rounds of scoring around the incumbent child, then solving again near it", 1)
     rescore_distance: float = key("share of layers that may change in one such round", 0.5)
     max_rounds: int = key("target -> measure -> recalibrate rounds", 6)
-    measure_rounds: int = key("interleaved timing rounds of parent and child", 20)
+    sessions: int = key("fresh processes that a winner's speed is confirmed in", 4)
+    measure_rounds: int = key("interleaved timing rounds of parent and child, over all sessions of a confirmation", 12)
     confidence: float = key("of the lower bound of the speed-up that must clear the target", 0.95)
 
 
@@ -287,7 +296,7 @@ class EvaluateConfig:
     assisted_new_tokens: int = key("tokens generated after each of them", 64)
     assisted_draft_tokens: int = key("tokens the child drafts per step of the parent", 4)
     quantized: list[str] = key("also evaluate the child with weights in int8, int4 (extra `quanto`)", [])
-    measure_rounds: int = key("interleaved timing rounds", 20)
+    measure_rounds: int = key("interleaved timing rounds, over `solve.sessions` fresh processes", 12)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def test_ratio_without_noise_is_exact():
     assert speed_ratio(slow, fast, scale=0.5).value == pytest.approx(1.5)
     assert speed_ratio(fast, slow).value == pytest.approx(1 / 3)
     assert speed_ratio(slow[:1], fast[:1]).to_dict() == {
-        "value": pytest.approx(3), "lower_bound": pytest.approx(3), "confidence": 0.95, "rounds": 1
+        "value": pytest.approx(3), "lower_bound": pytest.approx(3), "confidence": 0.95, "rounds": 1,
+        "sessions": 1,
     }  # fmt: skip
 
 

@@ -13,9 +13,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from .. import hub
-from ..costs import Timing, Workload, measure_interleaved
+from ..costs import Timing, Workload
 from ..formats import DECILM, build_model, format_of
-from ..progress import bar
 from ..recipe import RecipeError
 from . import llama_cpp, rewrites, vllm
 
@@ -57,48 +56,34 @@ def open_engine(engine: str) -> str:
         raise RecipeError(f"cost.engine: {engine} does not open: {error}; or use `transformers`") from None
 
 
-def measure_models(
-    models: dict[str, PreTrainedModel],
-    workload: Workload,
-    rounds: int,
-    clock: str = "wall",
-    description: str = "measure",
-    engine: str = "transformers",
-    threads: int | None = None,
-) -> dict[str, list[Timing]]:
-    """`costs.measure_interleaved` in an engine; children are rewritten for it exactly first.
+@contextlib.contextmanager
+def open_model(model: PreTrainedModel, engine: str, workload: Workload, threads: int | None = None) -> Iterator[Any]:
+    """The same model as something that `costs.time_generation` can time in `engine`: transformers or llama.cpp.
 
     Raises:
         rewrites.CannotRun: a child that the engine cannot run.
     """
-    with opened(models, engine, workload, threads) as runnable:
-        return measure_interleaved(runnable, workload, rounds, clock, description)
-
-
-@contextlib.contextmanager
-def opened(
-    models: dict[str, PreTrainedModel], engine: str, workload: Workload, threads: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """The same models as things that `costs.time_generation` can time in `engine`."""
     if engine == "transformers":
-        yield models
+        yield model
         return
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runnable: dict[str, Any] = {}
-        for name, model in bar(models.items(), desc=f"{engine}: models"):
-            model = as_engine_runs_it(model, engine)
-            if engine == "vllm":
-                runnable[name] = VllmFolder(hub.write_model_folder(folder / name, model))
-            else:
-                tokens = workload.prefill_tokens + workload.decode_tokens
-                runnable[name] = stack.enter_context(
-                    llama_cpp.from_model(
-                        model, folder, tokens, _OUTTYPES[model.dtype],
-                        n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
-                    )
-                )  # fmt: skip
+    model = as_engine_runs_it(model, engine)
+    tokens = workload.prefill_tokens + workload.decode_tokens
+    with tempfile.TemporaryDirectory() as folder, llama_cpp.from_model(
+        model, folder, tokens, _OUTTYPES[model.dtype],
+        n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
+    ) as runnable:  # fmt: skip
         yield runnable
+
+
+def time_vllm(model: PreTrainedModel, workload: Workload, rounds: int) -> list[Timing]:
+    """All rounds of a model in vLLM, in two processes of its benchmark: up to the first token, and to the last.
+
+    Raises:
+        rewrites.CannotRun: a child that vLLM cannot run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = hub.write_model_folder(Path(folder) / "model", as_engine_runs_it(model, "vllm"))
+        return vllm.measure(path, workload, rounds)
 
 
 def as_engine_runs_it(model: PreTrainedModel, engine: str) -> PreTrainedModel:
@@ -111,13 +96,3 @@ def as_engine_runs_it(model: PreTrainedModel, engine: str) -> PreTrainedModel:
     rewritten = build_model(done.config, done.state, model.dtype)
     rewritten.generation_config = model.generation_config
     return rewritten
-
-
-class VllmFolder:
-    """A model folder that vLLM's own benchmark times, one process a round."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def time_generation(self, workload: Workload, clock: str = "wall") -> Timing:
-        return vllm.measure(self.folder, workload, rounds=1)[0]

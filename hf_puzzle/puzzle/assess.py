@@ -16,12 +16,12 @@ from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_err
 from ..progress import bar
 from ..recipe import RecipeError
 from .baselines import Baselines, describe
+from .bench import jsonable
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
 from .distillation import distill
 from .refit import calibration_rows, refit
 from .scoring import with_sums
-from .search import jsonable, measure_speeds
 
 
 logger = logging.getLogger(__name__)
@@ -86,10 +86,9 @@ def assess(run) -> dict:
             run.recipe.cost.clock,
         )  # fmt: skip
     costs, batch_size = run.costs, run.chosen["batch_size"]
-    child = cast_parameters(models["distilled"], getattr(torch, costs.dtype))
-    confidence, rounds = run.recipe.solve.confidence, config.measure_rounds
-    (speed,) = measure_speeds(parent, [child], batch_size, costs, confidence, rounds)
-    blocks = chosen_blocks(run)
+    del models
+    blocks, sessions = chosen_blocks(run), run.recipe.solve.sessions
+    (speed,) = run.bench.confirm([blocks], batch_size, sessions, max(2, round(config.measure_rounds / sessions)))
     return {
         "quality": quality,
         "task": tasks,
@@ -202,12 +201,8 @@ def time_baselines(run) -> None:
     rows = [row for path in paths if path.exists() and (row := artifacts.read_json(path)) is not None]
     layouts = {row["name"]: [Block.parse(text) for text in row["blocks"]] for row in rows}
     if rows:
-        costs, parent = run.costs, run.parent
-        dtype = getattr(torch, costs.dtype)
-        models = [empty_child(parent.config, blocks, dtype, parent.device, run.fmt) for blocks in layouts.values()]
         rounds = max(6, run.recipe.evaluate.measure_rounds // 3)
-        batch_size, confidence = run.chosen["batch_size"], run.recipe.solve.confidence
-        speeds = dict(zip(layouts, measure_speeds(parent, models, batch_size, costs, confidence, rounds), strict=True))
+        speeds = dict(zip(layouts, run.bench.measure(list(layouts.values()), run.chosen["batch_size"], rounds), strict=True))  # fmt: skip
         rows = [row | {"speed": jsonable(speeds[row["name"]])} for row in rows]
     artifacts.write_text(run.run_dir / "baselines.jsonl", "".join(artifacts.json_line(row) for row in rows))
 

@@ -6,25 +6,23 @@
 import math
 import random
 import statistics
-from dataclasses import asdict, dataclass, field
-
-import torch
-from transformers import PreTrainedModel
+from dataclasses import asdict, dataclass, field, replace
 
 from ..artifacts import ArtifactError, reading
 from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
-from ..costs import Timing, Workload, cpu_threads, in_dtype, median_timing
-from ..engines.measuring import measure_models
+from ..costs import Timing, Workload, median_timing
 from ..formats import DECILM, decilm_width
 from ..recipe import CostConfig, RecipeError, parse_as
 from ..remote.configuration_decilm import FFN_WIDTH_STEP
-from .child import empty_child
+from .bench import OWN, PARENT, Bench
 from .search_space import SearchSpace
 from .surgery import count_parameters, layers_of, meta_parent
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PHASES = ("prefill_ms", "decode_ms")
+ENOUGH = 0.004  # relative standard error of a timing at which no more rounds are needed
+RIDGE = 0.04  # strength that pulls the slope to 1: (relative error of a child's time / that of a stack's sum) squared
 
 
 def num_parameters(config, kind: str, variant: Variant, fmt: str = DECILM) -> int:
@@ -59,12 +57,12 @@ def kv_tokens(variant: Variant, tokens_per_sequence: int) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """Measured = offset + slope * sum of the blocks, per phase, with its error on children left out of the fit."""
+    """Measured = offset + slope * sum of the blocks, per phase, with its error in total time on children unseen by it."""
 
     offset_ms: float
     slope: float
-    error_mean: float
-    error_max: float
+    error_mean: float | None = None
+    error_max: float | None = None
 
     def __call__(self, total_ms: float) -> float:
         return self.offset_ms + self.slope * total_ms
@@ -75,7 +73,8 @@ class CostTable:
     """`costs.json`: bytes and calibrated milliseconds of every variant, per batch size.
 
     `times[batch_size]["attention:kv4"]` holds the stack's milliseconds per copy, `fits[batch_size]` maps their sum to a
-    whole model, `children[batch_size]` are the measured models the fit was made on (the parent first).
+    whole model, `children[batch_size]` are the measured models: the parent, its blocks in the children's code, the
+    children of the fit, and those with `unseen: true` that tell its error.
     """
 
     workload: dict
@@ -173,36 +172,33 @@ def variant_keys(block: Block) -> tuple[str, str]:
     return f"attention:{variant_id('attention', block.attention)}", f"ffn:{variant_id('ffn', block.ffn)}"
 
 
-def measure_costs(
-    parent: PreTrainedModel, space: SearchSpace, config: CostConfig, seed: int = 0, fmt: str = DECILM
-) -> CostTable:
+def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0) -> CostTable:
     """Measure every variant of `space` and calibrate; only shapes matter, so the measured models have random weights."""
-    parent_config = parent.config
+    config, parent_config = bench.config, bench.parent_config
     sizes, kv = {}, {}
     for kind, variants in space.variants.items():
         for variant in variants:
-            sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant, fmt)
+            sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant, bench.fmt)
             if kind == "attention":
                 kv[f"{kind}:{variant_id(kind, variant)}"] = kv_bytes_per_token(parent_config, variant, config.dtype)
     times, fits, children = {}, {}, {}
-    with cpu_threads(config.threads):
-        for batch_size in config.batch_sizes:
-            workload = Workload(batch_size, config.prefill_tokens, config.decode_tokens)
-            times[batch_size] = _stack_times(parent_config, space, config, workload, parent.device, fmt)
-            children[batch_size] = _calibration_children(parent_config, space, config, workload, parent, seed, fmt)
-            fits[batch_size] = _fit(children[batch_size], times[batch_size])
+    for batch_size in config.batch_sizes:
+        times[batch_size] = _stack_times(bench, space, batch_size)
+        children[batch_size] = _children(bench, space, batch_size, seed)
+        fits[batch_size] = _fit(children[batch_size], times[batch_size])
     workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
                 "threads": config.threads, "rounds": config.rounds, "engine": config.engine}  # fmt: skip
     table = CostTable(workload, sizes, kv, non_block_parameters(parent_config), config.dtype, times, fits, children)
     return table
 
 
-def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload: Workload, device, fmt: str) -> dict:
+def _stack_times(bench: Bench, space: SearchSpace, batch_size: int) -> dict:
     """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies, medians over rounds.
 
     Other engines have no layers without FFN: there every layer of a stack has a narrow one, whose cost is known from a
     stack of twice as many.
     """
+    config = bench.config
     filler = NONE if config.engine == "transformers" else FFN_WIDTH_STEP
     copies = config.stack_layers
     stacks = {"empty": [Block(NONE, filler)] * (1 if filler == NONE else copies)}
@@ -213,11 +209,7 @@ def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload
             if variant != NONE:
                 block = Block(variant, filler) if kind == "attention" else Block(NONE, variant)
                 stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * copies
-    dtype = getattr(torch, config.dtype)
-    models = {name: empty_child(parent_config, blocks, dtype, device, fmt) for name, blocks in stacks.items()}
-    measured = measure_models(
-        models, workload, config.rounds, config.clock, "cost: stacks", config.engine, config.threads
-    )
+    measured = bench.timings(stacks, batch_size, config.rounds, "cost: stacks", parents=False, tolerance=ENOUGH)
     medians = {name: asdict(median_timing(timings)) for name, timings in measured.items()}
     empty = medians["empty"]
     fillers = {p: (medians["twice"][p] - empty[p]) / copies if filler != NONE else 0.0 for p in PHASES}
@@ -232,89 +224,94 @@ def _stack_times(parent_config, space: SearchSpace, config: CostConfig, workload
     return rows
 
 
-def _calibration_children(
-    parent_config, space: SearchSpace, config: CostConfig, workload: Workload, parent, seed: int, fmt: str
-):
-    """Measured whole models: the parent as the user runs it, and children spread over the search space."""
-    layouts = calibration_layouts(space, config.calibration_children, seed)
-    dtype = getattr(torch, config.dtype)
-    models: dict[str, PreTrainedModel] = {"parent": in_dtype(parent, dtype)}
-    models |= {
-        str(i): empty_child(parent_config, blocks, dtype, parent.device, fmt) for i, blocks in enumerate(layouts)
-    }
-    measured = measure_models(
-        models, workload, config.rounds, config.clock, "cost: children", config.engine, config.threads
-    )
+def _children(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> list[dict]:
+    """Measured whole models: both parents, and children spread over the search space; the last are kept from the fit."""
+    config = bench.config
+    fitted, unseen = calibration_layouts(space, config, seed)
+    layouts = {str(i): blocks for i, blocks in enumerate(fitted + unseen)}
+    children = {name: blocks for name, blocks in layouts.items() if name != OWN}
+    measured = bench.timings(children, batch_size, config.rounds, "cost: children", tolerance=ENOUGH)
     rows = []
-    for (name, timings), blocks in zip(measured.items(), [[space.parent] * len(space.layers), *layouts], strict=True):
-        timing = median_timing(timings)
+    for name, timings in measured.items():
+        timing, blocks = median_timing(timings), layouts[OWN if name == PARENT else name]
         spread = statistics.stdev(t.total_ms for t in timings) / timing.total_ms if len(timings) > 1 else 0.0
-        rows.append({"name": name, "blocks": [b.id for b in blocks], "spread": spread, **asdict(timing)})
+        known = name == PARENT or int(name) < len(fitted)
+        rows.append({"name": name, "blocks": [b.id for b in blocks], "spread": spread, "unseen": not known})
+        rows[-1] |= asdict(timing)
     return rows
 
 
-def calibration_layouts(space: SearchSpace, count: int, seed: int) -> list[list[Block]]:
-    """Children from cheap to dear: layer by layer, each draws from a window of the blocks ordered by size."""
+def calibration_layouts(
+    space: SearchSpace, config: CostConfig, seed: int
+) -> tuple[list[list[Block]], list[list[Block]]]:
+    """Children that the cost model is fitted on, the parent's blocks first and then from dear to cheap, and unseen ones.
+
+    Each layer of a child draws from a window of all its blocks, ordered by size, or, unseen, from all of them.
+    """
     generator = random.Random(seed)
-    layouts = [[space.parent] * len(space.layers)]
-    for i in range(count - 1):
-        place = (i + 0.5) / max(1, count - 1)
+    fitted = [[space.parent] * len(space.layers)]
+    for i in range(config.calibration_children - 1):
+        place = (i + 0.5) / max(1, config.calibration_children - 1)
         blocks = []
         for layer in space.layers:
-            live = [b for b in layer.blocks if kv_heads(b.attention) and b.ffn not in (LINEAR, NONE)] or list(
-                layer.blocks
-            )
-            ordered = sorted(live, key=lambda b: (_size(b.attention), _size(b.ffn)), reverse=True)
-            centre = place * (len(ordered) - 1)
-            window = max(1, len(ordered) // 3)
-            low = int(max(0, min(len(ordered) - window, centre - window / 2)))
+            ordered = sorted(layer.blocks, key=lambda b: _size(b, space.parent), reverse=True)
+            window = max(1, len(ordered) // 2)
+            low = round(place * (len(ordered) - window))
             blocks.append(generator.choice(ordered[low : low + window]))
-        layouts.append(blocks)
-    return layouts
+        fitted.append(blocks)
+    unseen = [[generator.choice(layer.blocks) for layer in space.layers] for _ in range(config.unseen_children)]
+    return fitted, unseen
 
 
-def _size(variant: Variant) -> int:
-    return variant if isinstance(variant, int) else kv_heads(variant) or num_experts(variant) or 0
+def _size(block: Block, own: Block) -> float:
+    """Shares of the parent's KV heads and FFN, a linear map a little above nothing."""
+
+    def share(variant: Variant, of: Variant) -> float:
+        if variant == LINEAR:
+            return 0.05
+        size, whole = (v if isinstance(v, int) else kv_heads(v) or num_experts(v) or 0 for v in (variant, of))
+        return size / whole
+
+    return share(block.attention, own.attention) + share(block.ffn, own.ffn)
 
 
 def _fit(children: list[dict], times: dict) -> dict[str, Fit]:
-    """Affine fit of measured on summed milliseconds, errors relative; leave-one-out errors of the total are kept.
+    """Affine fit of measured on summed milliseconds, errors relative.
 
     The parent is not in the fit: it runs its own stock code, the children run ours.
     """
     rows = [
         (
             {p: sum(times[key][p] for b in child["blocks"] for key in variant_keys(Block.parse(b))) for p in PHASES},
-            {p: child[p] for p in PHASES},
+            child,
         )
         for child in children[1:]
     ]
-    errors = []
-    for left_out in range(len(rows)):
-        rest = rows[:left_out] + rows[left_out + 1 :]
-        summed, measured = rows[left_out]
-        predicted = sum(_affine([(r[0][p], r[1][p]) for r in rest])(summed[p]) for p in PHASES)
-        errors.append(abs(predicted / sum(measured.values()) - 1))
-    fits = {}
-    for phase in PHASES:
-        line = _affine([(summed[phase], measured[phase]) for summed, measured in rows])
-        fits[phase] = Fit(line.offset_ms, line.slope, statistics.fmean(errors), max(errors))
-    return fits
+    lines = {p: _affine([(summed[p], row[p]) for summed, row in rows if not row["unseen"]]) for p in PHASES}
+    errors = [
+        abs(sum(lines[p](summed[p]) for p in PHASES) / sum(row[p] for p in PHASES) - 1)
+        for summed, row in rows
+        if row["unseen"]
+    ]
+    known = {"error_mean": statistics.fmean(errors), "error_max": max(errors)} if errors else {}
+    return {p: replace(line, **known) for p, line in lines.items()}
 
 
 def _affine(points: list[tuple[float, float]]) -> Fit:
-    """Least squares on relative residuals; with one distinct point, a line through the origin."""
+    """Least squares on relative residuals, the slope pulled to 1 by `RIDGE`; an offset below 0 is 0.
+
+    Stacks already say what a block costs: a slope far from 1 is more often noise of a few children than true.
+    """
     weights = [1 / max(y, 1e-9) ** 2 for _, y in points]
     total = sum(weights)
     mean_x = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
     mean_y = sum(w * y for w, (_, y) in zip(weights, points, strict=True)) / total
     variance = sum(w * (x - mean_x) ** 2 for w, (x, _) in zip(weights, points, strict=True))
-    if len(points) < 2 or variance <= 1e-12 * total * max(mean_x, 1e-9) ** 2:
-        return Fit(0.0, mean_y / max(mean_x, 1e-9), 0.0, 0.0)
-    slope = max(
-        0.0, sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True)) / variance
-    )
+    covariance = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True))
+    slope = max(0.0, (covariance + RIDGE) / (variance + RIDGE))
     offset = mean_y - slope * mean_x
-    if offset < 0:  # noise: no model takes less than nothing
-        return Fit(0.0, mean_y / max(mean_x, 1e-9), 0.0, 0.0)
-    return Fit(offset, slope, 0.0, 0.0)
+    if offset < 0:  # no model takes less than nothing
+        squares = sum(w * x * x for w, (x, _) in zip(weights, points, strict=True))
+        slope = (sum(w * x * y for w, (x, y) in zip(weights, points, strict=True)) + RIDGE) / (squares + RIDGE)
+        offset = 0.0
+    return Fit(offset, slope)

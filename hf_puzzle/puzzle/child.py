@@ -18,11 +18,41 @@ from .surgery import KINDS, layers_of, swapped
 
 
 def empty_child(
-    config, blocks: list[Block], dtype: torch.dtype, device: torch.device | str = "cpu", fmt: str = DECILM
+    config,
+    blocks: list[Block],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    fmt: str = DECILM,
+    like: PreTrainedModel | None = None,
 ) -> PreTrainedModel:
-    """A child with random weights: enough to measure speed and memory."""
-    config = child_config(config, blocks, fmt)
-    return cast_parameters(model_class(config)(config).to(device), dtype).eval()
+    """A child with random weights: enough to measure speed and memory.
+
+    Args:
+        like: a model whose embeddings and head become the child's, too, where they are equal in shape, dtype and place.
+    """
+    child = empty_model(child_config(config, blocks, fmt), dtype, device)
+    if like is not None:
+        for ends in ("get_input_embeddings", "get_output_embeddings"):
+            own, theirs = (getattr(model, ends)() for model in (child, like))
+            if own is not None and theirs is not None and _place(own.weight) == _place(theirs.weight):
+                own.weight = theirs.weight
+    return child
+
+
+def empty_model(config, dtype: torch.dtype, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A model of any config with random weights, made in `dtype` on `device`: never in float32, never elsewhere."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = model_class(config)(config)
+    finally:
+        torch.set_default_dtype(before)
+    return cast_parameters(model, dtype).eval().requires_grad_(False)
+
+
+def _place(tensor: torch.Tensor) -> tuple:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

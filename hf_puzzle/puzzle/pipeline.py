@@ -28,6 +28,7 @@ from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
 from .assess import assess, baseline_tasks, check_quantized, run_baseline, time_baselines
 from .baselines import check_names
+from .bench import Bench, jsonable
 from .block_costs import CostTable, measure_costs
 from .block_distillation import build_layers, check_precision, library_jobs, merge_library, planned_names
 from .child import assemble_child, child_weights, meta_child
@@ -41,7 +42,7 @@ from .preflight import check_machine
 from .refit import calibration_rows, refit, wanted_tokens
 from .report import write_report
 from .scoring import Score, ScoreTask, merge_scores, row_shards, run_score_task, score_tasks, stored_values, with_sums
-from .search import Candidate, Search, check_constraints, check_sizes, jsonable, solve_all
+from .search import Candidate, Search, check_constraints, check_sizes, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
@@ -192,6 +193,10 @@ class PuzzleRun:
     @functools.cached_property
     def judge(self) -> Judge:
         return Judge(self.parent, self.space, self.library, self.metric)
+
+    @functools.cached_property
+    def bench(self) -> Bench:
+        return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence)
 
     @property
     def sequence_length(self) -> int:
@@ -421,7 +426,7 @@ class PuzzleRun:
 
     def cost(self, accelerator: str | None = None) -> None:
         """Costs on the machine this runs on; those of the first kind of accelerator are the search's."""
-        table = measure_costs(self.parent, self.space, self.recipe.cost, self.recipe.seed, self.fmt).to_dict()
+        table = measure_costs(self.bench, self.space, self.recipe.seed).to_dict()
         kinds = self.recipe.cost.accelerators
         if accelerator is not None:
             artifacts.write_json(artifacts.inside(self.run_dir, f"costs.{accelerator}.json"), table)
@@ -430,8 +435,8 @@ class PuzzleRun:
 
     def solve(self) -> None:
         search = Search(
-            self.judge, self.scores, self.costs, self.recipe.constraints, self.recipe.solve,
-            engines.needs_one_kv_count(self.recipe.deploy), self.fmt,
+            self.judge, self.bench, self.scores, self.costs, self.recipe.constraints, self.recipe.solve,
+            engines.needs_one_kv_count(self.recipe.deploy),
         )  # fmt: skip
         chosen, measured = search.run()
         artifacts.write_json(

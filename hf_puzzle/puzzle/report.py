@@ -5,7 +5,7 @@ from pathlib import Path
 from .. import artifacts
 from ..blocks import NONE, Block
 from ..recipe import PuzzleRecipe
-from .block_costs import CostTable
+from .block_costs import CostTable, Fit
 
 
 # one colour per role in every picture
@@ -67,7 +67,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         ("throughput, tokens/s", f"{speed['parent_tokens_per_s']:.0f}", f"{speed['tokens_per_s']:.0f}", ratio("total")),
         ("prefill speed-up", "", "", ratio("prefill")),
         ("decode speed-up", "", "", ratio("decode")),
-        ("speed-up of the architecture alone", "", "", f"{speed['same_code']:.2f}x"),
+        ("speed-up against the parent in the same code", "", "", ratio("same_code")),
         ("top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          kept_text(quality)),
         (f"cloze accuracy ({task['parent']['items']} items)", f"{task['parent']['accuracy']:.1%}",
@@ -115,6 +115,7 @@ def render(
     """The report's text."""
     chosen, work = solutions["chosen"], evaluation["workload"]
     fit = next(iter(costs.fits[chosen["batch_size"]].values()))
+    fitted, unseen = _by_fit(costs, chosen["batch_size"])
     before = evaluation["quality"]["child"]
     solution = chosen["solution"]
     machine = evaluation["environment"]
@@ -122,7 +123,8 @@ def render(
         f"# {recipe.parent.name}: a cheaper child",
         f"Measured in {costs.workload.get('engine', 'transformers')} on {machine['gpu'] or machine['cpu']} ({machine['cpu_count']} cores), {costs.dtype}, batch {work['batch_size']}, "
         f"{work['prefill_tokens']} prompt and {work['decode_tokens']} generated tokens, {costs.workload['clock']} clock, "
-        f"{evaluation['speed']['total']['rounds']} interleaved rounds; bounds are one-sided at "
+        f"{evaluation['speed']['total']['rounds']} interleaved rounds in {evaluation['speed']['total'].get('sessions', 1)} "
+        "fresh processes; bounds are one-sided over the processes at "
         f"{evaluation['speed']['total']['confidence']:.0%}. Quality on {evaluation['quality']['distilled']['tokens']} test tokens "
         "that nothing in the search saw.",
         markdown_table(["", "parent", "child", "kept / ratio"], summary_rows(evaluation)),
@@ -139,8 +141,7 @@ def render(
         f"distance measured on the whole child {_number(chosen['distance'])}.",
         "![scores](figures/scores.png)",
         "## Predicted and measured cost",
-        f"Stacks of {recipe.cost.stack_layers} copies, calibrated on {len(costs.children[chosen['batch_size']]) - 1} children: "
-        f"error on children left out of the fit {fit.error_mean:.1%} on average, {fit.error_max:.1%} at most.",
+        f"Stacks of {recipe.cost.stack_layers} copies, calibrated on {len(fitted)} children; {_unseen_text(fit, unseen)}",
         "![costs](figures/costs.png)",
         "## Quality against speed",
         "![frontier](figures/frontier.png)",
@@ -154,15 +155,33 @@ def render(
             (
                 r["round"],
                 f"{r['margin']:.3f}",
-                f"{r['total']['value']:.3f}x",
-                f"{r['total']['lower_bound']:.3f}x",
+                _ratio_text(r, "total", "value"),
+                _ratio_text(confirmed, "total", "lower_bound"),
+                _ratio_text(confirmed, "same_code", "lower_bound"),
                 _number(r["distance"]),
             )
             for r in solutions["rounds"]
+            for confirmed in [r.get("confirmed") or {}]
         ]
-        header = ["round", "margin", "measured", "lower bound", "distance"]
+        header = ["round", "margin", "measured", "confirmed, at least", "in the same code, at least", "distance"]
         parts += ["## Rounds of the search", markdown_table(header, rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _by_fit(costs: CostTable, batch_size: int) -> tuple[list[dict], list[dict]]:
+    """Measured children that the cost model was fitted on, and those that it had not seen."""
+    children = costs.children[batch_size][1:]
+    return [c for c in children if not c.get("unseen")], [c for c in children if c.get("unseen")]
+
+
+def _unseen_text(fit: Fit, unseen: list[dict]) -> str:
+    if fit.error_mean is None or not unseen:
+        return "no children were kept from the fit to tell its error."
+    return f"error on {len(unseen)} that it had not seen {fit.error_mean:.1%} on average, {fit.error_max:.1%} at most."
+
+
+def _ratio_text(speed: dict, name: str, key: str) -> str:
+    return f"{speed[name][key]:.3f}x" if name in speed else "-"
 
 
 def _number(value: float | None) -> str:
@@ -293,11 +312,13 @@ def draw_costs(costs: CostTable, solutions: dict, path: Path) -> None:
     batch_size = solutions["chosen"]["batch_size"]
     figure, axes = _figure(4.6, 4.2)
     seen = []
+    fitted, unseen = _by_fit(costs, batch_size)
     groups = [
-        ("calibration", costs.children[batch_size][1:], lambda c: c["prefill_ms"] + c["decode_ms"], PARENT, "o"),
+        ("calibration", fitted, lambda c: c["prefill_ms"] + c["decode_ms"], PARENT, "o"),
+        ("unseen", unseen, lambda c: c["prefill_ms"] + c["decode_ms"], BASELINE, "^"),
         (
             "search",
-            [r for r in solutions["rounds"] if r["batch_size"] == batch_size],
+            [r for r in solutions["rounds"] if r["batch_size"] == batch_size and "child_ms" in r],
             lambda r: r["child_ms"],
             CHILD,
             "s",

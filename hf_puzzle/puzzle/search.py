@@ -1,7 +1,7 @@
-"""The search: constraints become limits of the MIP, its solutions are judged on real text and timed on the machine.
+"""The search: constraints become limits of the MIP; the judge says how good its layouts are, the bench how fast.
 
-Target -> solve -> rescore -> measure -> recalibrate, until the *lower confidence bound* of the measured speed-up clears
-the target.
+Target -> solve -> rescore -> measure -> recalibrate, until the *lower confidence bound* of a speed-up that was confirmed
+in fresh processes clears the target.
 """
 
 import dataclasses
@@ -11,18 +11,14 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from transformers import PreTrainedModel
-
 from ..artifacts import ArtifactError
 from ..blocks import Block, kv_heads
-from ..costs import Ratio, Timing, cpu_threads, in_dtype, median_timing, speed_ratio
-from ..engines.measuring import measure_models
+from ..costs import Timing
 from ..formats import DECILM
 from ..progress import bar
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
+from .bench import Bench, jsonable
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
-from .child import empty_child
 from .judge import Judge
 from .scoring import Score, score_blocks, with_sums
 from .search_space import SearchSpace
@@ -33,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # candidates timed together in a round: asking for a little less and a little more brackets what predictions miss
 MARGINS = (0.985, 1.0, 1.02)
+SLACK = 1.03  # a confirmed bound so far above the target is quality thrown away: another round
+SHORTFALL = 0.99  # a confirmed bound / the value that steered to it, before one was seen
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,19 @@ class Candidate:
 
 
 def limits_for(
-    constraints: ConstraintsConfig, costs: CostTable, batch_size: int, parent_tokens_per_ms: float, margin: float = 1.0
+    constraints: ConstraintsConfig,
+    costs: CostTable,
+    batch_size: int,
+    parent_tokens_per_ms: float,
+    margin: float = 1.0,
+    memory_overhead: float = 0.0,
 ) -> list[Limit]:
     """The constraints at one batch size, as upper limits on sums over the layers.
 
     Args:
-        parent_tokens_per_ms: the parent's best measured throughput, for `speedup`.
+        parent_tokens_per_ms: the best measured throughput of the parents, for `speedup`.
         margin: > 1 asks for more speed than the constraint says, to make up for a prediction that was too good.
+        memory_overhead: bytes that a measured child held besides weights and cache.
     """
     fixed = costs.non_block_costs(batch_size)
     tokens = costs.workload_of(batch_size).tokens
@@ -90,7 +94,8 @@ def limits_for(
     if constraints.prefill_ms is not None:
         at_most("prefill_ms", "prefill_ms", constraints.prefill_ms / margin, lambda ms: ms * margin)
     if constraints.memory_gb is not None:
-        at_most("memory_gb", "memory_bytes", constraints.memory_gb * 1e9, lambda total: total / 1e9)
+        budget = constraints.memory_gb * 1e9 - memory_overhead
+        at_most("memory_gb", "memory_bytes", budget, lambda total: (total + memory_overhead) / 1e9)
     if constraints.num_parameters is not None:
         at_most("num_parameters", "num_parameters", constraints.num_parameters, lambda total: total)
     return limits
@@ -147,12 +152,19 @@ def check_sizes(
 
 
 def parent_tokens_per_ms(costs: CostTable, constraints: ConstraintsConfig) -> float:
-    """The parent's best measured throughput over the batch sizes that the application has."""
-    return max(
-        costs.workload_of(b).tokens / (rows[0]["prefill_ms"] + rows[0]["decode_ms"])
-        for b, rows in costs.children.items()
-        if b <= (constraints.max_batch_size or b)
-    )
+    """The best measured throughput of the stock parent and of its blocks in the child's code."""
+    return max(_best_rate(costs, constraints, row) for row in (0, 1))
+
+
+def _rate(costs: CostTable, batch_size: int, row: int) -> float:
+    """Tokens per millisecond of a measured model: 0 is the stock parent, 1 its blocks in the child's code."""
+    child = costs.children[batch_size][row]
+    return costs.workload_of(batch_size).tokens / (child["prefill_ms"] + child["decode_ms"])
+
+
+def _best_rate(costs: CostTable, constraints: ConstraintsConfig, row: int) -> float:
+    """Over the batch sizes that the application has."""
+    return max(_rate(costs, b, row) for b in costs.children if b <= (constraints.max_batch_size or b))
 
 
 def choices(scores: list[Score], costs: CostTable, batch_size: int) -> list[list[Choice]]:
@@ -176,6 +188,7 @@ def solve_all(
     config: SolveConfig,
     margin: float = 1.0,
     one_kv_count: bool = False,
+    memory_overhead: float = 0.0,
     **kwargs,
 ) -> list[Candidate]:
     """Solutions over all batch sizes, best predicted score first.
@@ -195,7 +208,7 @@ def solve_all(
             f"({', '.join(map(str, sorted(costs.times)))})"
         )
     for batch_size in bar(batch_sizes, desc="MIP"):
-        limits = limits_for(constraints, costs, batch_size, rate, margin)
+        limits = limits_for(constraints, costs, batch_size, rate, margin, memory_overhead)
         layers = choices(scores, costs, batch_size)
         for offered in _same_kv_count(layers) if one_kv_count else [layers]:
             try:
@@ -232,69 +245,150 @@ def _same_kv_count(layers: list[list[Choice]]) -> list[list[list[Choice]]]:
     return copies
 
 
+TIMED = ("speedup", "throughput_tokens_per_s", "latency_ms", "prefill_ms")
+
+
 class Search:
     """One search over stored scores and costs; `rounds` records every step for `solutions.json`."""
 
     def __init__(
         self,
         judge: Judge,
+        bench: Bench,
         scores: list[Score],
         costs: CostTable,
         constraints: ConstraintsConfig,
         config: SolveConfig,
         one_kv_count: bool = False,
-        fmt: str = DECILM,
     ):
-        self.judge, self.parent, self.space = judge, judge.parent, judge.space
+        self.judge, self.bench, self.space = judge, bench, judge.space
         self.scores, self.costs, self.constraints = with_sums(scores, judge.space), costs, constraints
-        self.config, self.one_kv_count, self.fmt = config, one_kv_count, fmt
+        self.config, self.one_kv_count = config, one_kv_count
         self.rounds: list[dict] = []
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
+        self.timed = any(getattr(constraints, name) is not None for name in TIMED)
+        self.shortfall, self.memory_overhead = SHORTFALL if self.timed else 1.0, 0.0
+        self._measured: dict[tuple, dict] = {}  # by batch size and layout: what a session said of it
+        self._failed: set[tuple] = set()
 
-    def run(self) -> tuple[Candidate, dict[str, Ratio] | None]:
-        """The best child whose measured speed clears the target, and the measurement (None if no time was asked for).
+    def run(self) -> tuple[Candidate, dict | None]:
+        """The best child whose confirmed speed clears the target, and the measurement (None if nothing measured was asked).
 
         Raises:
             InfeasibleError: the constraints cannot be met, or were not met within `solve.max_rounds` rounds.
         """
-        timed = ("speedup", "throughput_tokens_per_s", "latency_ms", "prefill_ms")
-        if all(getattr(self.constraints, name) is None for name in timed):
-            return self._best_candidate(1.0, self.config.rescore_rounds), None
-        margin, reached = 1.0, []
+        if not self.timed and self.constraints.memory_gb is None:
+            return self._best_candidate(1.0), None
+        margin, best = 1.0 / self.shortfall, None
         for round_idx in bar(range(self.config.max_rounds), desc="solve: rounds"):
-            # the first round only corrects the predictions; rescoring and full measurements would be wasted on it
-            corrects = round_idx == 0 and self.config.max_rounds > 1
-            candidates = [self._best_candidate(margin, 0)] if corrects else self._candidates_around(margin)
-            measured = self.measure(candidates, self.config.measure_rounds // (2 if corrects else 1))
-            for candidate, result in zip(candidates, measured, strict=True):
-                self.rounds.append({"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(result)})
+            candidates = self._candidates_around(margin) if self.timed else [self._best_candidate(margin)]
+            measured = self._measure(candidates) if self.timed else [{}]
+            values = [
+                self._over_target(speed, c.batch_size, bounds=False)
+                for c, speed in zip(candidates, measured, strict=True)
+            ]
+            confirmed = self._confirmed(candidates, values, best and best[0].distance)
+            for i, candidate in enumerate(candidates):
+                speed = confirmed.get(i)
+                row = {"value_over_target": values[i], "confirmed": speed and jsonable(speed)}
+                self.rounds.append(
+                    {"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(measured[i]), **row}
+                )
                 logger.info(
-                    "round %d: %.3fx measured (at least %.3fx), bound / target %.3f, %s %.4f",
-                    round_idx, result["total"].value, result["total"].lower_bound, result["bound_over_target"],
+                    "round %d: measured / target %.3f%s, %s %.4f", round_idx, values[i],
+                    f", confirmed at least {speed['bound_over_target']:.3f}" if speed else "",
                     self.judge.metric.config.metric, candidate.distance,
                 )  # fmt: skip
-            bounds = [result["bound_over_target"] for result in measured]
-            if not corrects:
-                reached += [
-                    pair for pair, b in zip(zip(candidates, measured, strict=True), bounds, strict=True) if b >= 1
-                ]
-                if reached and min(bounds) <= 1.03:  # much slack everywhere is quality thrown away: another round
-                    break
-            margin = margin / statistics.median(bounds) * 1.004
-        if not reached:
+                if speed and speed["bound_over_target"] >= 1:  # better than `best`, else it was not confirmed
+                    best = candidate, speed
+            if best is not None and (not self.timed or best[1]["bound_over_target"] <= SLACK):
+                break
+            margin = margin / statistics.median(value * self.shortfall for value in values) * 1.002
+        if best is None:
             raise InfeasibleError(
-                f"no child measured fast enough in {self.config.max_rounds} rounds (see the log for each); raise "
-                "solve.max_rounds, offer cheaper blocks in search_space, or lower the target",
+                f"no child was confirmed to meet the constraints in {self.config.max_rounds} rounds (see the log for each); "
+                "raise solve.max_rounds, offer cheaper blocks in search_space, or lower the target",
                 {},
             )
-        return min(reached, key=lambda pair: pair[0].distance)
+        return best
+
+    def _measure(self, candidates: list[Candidate]) -> list[dict]:
+        """Speeds by one session per batch size, each layout once."""
+        keys = [(c.batch_size, c.solution.blocks) for c in candidates]
+        new = {key: c.blocks for key, c in zip(keys, candidates, strict=True) if key not in self._measured}
+        for batch_size in {b for b, _ in new}:
+            group = {key: blocks for key, blocks in new.items() if key[0] == batch_size}
+            speeds = self.bench.measure(list(group.values()), batch_size, self._rounds_per_session)
+            self._measured |= dict(zip(group, speeds, strict=True))
+        return [self._measured[key] for key in keys]
+
+    @property
+    def _rounds_per_session(self) -> int:
+        return max(2, round(self.config.measure_rounds / self.config.sessions))
+
+    def _confirmed(self, candidates: list[Candidate], values: list[float], beat: float | None) -> dict[int, dict]:
+        """Confirmations of those that may clear the target, the best judged first, up to the first that does.
+
+        Args:
+            values: what the session in this process measured / the target.
+            beat: distance of the best child so far.
+        """
+        done: dict[int, dict] = {}
+        for i in sorted(range(len(candidates)), key=lambda i: candidates[i].distance):
+            key = (candidates[i].batch_size, candidates[i].solution.blocks)
+            if beat is not None and candidates[i].distance >= beat:
+                break
+            if key in self._failed or values[i] * self.shortfall < 1:
+                continue
+            done[i] = speed = self._confirm(candidates[i])
+            if speed["bound_over_target"] >= 1:
+                break
+            self._failed.add(key)
+            if self.timed:  # what clears the target in this process and not in others: the next must do so by more
+                least = max(speed["bound_over_target"], SHORTFALL * speed["value_over_target"])
+                self.shortfall = max(0.9, min(self.shortfall, least / values[i]))
+        return done
+
+    def _confirm(self, candidate: Candidate) -> dict:
+        """Speed by fresh processes and measured memory; `bound_over_target`, and the same of values."""
+        batch_size, speed = candidate.batch_size, {}
+        if self.timed:
+            (speed,) = self.bench.confirm(
+                [candidate.blocks], batch_size, self.config.sessions, self._rounds_per_session,
+                lambda speeds: self._over_target(speeds[0], batch_size, bounds=False) < 1,
+            )  # fmt: skip
+        value, reached = (self._over_target(speed, batch_size, bounds) for bounds in (False, True))
+        if self.constraints.memory_gb is not None and reached >= 1:
+            speed["peak_bytes"] = peak = self.bench.peak_bytes(candidate.blocks, batch_size)
+            if peak is not None:
+                reached = min(reached, self.constraints.memory_gb * 1e9 / peak)
+                held = self.costs.non_block_costs(batch_size)["memory_bytes"]
+                held += sum(self.costs.block_costs(b, batch_size)["memory_bytes"] for b in candidate.blocks)
+                self.memory_overhead = max(self.memory_overhead, peak - held)
+        return speed | {"value_over_target": value, "bound_over_target": reached}
+
+    def _over_target(self, speed: dict, batch_size: int, bounds: bool = True) -> float:
+        """What was measured / the constraint on it, the tightest: by its bounds, or by its values; 1 just meets it."""
+        constraints, reached = self.constraints, []
+        if constraints.speedup is not None:  # against both parents: the smaller gain counts
+            for row, key in enumerate(("total", "same_code")):
+                ratio = speed[key].lower_bound if bounds else speed[key].value
+                rates = _rate(self.costs, batch_size, row) / _best_rate(self.costs, constraints, row)
+                reached.append(ratio * rates / constraints.speedup)
+        if constraints.throughput_tokens_per_s is not None:
+            rate = speed["tokens_per_s_at_least" if bounds else "tokens_per_s"]
+            reached.append(rate / constraints.throughput_tokens_per_s)
+        for name, key in (("latency_ms", "child_ms"), ("prefill_ms", "child_prefill_ms")):
+            if getattr(constraints, name) is not None:
+                reached.append(getattr(constraints, name) / speed[f"{key}_at_most" if bounds else key])
+        return min(reached, default=1.0)
 
     def _candidates_around(self, margin: float) -> list[Candidate]:
         """Distinct best children for a few margins; margins that nothing satisfies are left out, unless none is."""
         found: dict[tuple[str, ...], Candidate] = {}
         for factor in MARGINS:
             try:
-                candidate = self._best_candidate(margin * factor, self.config.rescore_rounds)
+                candidate = self._best_candidate(margin * factor)
             except InfeasibleError:
                 if not found:
                     raise
@@ -302,12 +396,13 @@ class Search:
             found.setdefault(candidate.solution.blocks, candidate)
         return list(found.values())
 
-    def _best_candidate(self, margin: float, rescore_rounds: int) -> Candidate:
+    def _best_candidate(self, margin: float) -> Candidate:
         """MIP, true distance of its diverse solutions, then rescoring around the best one."""
-        one_kv_count = self.one_kv_count
-        found = solve_all(self.scores, self.costs, self.constraints, self.config, margin, one_kv_count)
+        found = solve_all(
+            self.scores, self.costs, self.constraints, self.config, margin, self.one_kv_count, self.memory_overhead
+        )
         best = min((self._judged(c) for c in bar(found, desc="candidates")), key=lambda c: c.distance)
-        for _ in range(rescore_rounds):
+        for _ in range(self.config.rescore_rounds):
             better = self._rescored(best, margin)
             if better is None:
                 break
@@ -333,6 +428,7 @@ class Search:
                     config,
                     margin,
                     self.one_kv_count,
+                    self.memory_overhead,
                     fixed_distance=(anchor, radius),
                 )
             except InfeasibleError:  # nothing so close to an anchor of another margin
@@ -368,81 +464,3 @@ class Search:
                 best = value
                 kept.append(Block.parse(block))
         return list(dict.fromkeys(kept))
-
-    def measure(self, candidates: list[Candidate], rounds: int) -> list[dict]:
-        """Measured speed of candidates, all in turn, and how far the lower bounds clear the constraints."""
-        results = []
-        by_batch = {c.batch_size: [x for x in candidates if x.batch_size == c.batch_size] for c in candidates}
-        for batch_size, group in by_batch.items():
-            dtype = getattr(torch, self.costs.dtype)
-            children = [empty_child(self.parent.config, c.blocks, dtype, self.parent.device, self.fmt) for c in group]
-            confidence = self.config.confidence
-            measured = measure_speeds(self.parent, children, batch_size, self.costs, confidence, max(4, rounds))
-            for candidate, result in zip(group, measured, strict=True):
-                result["bound_over_target"] = self._reached(result, batch_size)
-                results.append((candidates.index(candidate), result))
-        return [result for _, result in sorted(results, key=lambda pair: pair[0])]
-
-    def _reached(self, measured: dict, batch_size: int) -> float:
-        """Lower bound of the measured speed / the constraint; 1 just meets it."""
-        bound, reached = measured["total"].lower_bound, []
-        if self.constraints.speedup is not None:
-            own = self.costs.children[batch_size][0]
-            own_rate = self.costs.workload_of(batch_size).tokens / (own["prefill_ms"] + own["decode_ms"])
-            best_rate = parent_tokens_per_ms(self.costs, self.constraints)
-            reached.append(bound * own_rate / best_rate / self.constraints.speedup)
-        if self.constraints.throughput_tokens_per_s is not None:
-            slack = bound / measured["total"].value
-            reached.append(measured["tokens_per_s"] * slack / self.constraints.throughput_tokens_per_s)
-        if self.constraints.latency_ms is not None:
-            reached.append(self.constraints.latency_ms / measured["child_ms"])
-        if self.constraints.prefill_ms is not None:
-            reached.append(self.constraints.prefill_ms / measured["child_prefill_ms"])
-        return min(reached)
-
-
-def measure_speeds(
-    parent: PreTrainedModel,
-    children: list[PreTrainedModel],
-    batch_size: int,
-    costs: CostTable,
-    confidence: float,
-    rounds: int,
-) -> list[dict]:
-    """Speed of children against their parent as the parent's user runs it, all generated in turn.
-
-    Returns:
-        For each child: `total`, `prefill` and `decode` ratios with bounds; `same_code`, the ratio against the parent's
-        architecture run by the child's modelling code, which is the architecture's own gain (by the two times of the
-        cost table); medians.
-    """
-    workload = costs.workload_of(batch_size)
-    models = {"parent": in_dtype(parent, children[0].dtype)}
-    models |= {str(i): child for i, child in enumerate(children)}
-    with cpu_threads(costs.workload["threads"]):
-        engine, threads = costs.workload.get("engine", "transformers"), costs.workload["threads"]
-        timings = measure_models(models, workload, rounds, costs.workload["clock"], "measure", engine, threads)
-    slow = timings["parent"]
-    stock, own = (row["prefill_ms"] + row["decode_ms"] for row in costs.children[batch_size][:2])
-    parent_ms = median_timing(slow).total_ms
-    results = []
-    for i in range(len(children)):
-        fast = timings[str(i)]
-        parts = {"total": "total_ms", "prefill": "prefill_ms", "decode": "decode_ms"}
-        result: dict = {name: speed_ratio(slow, fast, confidence, part) for name, part in parts.items()}
-        median = median_timing(fast)
-        result |= {
-            "same_code": result["total"].value * own / stock,
-            "child_ms": median.total_ms,
-            "child_prefill_ms": median.prefill_ms,
-            "parent_ms": parent_ms,
-            "tokens_per_s": workload.tokens / median.total_ms * 1e3,
-            "parent_tokens_per_s": workload.tokens / parent_ms * 1e3,
-        }
-        results.append(result)
-    return results
-
-
-def jsonable(measured: dict) -> dict:
-    """Ratios as dicts."""
-    return {k: v.to_dict() if isinstance(v, Ratio) else v for k, v in measured.items()}

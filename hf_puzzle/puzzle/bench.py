@@ -1,0 +1,330 @@
+"""The bench: the one place that times models, in turn, and that confirms a speed in processes of its own.
+
+What is timed are layouts of blocks with random weights, and two parents: the stock one, as its user runs it, and the
+parent's own blocks in the child's modelling code. A child's gain over the second is its architecture's; a claim must
+hold against both.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from .. import hub
+from ..blocks import Block
+from ..costs import (
+    Ratio,
+    Timing,
+    Workload,
+    cpu_threads,
+    geometric_mean,
+    in_dtype,
+    measure_interleaved,
+    median_timing,
+    peak_memory_bytes,
+    sessions_ratio,
+)
+from ..engines.measuring import open_model, time_vllm
+from ..formats import PER_LAYER, parent_block
+from ..progress import bar
+from ..recipe import CostConfig
+from .child import empty_child, empty_model
+
+
+PARENT, OWN = "parent", "0"  # the stock parent, and its blocks in the child's code: calibration child 0
+
+
+class BenchError(RuntimeError):
+    """A process that should have timed models died; the message has its last words."""
+
+
+class Bench:
+    """Times layouts of one parent in an engine, by one clock, with one number of threads, in one dtype.
+
+    Args:
+        parent: the stock model; a copy is timed where its dtype is another than `config.dtype`.
+        fmt: format of the children.
+        confidence: of all bounds.
+    """
+
+    def __init__(self, parent: PreTrainedModel, config: CostConfig, fmt: str, confidence: float = 0.95):
+        self._model, self.config, self.fmt, self.confidence = parent, config, fmt, confidence
+        self.dtype = getattr(torch, config.dtype)
+        self.parent_config = parent.config
+        self.own = [parent_block(parent.config)] * parent.config.num_hidden_layers
+        self._parents: dict[str, PreTrainedModel] = {}
+        self._open: dict[tuple[str, Workload], Any] = {}  # parents, in the engine; children come and go
+        self._stay = contextlib.ExitStack()
+
+    def workload(self, batch_size: int) -> Workload:
+        return Workload(batch_size, self.config.prefill_tokens, self.config.decode_tokens)
+
+    def timings(
+        self,
+        layouts: dict[str, list[Block]],
+        batch_size: int,
+        rounds: int,
+        description: str = "measure",
+        parents: bool = True,
+        tolerance: float = 0.0,
+    ) -> dict[str, list[Timing]]:
+        """Rounds of every layout, by its name, after those of both parents (`PARENT`, `OWN`), all in turn.
+
+        Args:
+            rounds, tolerance: as of `costs.measure_interleaved`.
+
+        Raises:
+            rewrites.CannotRun: a child that the engine cannot run.
+        """
+        makers: dict[str, Callable[[], PreTrainedModel]] = {}
+        if parents:
+            makers[PARENT] = self._stock
+            if self.fmt != PER_LAYER:  # there the parent's blocks are the stock model
+                makers[OWN] = self._same_code
+        makers |= {name: functools.partial(self._child, blocks) for name, blocks in layouts.items()}
+        with cpu_threads(self.config.threads):
+            timings = self._timed(makers, self.workload(batch_size), rounds, description, tolerance)
+        return {PARENT: timings[PARENT], OWN: timings[PARENT]} | timings if parents else timings
+
+    def _timed(self, makers: dict, workload: Workload, rounds: int, description: str, tolerance: float) -> dict:
+        engine = self.config.engine
+        if engine == "vllm":  # its own processes, one model after the other: each takes the whole device
+            with self._parent_elsewhere():
+                return {
+                    name: time_vllm(make(), workload, rounds) for name, make in bar(makers.items(), desc=description)
+                }
+        with contextlib.ExitStack() as passing:
+            models: dict[str, Any] = {}
+            for name, make in makers.items():
+                kept = (name, workload) if name in (PARENT, OWN) else None
+                if kept not in self._open:
+                    stack = passing if kept is None else self._stay
+                    models[name] = stack.enter_context(open_model(make(), engine, workload, self.config.threads))
+                    if kept is not None:
+                        self._open[kept] = models[name]
+                else:
+                    models[name] = self._open[kept]
+            return measure_interleaved(models, workload, rounds, self.config.clock, description, tolerance)
+
+    def measure(self, layouts: list[list[Block]], batch_size: int, rounds: int) -> list[dict]:
+        """Speeds of layouts by one session in this process, which steers a search and claims nothing: see `_speed`."""
+        names = {f"layout {i}": blocks for i, blocks in enumerate(layouts)}
+        session = self.timings(names, batch_size, rounds)
+        return [self._speed([session], name, batch_size) for name in names]
+
+    def confirm(
+        self,
+        layouts: list[list[Block]],
+        batch_size: int,
+        sessions: int,
+        rounds: int,
+        hopeless: Callable[[list[dict]], bool] = lambda speeds: False,
+    ) -> list[dict]:
+        """Speeds of layouts by `sessions` fresh processes with `rounds` rounds each; bounds are over the processes.
+
+        Args:
+            hopeless: told the speeds so far after each session, whether to leave the rest out.
+
+        Raises:
+            BenchError: a process failed.
+        """
+        names = {f"layout {i}": blocks for i, blocks in enumerate(layouts)}
+        seen, speeds = [], []
+        with self._sessions(sessions) as processes:
+            for process in bar(processes, desc="confirm: sessions"):
+                seen.append(process(names, batch_size, rounds))
+                speeds = [self._speed(seen, name, batch_size) for name in names]
+                if hopeless(speeds):
+                    break
+        return speeds
+
+    def peak_bytes(self, blocks: list[Block], batch_size: int) -> int | None:
+        """Peak memory of loading such a child and generating, in a process of its own; None where it cannot be read."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = hub.write_model_folder(Path(folder) / "child", self._child(blocks))
+            return peak_memory_bytes(path, self.workload(batch_size), self.config.dtype, str(self._model.device))
+
+    # -- models
+
+    def _stock(self) -> PreTrainedModel:
+        if PARENT not in self._parents:
+            self._parents[PARENT] = in_dtype(self._model, self.dtype)
+        return self._parents[PARENT]
+
+    def _same_code(self) -> PreTrainedModel:
+        """The parent's blocks in the child's code."""
+        if OWN not in self._parents:
+            self._parents[OWN] = self._child(self.own)
+        return self._parents[OWN]
+
+    def _child(self, blocks: list[Block]) -> PreTrainedModel:
+        device = "cpu" if self.config.engine == "vllm" else self._model.device
+        return empty_child(self.parent_config, blocks, self.dtype, device, self.fmt, self._stock())
+
+    # -- sessions
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether the parent is spread over devices: a fresh process would not know how."""
+        return len(set(getattr(self._model, "hf_device_map", {"": 0}).values())) > 1
+
+    @contextlib.contextmanager
+    def _sessions(self, count: int) -> Iterator[list[Callable]]:
+        """Functions that time `(layouts, batch_size, rounds)`, each in a process of its own.
+
+        They all start at once and wait for their turn, so that what a start costs the machine disturbs no timing. vLLM's
+        processes are fresh anyway, and a sharded parent stays where it is.
+        """
+        if self.config.engine == "vllm" or self._is_sharded:
+            yield [self.timings] * count
+            return
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            self.parent_config.save_pretrained(folder)
+            about = {
+                "folder": folder,
+                "attention": self.parent_config._attn_implementation,
+                "device": str(self._model.device),
+                "cost": dataclasses.asdict(self.config),
+                "fmt": self.fmt,
+            }
+            processes = [stack.enter_context(_Process(about)) for _ in range(count)]
+            for process in processes:
+                process.wait_until_ready()
+            stack.enter_context(self._parent_elsewhere())
+            yield processes
+
+    @contextlib.contextmanager
+    def _parent_elsewhere(self) -> Iterator[None]:
+        """Free the GPU of this process's models while others have their turn."""
+        device = self._model.device
+        if device.type != "cuda" or self._is_sharded:
+            yield
+            return
+        self._open.clear()
+        self._parents.clear()
+        self._model.to("cpu")
+        torch.cuda.empty_cache()
+        try:
+            yield
+        finally:
+            self._model.to(device)
+
+    # -- figures
+
+    def _speed(self, sessions: list[dict[str, list[Timing]]], name: str, batch_size: int) -> dict:
+        """What sessions say of a layout.
+
+        Returns:
+            `total`, `prefill`, `decode`: how many times faster than the stock parent, with bounds; `same_code`: than the
+            parent's blocks in the child's code; `child_ms` and `child_prefill_ms` with upper bounds `*_at_most`;
+            `parent_ms`; `tokens_per_s` with `tokens_per_s_at_least`; `parent_tokens_per_s`.
+        """
+        workload = self.workload(batch_size)
+
+        def ratio(slow: str, part: str) -> Ratio:
+            return sessions_ratio([(s[slow], s[name]) for s in sessions], self.confidence, part)
+
+        def middle(who: str, part: str = "total_ms") -> float:
+            return statistics.fmean(getattr(median_timing(s[who]), part) for s in sessions)
+
+        result: dict = {part: ratio(PARENT, f"{part}_ms") for part in ("total", "prefill", "decode")}
+        result["same_code"] = ratio(OWN, "total_ms")
+        for key, part in (("child_ms", "total_ms"), ("child_prefill_ms", "prefill_ms")):
+            value, factor = geometric_mean([[getattr(t, part) for t in s[name]] for s in sessions], self.confidence)
+            result[key], result[f"{key}_at_most"] = middle(name, part), value * factor
+        parent_ms = middle(PARENT)
+        return result | {
+            "parent_ms": parent_ms,
+            "tokens_per_s": workload.tokens / result["child_ms"] * 1e3,
+            "tokens_per_s_at_least": workload.tokens / result["child_ms_at_most"] * 1e3,
+            "parent_tokens_per_s": workload.tokens / parent_ms * 1e3,
+        }
+
+
+def least(speed: dict) -> Ratio:
+    """The gain that counts: against the stock parent or the same code, whichever has the lower bound."""
+    return min((speed["total"], speed["same_code"]), key=lambda ratio: ratio.lower_bound)
+
+
+def jsonable(speed: dict) -> dict:
+    """Ratios as dicts."""
+    return {k: v.to_dict() if isinstance(v, Ratio) else v for k, v in speed.items()}
+
+
+class _Process:
+    """A fresh interpreter that times layouts of one parent, once."""
+
+    def __init__(self, about: dict):
+        # not multiprocessing: its children import the caller's main module, which may be a script without a guard
+        program = "from hf_puzzle.puzzle.bench import _answer; _answer()"
+        self.about = about
+        # a pipe that nobody reads would stop a talkative process
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed on exit)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+
+    def wait_until_ready(self) -> None:
+        self._read()
+
+    def __call__(self, layouts: dict[str, list[Block]], batch_size: int, rounds: int) -> dict[str, list[Timing]]:
+        names = {name: [block.id for block in blocks] for name, blocks in layouts.items()}
+        asked = self.about | {"layouts": names, "batch_size": batch_size, "rounds": rounds}
+        with contextlib.suppress(BrokenPipeError):  # it is dead: reading says why
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+        return {name: [Timing(*pair) for pair in rows] for name, rows in self._read().items()}
+
+    def _read(self) -> Any:
+        """The next line that starts with our mark: libraries may print, too."""
+        for line in self.process.stdout:
+            if line.startswith(_MARK):
+                return json.loads(line.removeprefix(_MARK))
+        self.process.wait()
+        self.log.seek(0)
+        raise BenchError(f"timing in a fresh process failed:\n{self.log.read()[-2000:]}")
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Whoever was not asked ends here."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
+
+_MARK = "hf_puzzle.bench: "
+
+
+def _answer() -> None:
+    """What a fresh process does: say that it is ready, read one request, time it."""
+    _say(None)
+    line = sys.stdin.readline()
+    if not line:
+        return
+    asked = json.loads(line)
+    cost = CostConfig(**asked["cost"])
+    config = AutoConfig.from_pretrained(asked["folder"], attn_implementation=asked["attention"])
+    parent = empty_model(config, getattr(torch, cost.dtype), asked["device"])
+    layouts = {name: [Block.parse(text) for text in blocks] for name, blocks in asked["layouts"].items()}
+    timings = Bench(parent, cost, asked["fmt"]).timings(layouts, asked["batch_size"], asked["rounds"])
+    _say({name: [dataclasses.astuple(timing) for timing in each] for name, each in timings.items()})
+
+
+def _say(value) -> None:
+    sys.stdout.write(f"{_MARK}{json.dumps(value)}\n")
+    sys.stdout.flush()
