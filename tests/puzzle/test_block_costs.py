@@ -8,12 +8,15 @@ import torch
 
 from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing
-from hf_puzzle.puzzle import block_costs
+from hf_puzzle.formats import DECILM
+from hf_puzzle.puzzle.bench import OWN, PARENT, Bench
 from hf_puzzle.puzzle.block_costs import (
+    RIDGE,
     CostTable,
     Fit,
     _affine,
     _fit,
+    _size,
     calibration_layouts,
     kv_bytes_per_token,
     measure_costs,
@@ -66,9 +69,9 @@ def test_kv_bytes(llama, make_parent):
 def costs(llama, space):
     config = CostConfig(
         batch_sizes=[1, 3], prefill_tokens=4, decode_tokens=2, dtype="float32", rounds=2, stack_layers=2,
-        calibration_children=3, threads=1,
+        calibration_children=3, unseen_children=1, threads=1,
     )  # fmt: skip
-    return measure_costs(llama, space, config)
+    return measure_costs(Bench(llama, config, DECILM), space)
 
 
 def test_table_survives_json(costs):
@@ -86,7 +89,8 @@ def test_table_is_complete(costs, space, llama):
         assert set(costs.times[batch_size]) == keys
         assert costs.times[batch_size]["ffn:none"] == {"prefill_ms": 0.0, "decode_ms": 0.0}
         names = [child["name"] for child in costs.children[batch_size]]
-        assert names == ["parent", "0", "1", "2"]
+        assert names == ["parent", "0", "1", "2", "3"]
+        assert [child["unseen"] for child in costs.children[batch_size]] == [False] * 4 + [True]
         assert costs.children[batch_size][0]["blocks"] == costs.children[batch_size][1]["blocks"] == ["kv4+w768"] * 4
     assert costs.kv_bytes_per_token["attention:kv2"] == kv_bytes_per_token(llama.config, 2, "float32")
 
@@ -106,62 +110,52 @@ def test_costs_of_a_child_are_sums_over_its_blocks(costs, llama):
         assert total["total_ms"] == pytest.approx(predicted.total_ms)
 
 
-@pytest.mark.parametrize("points", [[(1.0, 7.0), (2.0, 9.0)], [(1.0, 7.0), (2.0, 9.0), (10.0, 25.0), (4.0, 13.0)]])
-def test_affine_recovers_a_line(points):
-    line = _affine(points)
-    assert (line.slope, line.offset_ms) == (pytest.approx(2), pytest.approx(5))
-    assert line(100.0) == pytest.approx(205)
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_affine_recovers_a_line_of_slope_one(offset):
+    line = _affine([(x, x + offset) for x in (1.0, 2.0, 10.0, 4.0)])
+    assert (line.slope, line.offset_ms) == (pytest.approx(1), pytest.approx(offset))
+    assert line(100.0) == pytest.approx(100 + offset)
 
 
-def test_affine_without_spread_goes_through_the_origin():
-    for points in ([(2.0, 6.0)], [(2.0, 6.0)] * 3):
-        line = _affine(points)
-        assert (line.slope, line.offset_ms) == (pytest.approx(3), 0.0)
+@pytest.mark.parametrize("slope", [0.8, 1.3])
+def test_another_slope_is_pulled_to_one_and_less_where_children_differ_more(slope):
+    near = _affine([(x, slope * x + 5) for x in (10.0, 11.0, 12.0)])
+    far = _affine([(x, slope * x + 5) for x in (10.0, 30.0, 90.0)])
+    assert abs(near.slope - slope) > 0.5 * abs(1 - slope)
+    assert abs(far.slope - slope) < 0.1 * abs(1 - slope)
 
 
-def test_affine_minimises_relative_errors():
-    points = [(1.0, 1.1), (10.0, 9.0), (100.0, 104.0), (50.0, 51.0)]
+@pytest.mark.parametrize(
+    "points", [[(1.0, 1.1), (10.0, 9.0), (100.0, 104.0), (50.0, 51.0)], [(2.0, 6.0)], [(2.0, 1.0), (4.0, 3.5)]]
+)
+def test_affine_minimises_relative_errors_and_the_distance_of_the_slope_from_one(points):
     line = _affine(points)
 
     def error(slope, offset):
-        return sum((slope * x + offset - y) ** 2 / y**2 for x, y in points)
+        return sum((slope * x + offset - y) ** 2 / y**2 for x, y in points) + RIDGE * (slope - 1) ** 2
 
     best = error(line.slope, line.offset_ms)
-    for slope, offset in ((1.01, 1), (0.99, 1), (1, 1.05), (1, 0.95)):
-        assert error(line.slope * slope, line.offset_ms * offset) > best
+    for slope, offset in ((0.01, 0), (-0.01, 0), (0, 0.05), (0, -0.05)):
+        if line.offset_ms + offset >= 0:
+            assert error(line.slope + slope, line.offset_ms + offset) > best
 
 
 def test_measured_times_come_back_when_the_machine_is_a_line(monkeypatch, llama, space):
     """A machine on which blocks cost what a table says, whole models 2 ms more, and our code 1.1 times theirs."""
     cost = {4: 5.0, 2: 3.0, 1: 2.0, "linear": 1.0, "none": 0.0, 768: 9.0, 512: 6.0, 256: 4.0}
 
-    def fake(models, workload, rounds, *settings):
+    def fake(self, layouts, batch_size, rounds, *args, parents=True, **kwargs):
+        both = {PARENT: self.own, OWN: self.own} if parents else {}
         measured = {}
-        for name, model in models.items():
-            total = 2.0
-            for layer, block in zip(model.model.layers, layouts(model), strict=True):
-                assert layer is not None
-                total += 1.1 * (cost[block.attention] + (0.5 if block.ffn == "linear" else cost[block.ffn]))
+        for name, blocks in (both | layouts).items():
+            ffns = [0.5 if block.ffn == "linear" else cost[block.ffn] for block in blocks]
+            total = 2.0 + 1.1 * (sum(cost[block.attention] for block in blocks) + sum(ffns))
             measured[name] = [Timing(total, 10 * total)] * rounds
         return measured
 
-    def layouts(model):
-        if model is llama:
-            return [space.parent] * 4
-        return [
-            Block(
-                "none"
-                if b.attention.no_op
-                else "linear"
-                if b.attention.replace_with_linear
-                else 4 // b.attention.n_heads_in_group,
-                "none" if b.ffn.no_op else "linear" if b.ffn.replace_with_linear else round(b.ffn.ffn_mult * 64 / 1.5),
-            )
-            for b in model.config.block_configs
-        ]
-
-    monkeypatch.setattr(block_costs, "measure_models", fake)
-    table = measure_costs(llama, space, CostConfig(dtype="float32", rounds=2, stack_layers=3, calibration_children=4))
+    monkeypatch.setattr(Bench, "timings", fake)
+    config = CostConfig(dtype="float32", rounds=2, stack_layers=3, calibration_children=4)
+    table = measure_costs(Bench(llama, config, DECILM), space)
     assert table.times[1]["attention:kv2"]["prefill_ms"] == pytest.approx(1.1 * 3.0)
     assert table.times[1]["ffn:linear"]["decode_ms"] == pytest.approx(11 * 0.5)
     fit = table.fits[1]["prefill_ms"]
@@ -171,22 +165,31 @@ def test_measured_times_come_back_when_the_machine_is_a_line(monkeypatch, llama,
     assert table.predict(blocks, 1).total_ms == pytest.approx(11 * (2 + 1.1 * (8 + 0 + 5 + 5.5)))
 
 
-def test_fit_leaves_the_parent_out(costs):
-    children = [{"blocks": ["kv4+w768"] * 4, "prefill_ms": 1e6, "decode_ms": 1e6}, *costs.children[1][1:]]
-    assert _fit(children, costs.times[1]) == costs.fits[1]
+def test_fit_leaves_out_the_parent_and_the_unseen(costs):
+    children = costs.children[1]
+    other = {"prefill_ms": 1e6, "decode_ms": 1e6}
+    assert _fit([children[0] | other, *children[1:]], costs.times[1]) == costs.fits[1]
+    changed = _fit([*children[:-1], children[-1] | other], costs.times[1])
+    for phase, fit in changed.items():
+        assert (fit.slope, fit.offset_ms) == (costs.fits[1][phase].slope, costs.fits[1][phase].offset_ms)
+        assert fit.error_mean > 0.9
+    assert _fit(children[:-1], costs.times[1])["prefill_ms"].error_mean is None
 
 
 def test_calibration_layouts(space):
-    layouts = calibration_layouts(space, 5, seed=0)
+    config = CostConfig(calibration_children=7, unseen_children=3)
+    layouts, unseen = calibration_layouts(space, config, seed=0)
     assert layouts[0] == [space.parent] * 4
-    assert len(layouts) == 5
-    assert layouts == calibration_layouts(space, 5, seed=0)
-    assert layouts != calibration_layouts(space, 5, seed=1)
+    assert (len(layouts), len(unseen)) == (7, 3)
+    assert (layouts, unseen) == calibration_layouts(space, config, seed=0)
+    assert (layouts, unseen) != calibration_layouts(space, config, seed=1)
     state = random.getstate()
-    calibration_layouts(space, 5, seed=0)
+    calibration_layouts(space, config, seed=0)
     assert random.getstate() == state
-    for layout in layouts:
+    for layout in layouts + unseen:
         assert all(block in layer.blocks for block, layer in zip(layout, space.layers, strict=True))
-    sizes = [sum(b.attention * 1000 + b.ffn for b in layout) for layout in layouts]
+    sizes = [sum(_size(block, space.parent) for block in layout) for layout in layouts]
     assert sizes[0] == max(sizes)
-    assert sizes[1] > sizes[-1]
+    assert sizes[1] > sizes[3] > sizes[6]
+    words = {variant for layout in layouts for block in layout for variant in block}
+    assert {"linear", "none"} <= words  # what the search picks is in the fit

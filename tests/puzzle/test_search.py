@@ -312,7 +312,11 @@ def test_the_search_recalibrates_until_the_confirmed_bound_clears_the_target(sea
     assert measured["bound_over_target"] == pytest.approx(measured["same_code"].lower_bound / 1.4)
     confirmed = [r for r in search.rounds if r["confirmed"] and r["confirmed"]["bound_over_target"] >= 1]
     assert chosen.distance == min(r["distance"] for r in confirmed)
-    assert search.rounds[-1]["confirmed"] is None or measured["bound_over_target"] <= 1.03 or search.rounds[-1]["round"] == 5
+    assert (
+        search.rounds[-1]["confirmed"] is None
+        or measured["bound_over_target"] <= 1.03
+        or search.rounds[-1]["round"] == 5
+    )
     timed = [layout for kind, layouts in machine.asked for layout in layouts if kind == "measure"]
     assert len(timed) == len(set(timed))
 
