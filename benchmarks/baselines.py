@@ -15,9 +15,8 @@ import torch
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_targets
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.bench import jsonable
 from hf_puzzle.puzzle.pipeline import PuzzleRun
-from hf_puzzle.puzzle.search import jsonable, measure_speeds
 from hf_puzzle.recipe import load_recipe
 
 
@@ -37,9 +36,7 @@ def measure(run: PuzzleRun) -> dict:
         "drop_layers": pick.drop_layers(),
     }
     layouts = {name: blocks for name, blocks in layouts.items() if blocks is not None}
-    children = [empty_child(run.config, blocks, torch.float32) for blocks in layouts.values()]
-    confidence, rounds = run.recipe.solve.confidence, run.recipe.solve.measure_rounds
-    speeds = measure_speeds(run.parent, children, batch_size, run.costs, confidence, rounds)
+    speeds = run.bench.measure(list(layouts.values()), batch_size, run.recipe.solve.measure_rounds)
     return {
         name: {"blocks": [b.id for b in blocks], "kl_before_refit": pick.distance(blocks), "speed": jsonable(speed)}
         for (name, blocks), speed in zip(layouts.items(), speeds, strict=True)

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
-from hf_puzzle.costs import cache_bytes, cpu_threads, measure_interleaved, median_timing, weight_bytes
+from hf_puzzle.costs import cache_bytes, median_timing, weight_bytes
+from hf_puzzle.formats import DECILM
+from hf_puzzle.puzzle.bench import Bench
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token, measure_costs, non_block_parameters, num_parameters
 from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.search_space import build_search_space
@@ -24,6 +26,7 @@ from hf_puzzle.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/puzzle/tiny_cpu.yaml"
+ROUNDS = 4
 
 
 def held_out_times(num_children: int, seed: int) -> dict:
@@ -31,16 +34,16 @@ def held_out_times(num_children: int, seed: int) -> dict:
     recipe = load_recipe(RECIPE)
     parent = AutoModelForCausalLM.from_pretrained(RECIPE.parent / "tiny_parent", dtype=torch.float32).eval()
     space = build_search_space(parent.config, recipe.search_space, recipe.deploy)
-    costs = measure_costs(parent, space, recipe.cost, seed)
+    bench = Bench(parent, recipe.cost, DECILM)
+    costs = measure_costs(bench, space, seed)
     generator = random.Random(seed + 1)
     layouts = [[generator.choice(layer.blocks) for layer in space.layers] for _ in range(num_children)]
-    models = {str(i): empty_child(parent.config, blocks, torch.float32) for i, blocks in enumerate(layouts)}
     batch_size = recipe.cost.batch_sizes[0]
-    with cpu_threads(recipe.cost.threads):
-        measured = measure_interleaved(models, costs.workload_of(batch_size), 7, recipe.cost.clock, "children")
+    named = {f"child {i}": blocks for i, blocks in enumerate(layouts)}
+    measured = bench.timings(named, batch_size, ROUNDS, "children", parents=False)
     rows = []
-    for i, blocks in enumerate(layouts):
-        timing = median_timing(measured[str(i)])
+    for name, blocks in named.items():
+        timing = median_timing(measured[name])
         predicted = costs.predict(blocks, batch_size)
         rows.append(
             {
@@ -56,8 +59,8 @@ def held_out_times(num_children: int, seed: int) -> dict:
         "seed": seed,
         "error_mean": statistics.fmean(errors),
         "error_max": max(errors),
-        "leave_one_out_mean": fit.error_mean,
-        "leave_one_out_max": fit.error_max,
+        "printed_mean": fit.error_mean,  # what a run says of itself, on the few that its fit had not seen
+        "printed_max": fit.error_max,
         "children": rows,
     }
 

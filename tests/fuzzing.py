@@ -365,7 +365,7 @@ def _run_folder(folder: Path) -> dict[str, object]:
     memory = {"num_parameters": 9000, "weight_bytes": 36000, "kv_bytes": 64, "peak_bytes": None}
     answers = {"accuracy": 0.4, "items": 8, "kept": 0.9, "kept_stderr": 0.1}
     evaluation = {
-        "speed": {"parent_tokens_per_s": 10.0, "tokens_per_s": 20.0, "same_code": 1.9, **dict.fromkeys(("total", "prefill", "decode"), ratio)},
+        "speed": {"parent_tokens_per_s": 10.0, "tokens_per_s": 20.0, **dict.fromkeys(("total", "prefill", "decode", "same_code"), ratio)},
         "memory": {"parent": memory, "child": memory},
         "quality": {"distilled": quality, "child": quality},
         "task": {"distilled": answers, "parent": answers},

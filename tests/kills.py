@@ -171,10 +171,12 @@ def run_forked(order: dict) -> None:
 
         from hf_puzzle.cli import main
         from hf_puzzle.puzzle import assess
+        from hf_puzzle.puzzle.bench import Bench
 
         torch.set_num_threads(1)
-        # two processes per evaluation that only measure memory, which is not compared
+        # processes that only measure memory and time, which are not compared
         assess.peak_memory_bytes = lambda *args: 1
+        Bench._stays = property(lambda self: True)
         if order.get("full_at"):
             fill_disk_at(order["full_at"])
         if order.get("jumping_clock"):

@@ -174,8 +174,8 @@ class Bench:
     # -- sessions
 
     @property
-    def _is_sharded(self) -> bool:
-        """Whether the parent is spread over devices: a fresh process would not know how."""
+    def _stays(self) -> bool:
+        """Whether sessions are of this process: a parent spread over devices cannot be made again beside itself."""
         return len(set(getattr(self._model, "hf_device_map", {"": 0}).values())) > 1
 
     @contextlib.contextmanager
@@ -183,9 +183,9 @@ class Bench:
         """Functions that time `(layouts, batch_size, rounds)`, each in a process of its own.
 
         They all start at once and wait for their turn, so that what a start costs the machine disturbs no timing. vLLM's
-        processes are fresh anyway, and a sharded parent stays where it is.
+        processes are fresh anyway.
         """
-        if self.config.engine == "vllm" or self._is_sharded:
+        if self.config.engine == "vllm" or self._stays:
             yield [self.timings] * count
             return
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -207,7 +207,7 @@ class Bench:
     def _parent_elsewhere(self) -> Iterator[None]:
         """Free the GPU of this process's models while others have their turn."""
         device = self._model.device
-        if device.type != "cuda" or self._is_sharded:
+        if device.type != "cuda" or self._stays:
             yield
             return
         self._open.clear()

@@ -112,7 +112,7 @@ class CostTable:
             if not table.times or not set(table.times) == set(table.fits) == set(table.children):
                 raise ArtifactError(f"{where}: times, fits and children are of other batch sizes: run its stage again")
             for batch_size, children in table.children.items():
-                if batch_size < 1 or not children or set(PHASES) - set(table.fits[batch_size]):
+                if batch_size < 1 or len(children) < 2 or set(PHASES) - set(table.fits[batch_size]):
                     raise ArtifactError(f"{where}: batch size {batch_size} lacks measurements: run its stage again")
                 for child in children:
                     milliseconds = [parse_as(float, child.get(p), f"{where}: children.{p}") for p in PHASES]

@@ -42,7 +42,7 @@ from .preflight import check_machine
 from .refit import calibration_rows, refit, wanted_tokens
 from .report import write_report
 from .scoring import Score, ScoreTask, merge_scores, row_shards, run_score_task, score_tasks, stored_values, with_sums
-from .search import Candidate, Search, check_constraints, check_sizes, solve_all
+from .search import Candidate, Search, check_constraints, check_sizes, check_solve, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
@@ -252,6 +252,7 @@ class PuzzleRun:
         self._check_refit()
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
+        check_solve(recipe.solve)
         check_names(recipe.baselines.names)
         check_quantized(recipe.evaluate.quantized)
         if self.parent_is_known:

@@ -42,6 +42,7 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing
 from hf_puzzle.data import DataError, sequences
 from hf_puzzle.puzzle import assess, pipeline
+from hf_puzzle.puzzle.bench import Bench
 from hf_puzzle.puzzle.callback import PuzzleCallback, apart_from_training, copy_of, token_stream
 from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.importance import channel_importance
@@ -116,6 +117,7 @@ def steady_clock(monkeypatch):
         return Timing(0.2 * total, 0.8 * total)
 
     monkeypatch.setattr(costs, "time_generation", fake)
+    monkeypatch.setattr(Bench, "_stays", property(lambda self: True))
     monkeypatch.setattr(assess, "peak_memory_bytes", lambda *args: None)
 
 
