@@ -197,7 +197,7 @@ class CostConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = key("dtype of weights and cache when deployed", "bfloat16")
     clock: Literal["wall", "cpu"] = key("`cpu` counts processor time: steady on a shared machine", "wall")
     threads: int | None = key("CPU threads while measuring; default: torch's", None)
-    stack_layers: int = key("copies of a block in the measured stack", 8)
+    stack_layers: int = key("copies of a block in the measured stack", 4)
     rounds: int = key("interleaved rounds, at most: three are enough on a quiet machine", 5)
     calibration_children: int = key("assembled children the cost model is fitted on, from cheap to dear", 6)
     unseen_children: int = key("further ones, drawn from the whole space, that tell its error", 2)

@@ -22,7 +22,7 @@ from .surgery import count_parameters, layers_of, meta_parent
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PHASES = ("prefill_ms", "decode_ms")
 ENOUGH = 0.004  # relative standard error of a timing at which no more rounds are needed
-RIDGE = 0.04  # strength that pulls the slope to 1: (relative error of a child's time / that of a stack's sum) squared
+RIDGE = 0.1  # strength that pulls the slope to 1: (relative error of a child's time / that of a stack's sum) squared
 
 
 def num_parameters(config, kind: str, variant: Variant, fmt: str = DECILM) -> int:
@@ -183,8 +183,7 @@ def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0) -> CostTable:
                 kv[f"{kind}:{variant_id(kind, variant)}"] = kv_bytes_per_token(parent_config, variant, config.dtype)
     times, fits, children = {}, {}, {}
     for batch_size in config.batch_sizes:
-        times[batch_size] = _stack_times(bench, space, batch_size)
-        children[batch_size] = _children(bench, space, batch_size, seed)
+        times[batch_size], children[batch_size] = _measured(bench, space, batch_size, seed)
         fits[batch_size] = _fit(children[batch_size], times[batch_size])
     workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
                 "threads": config.threads, "rounds": config.rounds, "engine": config.engine}  # fmt: skip
@@ -192,15 +191,32 @@ def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0) -> CostTable:
     return table
 
 
-def _stack_times(bench: Bench, space: SearchSpace, batch_size: int) -> dict:
-    """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies, medians over rounds.
+def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> tuple[dict, list[dict]]:
+    """The table's `times` and `children` at a batch size, all from one session: what slows the machine meets both alike."""
+    config = bench.config
+    fitted, unseen = calibration_layouts(space, config, seed)
+    layouts = {str(i): blocks for i, blocks in enumerate(fitted + unseen)}
+    stacks = _stacks(space, config)
+    models = stacks | {name: blocks for name, blocks in layouts.items() if name != OWN}
+    measured = bench.timings(models, batch_size, config.rounds, "cost: models", tolerance=ENOUGH)
+    medians = {name: asdict(median_timing(timings)) for name, timings in measured.items()}
+    children = []
+    for name, blocks in {PARENT: fitted[0], **layouts}.items():
+        totals = [timing.total_ms for timing in measured[name]]
+        spread = statistics.stdev(totals) / statistics.fmean(totals) if len(totals) > 1 else 0.0
+        known = name == PARENT or int(name) < len(fitted)
+        row = {"name": name, "blocks": [b.id for b in blocks], "spread": spread, "unseen": not known}
+        children.append(row | medians[name])
+    return _stack_times(space, config, {name: medians[name] for name in stacks}), children
+
+
+def _stacks(space: SearchSpace, config: CostConfig) -> dict[str, list[Block]]:
+    """Copies of each variant, and what is to be taken off them.
 
     Other engines have no layers without FFN: there every layer of a stack has a narrow one, whose cost is known from a
     stack of twice as many.
     """
-    config = bench.config
-    filler = NONE if config.engine == "transformers" else FFN_WIDTH_STEP
-    copies = config.stack_layers
+    filler, copies = _filler(config), config.stack_layers
     stacks = {"empty": [Block(NONE, filler)] * (1 if filler == NONE else copies)}
     if filler != NONE:
         stacks["twice"] = [Block(NONE, filler)] * (2 * copies)
@@ -209,10 +225,18 @@ def _stack_times(bench: Bench, space: SearchSpace, batch_size: int) -> dict:
             if variant != NONE:
                 block = Block(variant, filler) if kind == "attention" else Block(NONE, variant)
                 stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * copies
-    measured = bench.timings(stacks, batch_size, config.rounds, "cost: stacks", parents=False, tolerance=ENOUGH)
-    medians = {name: asdict(median_timing(timings)) for name, timings in measured.items()}
-    empty = medians["empty"]
-    fillers = {p: (medians["twice"][p] - empty[p]) / copies if filler != NONE else 0.0 for p in PHASES}
+    return stacks
+
+
+def _filler(config: CostConfig) -> Variant:
+    return NONE if config.engine == "transformers" else FFN_WIDTH_STEP
+
+
+def _stack_times(space: SearchSpace, config: CostConfig, medians: dict[str, dict[str, float]]) -> dict:
+    """Milliseconds per copy of each variant, by phase: (stack - empty model) / copies."""
+    empty, copies = medians["empty"], config.stack_layers
+    filled = _filler(config) != NONE
+    fillers = {p: (medians["twice"][p] - empty[p]) / copies if filled else 0.0 for p in PHASES}
     rows = {}
     for kind, variants in space.variants.items():
         for variant in variants:
@@ -221,23 +245,6 @@ def _stack_times(bench: Bench, space: SearchSpace, batch_size: int) -> dict:
             if variant != NONE:
                 replaced = fillers if kind == "ffn" else dict.fromkeys(PHASES, 0.0)
                 rows[key] = {p: max(0.0, (medians[key][p] - empty[p]) / copies + replaced[p]) for p in PHASES}
-    return rows
-
-
-def _children(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> list[dict]:
-    """Measured whole models: both parents, and children spread over the search space; the last are kept from the fit."""
-    config = bench.config
-    fitted, unseen = calibration_layouts(space, config, seed)
-    layouts = {str(i): blocks for i, blocks in enumerate(fitted + unseen)}
-    children = {name: blocks for name, blocks in layouts.items() if name != OWN}
-    measured = bench.timings(children, batch_size, config.rounds, "cost: children", tolerance=ENOUGH)
-    rows = []
-    for name, timings in measured.items():
-        timing, blocks = median_timing(timings), layouts[OWN if name == PARENT else name]
-        spread = statistics.stdev(t.total_ms for t in timings) / timing.total_ms if len(timings) > 1 else 0.0
-        known = name == PARENT or int(name) < len(fitted)
-        rows.append({"name": name, "blocks": [b.id for b in blocks], "spread": spread, "unseen": not known})
-        rows[-1] |= asdict(timing)
     return rows
 
 

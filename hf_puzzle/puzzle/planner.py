@@ -17,8 +17,8 @@ a parent with the share of its blocks that the constraints leave. Bytes, with
 |            | linear one + moments of the closed forms (8 n (n + H), n inputs) + A(T); `streamed` |
 |            | has states, of P w its own layers and one more, and lookahead T H w                 |
 | score      | P w + all blocks of one layer w + D H w + T V (2 w + 8) + A(T)                      |
-| cost       | P w + max(all stacks, all calibration children) + KV cache of one + A(T)            |
-| solve      | score, or P w + candidates that are timed together, whichever is more               |
+| cost       | P w + all stacks and children, the ends once + KV cache of one + A(T)               |
+| solve      | score, or P w + candidates that are timed together, or 2 P w + C w, the most        |
 | child      | P w + 2 C w + 6 D H w + 48 I^2 (Gram matrices of the refit, float64) + A(T)         |
 | distill    | P w + 4 C + 4 per trained one + optimizer (8 AdamW, 4 Muon), all four over the      |
 |            | devices with fsdp, + saved activations + T L H (w + 4) + 24 chunk V                 |
@@ -444,10 +444,9 @@ class Planner:
         return stacks
 
     def _layouts(self) -> list[list[Block]]:
-        """The parent, and the children that the cost model is fitted on."""
-        config = self.recipe.cost
-        own = [self.own] * self.shapes.num_layers
-        return [own, *calibration_layouts(self.space, config.calibration_children, self.recipe.seed)]
+        """The parent, the children that the cost model is fitted on, and those that tell its error."""
+        fitted, unseen = calibration_layouts(self.space, self.recipe.cost, self.recipe.seed)
+        return [[self.own] * self.shapes.num_layers, *fitted, *unseen]
 
     def _layout_parameters(self, blocks: list[Block]) -> float:
         return self.ends + sum(self.shapes.weights(kind, v) for b in blocks for kind, v in zip(KINDS, b, strict=True))
@@ -464,8 +463,9 @@ class Planner:
 
     def _cost_memory(self, accelerator: str | None = None) -> dict[str, float]:
         config, width = self.recipe.cost, BYTES[self.recipe.cost.dtype]
-        sets = [self._stacks(), self._layouts()[1 if config.dtype == self.dtype else 0 :]]
-        models = max(sum(self._layout_parameters(blocks) for blocks in models) for models in sets) * width
+        timed = [*self._stacks(), *self._layouts()[1 if config.dtype == self.dtype else 0 :]]
+        blocks = sum(self._layout_parameters(layout) - self.ends for layout in timed)
+        models = (blocks + (0 if config.dtype == self.dtype else self.ends)) * width
         return self._held(models=models, **self._generating())
 
     def _generating(self) -> dict[str, float]:
@@ -485,19 +485,25 @@ class Planner:
         return count * (parent + self._child_forward(rows, length) + self.clock.divergence(rows, length))
 
     def _timed_rounds(self, rounds: int, children: int) -> float:
-        """Generations of parent and children in turn, and one to warm up."""
+        """Generations of both parents and children in turn, and one to warm up."""
         config = self.recipe.cost
         workload = Workload(max(config.batch_sizes), config.prefill_tokens, config.decode_tokens)
         ends, own = (self._generation_seconds(b, workload) for b in ([], [self.own] * self.shapes.num_layers))
-        return (rounds + 1) * (own + children * (ends + self.share * (own - ends)))
+        return (rounds + 1) * (2 * own + children * (ends + self.share * (own - ends)))
+
+    def _confirmed(self, rounds: int) -> float:
+        """A child timed by fresh processes, which share `rounds`."""
+        sessions = self.recipe.solve.sessions
+        build = 2 * self.clock.init(self.parameters) + self.clock.init(self._child_parameters)
+        return sessions * (START_SECONDS + build + self._timed_rounds(max(2, round(rounds / sessions)), 1))
 
     def _solve(self) -> float:
-        """A round that corrects the predictions and one of three candidates; often that is all, sometimes not."""
+        """A round of three candidates, the best of them confirmed: often that is all, sometimes not."""
         config, constraints = self.recipe.solve, self.recipe.constraints
         timed = any((constraints.speedup, constraints.throughput_tokens_per_s, constraints.latency_ms, constraints.prefill_ms))  # fmt: skip
         candidates = config.num_solutions * len(self.recipe.cost.batch_sizes)
         binaries = sum(len(layer.blocks) for layer in self.space.layers)
-        searches = 4 if timed else 1  # one to correct, three margins
+        searches = 3 if timed else 1  # as many margins
         solving = (0.2 + 2e-4 * binaries) * candidates  # a process each
         # scores around the best child: half of the blocks are worth it; layers above the exchanged one are the child's
         whole = ScoreTask(0, len(self.space.layers), 0, len(self.run.metric.rows))
@@ -505,8 +511,9 @@ class Planner:
         rescored = config.rescore_rounds * (around + 2 * (solving / candidates + self._distance()))
         seconds = self._open() + searches * (solving + candidates * self._distance()) + rescored
         if timed:
-            seconds += self._timed_rounds(max(4, config.measure_rounds // 2), 1) + self._timed_rounds(max(4, config.measure_rounds), 3)  # fmt: skip
-            seconds += 4 * self.clock.init(self._child_parameters)
+            rounds = max(2, round(config.measure_rounds / config.sessions))
+            seconds += self._timed_rounds(rounds, 3) + self._confirmed(config.measure_rounds)
+            seconds += 3 * self.clock.init(self._child_parameters)
         return seconds
 
     def _solve_memory(self) -> dict[str, float]:
@@ -514,6 +521,8 @@ class Planner:
         parts = self._score_memory(**dataclasses.asdict(whole))
         parts["blocks"] += self.share * self.blocks * self.width  # of the child that is scored around
         children = 3 * self._child_parameters * BYTES[self.recipe.cost.dtype]
+        # a fresh process holds both parents and the child; where it takes the GPU, this one's parent leaves
+        children = max(children, (self.parameters + self._child_parameters) * BYTES[self.recipe.cost.dtype])
         timed = self._held(children=children, **self._generating())
         return max(parts, timed, key=lambda each: sum(each.values()))
 
@@ -648,7 +657,7 @@ class Planner:
             one = Workload(1, self.length // 2, config.assisted_new_tokens)
             ends, own = (self._generation_seconds(b, one) for b in ([], [self.own] * self.shapes.num_layers))
             seconds += (config.assisted_prompts + 1) * (1.5 * own + ends + self.share * (own - ends))
-        return seconds + self._timed_rounds(config.measure_rounds, 1) + 2 * START_SECONDS
+        return seconds + self._confirmed(config.measure_rounds) + 2 * START_SECONDS
 
     def _evaluate_memory(self) -> dict[str, float]:
         config = self.recipe.evaluate

@@ -7,9 +7,11 @@ import pytest
 import torch
 import transformers
 from families import family_model
+from transformers import AutoConfig
 
 from hf_puzzle import formats
 from hf_puzzle.blocks import Block
+from hf_puzzle.costs import Timing, Workload
 from hf_puzzle.engines import measuring
 from hf_puzzle.recipe import RecipeError
 
@@ -63,3 +65,22 @@ def test_models_are_rewritten_for_the_engine_that_times_them():
     assert "none" not in {block.ffn for block in formats.describe(rewritten.config)}
     assert torch.equal(rewritten(tokens).logits, child(tokens).logits)
     assert measuring.as_engine_runs_it(parent, "llama.cpp") is parent
+
+
+def test_vllm_starts_twice_for_all_rounds_of_a_model(monkeypatch):
+    """Once up to the first token and once to the last; what it opens is a folder with the rewritten child."""
+    config = formats.decilm_config(family_model("llama").config, [Block(4, 256), Block("none", 256)])
+    child = formats.model_class(config)(config).eval()
+    asked = []
+
+    def latencies(folder, workload, rounds, options):
+        asked.append(
+            (AutoConfig.from_pretrained(folder, trust_remote_code=True).architectures, workload.decode_tokens, rounds)
+        )
+        return [0.1 * workload.decode_tokens] * rounds
+
+    monkeypatch.setattr(measuring.vllm, "_latencies", latencies)
+    timings = measuring.time_vllm(child, Workload(2, 8, 5), 7)
+    assert [(tokens, rounds) for _, tokens, rounds in asked] == [(1, 7), (5, 7)]
+    assert {name for names, *_ in asked for name in names} == {"DeciLMForCausalLM"}
+    assert timings == [Timing(pytest.approx(100), pytest.approx(400))] * 7

@@ -1,5 +1,6 @@
 """Models are made where and as they are timed; sessions are processes; a bound is over them."""
 
+import dataclasses
 import math
 import os
 
@@ -129,6 +130,21 @@ def test_fresh_processes_time_the_same_models(llama):
         assert jsonable(speed)["total"]["rounds"] == 4
     (first,) = bench.confirm(layouts[:1], 2, 2, 1, lambda speeds: True)
     assert first["total"].sessions == 1  # hopeless: the second is not asked
+
+
+def test_sessions_in_vllm_are_its_own_processes(llama, monkeypatch):
+    """One model after the other, none of this process's on the device; the parent as it is, children rewritten."""
+    asked = []
+
+    def time_vllm(model, workload, rounds):
+        asked.append((type(model).__name__, model.device.type))
+        return [Timing(1.0, float(len(asked)))] * rounds
+
+    monkeypatch.setattr(bench_module, "time_vllm", time_vllm)
+    config = dataclasses.replace(CONFIG, engine="vllm")
+    (speed,) = Bench(llama, config, DECILM).confirm([BLOCKS], 2, 3, 2)
+    assert asked == [("LlamaForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu")] * 3
+    assert (speed["total"].sessions, speed["total"].rounds) == (3, 6)
 
 
 def test_a_process_that_dies_says_why(llama, monkeypatch, tmp_path):

@@ -122,7 +122,7 @@ def test_another_slope_is_pulled_to_one_and_less_where_children_differ_more(slop
     near = _affine([(x, slope * x + 5) for x in (10.0, 11.0, 12.0)])
     far = _affine([(x, slope * x + 5) for x in (10.0, 30.0, 90.0)])
     assert abs(near.slope - slope) > 0.5 * abs(1 - slope)
-    assert abs(far.slope - slope) < 0.1 * abs(1 - slope)
+    assert abs(far.slope - slope) < 0.2 * abs(1 - slope)
 
 
 @pytest.mark.parametrize(
