@@ -190,11 +190,12 @@ class Bench:
             return
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             self.parent_config.save_pretrained(folder)
+            config = dataclasses.replace(self.config, threads=self.config.threads or torch.get_num_threads())
             about = {
                 "folder": folder,
                 "attention": self.parent_config._attn_implementation,
                 "device": str(self._model.device),
-                "cost": dataclasses.asdict(self.config),
+                "cost": dataclasses.asdict(config),
                 "fmt": self.fmt,
             }
             processes = [stack.enter_context(_Process(about)) for _ in range(count)]
@@ -210,6 +211,7 @@ class Bench:
         if device.type != "cuda" or self._stays:
             yield
             return
+        self._stay.close()
         self._open.clear()
         self._parents.clear()
         self._model.to("cpu")
