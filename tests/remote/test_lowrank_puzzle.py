@@ -20,12 +20,13 @@ from hf_puzzle.puzzle.block_costs import kv_bytes_per_token, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.importance import channel_importance
+from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.refit import refit
 from hf_puzzle.puzzle.scoring import score_blocks
 from hf_puzzle.puzzle.search_space import build_search_space
-from hf_puzzle.puzzle.surgery import empty_block, initial_weights, layers_of, load_block
+from hf_puzzle.puzzle.surgery import empty_block, layers_of, load_block
 from hf_puzzle.recipe import ChildConfig, LibraryConfig, RecipeError, ScoreConfig, SearchSpaceConfig
 from hf_puzzle.remote.lowrank_puzzle import LowRank
 
