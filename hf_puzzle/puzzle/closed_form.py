@@ -216,8 +216,9 @@ class _ClosedForms:
             elif row_of(kind, variant).module is not None:
                 size, own = self.parent.config.hidden_size, self.maps[layer_idx, kind].float()
                 fit, heldout = (half[layer_idx, kind].leading(size) for half in (self.fit, self.heldout))
-                if (solved := best_map(fit, heldout, own, torch.zeros_like(fit.yx))) is not None:
-                    self.starts[place] = _from_map(solved, kind, variant), "ridge"
+                solved = best_map(fit, heldout, own, torch.zeros_like(fit.yx))
+                init = init if solved is None else "ridge"
+                self.starts[place] = _from_map(own if solved is None else solved, kind, variant, fit.xx), init
             elif kind == "ffn" and isinstance(variant, int):
                 fit, heldout = (half[layer_idx, "channels"].leading(variant) for half in (self.fit, self.heldout))
                 order = self.rankings[layer_idx][:variant].to(fit.yx.device).argsort()  # weights have them ascending
@@ -233,9 +234,11 @@ class _ClosedForms:
         return self.starts
 
 
-def _from_map(linear: torch.Tensor, kind: str, variant: Variant) -> dict[str, torch.Tensor]:
+def _from_map(
+    linear: torch.Tensor, kind: str, variant: Variant, inputs: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """Weights of a variant that is made of a linear map `(hidden_size, hidden_size)`."""
-    return row_of(kind, variant).module.from_map(linear, kind, *sizes_of(kind, variant).values())
+    return row_of(kind, variant).module.from_map(linear, kind, *sizes_of(kind, variant).values(), inputs=inputs)
 
 
 def _parts(wanted, own: Block):

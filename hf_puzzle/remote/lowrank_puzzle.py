@@ -40,13 +40,21 @@ class LowRank(nn.Module):
         return f"rank {rank} takes as many weights as the linear map, {hidden_size} x {hidden_size}: use linear"
 
     @staticmethod
-    def from_map(weight: torch.Tensor, kind: str, rank: int) -> dict[str, torch.Tensor]:
-        """Its weights before training: the nearest map of this rank, by a truncated singular value decomposition.
+    def from_map(
+        weight: torch.Tensor, kind: str, rank: int, inputs: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Its weights before training: the map of this rank whose answers are nearest to those of `weight`.
 
         Args:
             weight: the linear map that is best at the sub-block's work, `(hidden_size, hidden_size)`.
+            inputs: second moments of what goes in, `(hidden_size, hidden_size)`; default: all directions alike.
         """
-        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-        scale = values[:rank].sqrt()
-        pair = {"in_proj.weight": scale[:, None] * right[:rank], "out_proj.weight": left[:, :rank] * scale}
+        root = torch.eye(len(weight), dtype=torch.float64, device=weight.device)
+        if inputs is not None:
+            ridge = 1e-6 * inputs.diagonal().mean().clamp_min(1e-30).double() * root
+            root = torch.linalg.cholesky(inputs.double() + ridge)
+        left = torch.linalg.svd(weight.double() @ root, full_matrices=False)[0][:, :rank]
+        inner = left.T @ weight.double()
+        scale = inner.norm(dim=1).clamp_min(1e-30).sqrt()  # both matrices alike, for the optimizer
+        pair = {"in_proj.weight": inner / scale[:, None], "out_proj.weight": left * scale}
         return {name: tensor.to(weight.dtype).contiguous() for name, tensor in pair.items()}

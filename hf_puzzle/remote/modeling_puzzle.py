@@ -98,8 +98,8 @@ class LinearMap(nn.Module):
         return _answer(getattr(self, self.name)(hidden_states), self.pair)
 
     @staticmethod
-    def from_map(weight: torch.Tensor, kind: str) -> dict[str, torch.Tensor]:
-        """Its weights, from a linear map `(hidden_size, hidden_size)`."""
+    def from_map(weight: torch.Tensor, kind: str, inputs: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Its weights, from a linear map `(hidden_size, hidden_size)`, whatever goes in."""
         return {f"linear_{'attn' if kind == 'attention' else 'mlp'}.weight": weight}
 
 

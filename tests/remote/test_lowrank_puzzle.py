@@ -74,6 +74,21 @@ def test_it_starts_from_the_nearest_map_of_its_rank():
     torch.testing.assert_close(exact["out_proj.weight"] @ exact["in_proj.weight"], made)
 
 
+def test_the_start_minds_what_goes_in():
+    generator = torch.Generator().manual_seed(0)
+    weight, mixing = torch.randn(2, 16, 16, generator=generator)
+    inputs = torch.randn(400, 16, generator=generator) @ (mixing * torch.linspace(3, 0.1, 16))
+    errors = {}
+    for name, moments in (("plain", None), ("aware", inputs.T @ inputs)):
+        pair = LowRank.from_map(weight, "ffn", 4, moments)
+        answers = inputs @ (pair["out_proj.weight"] @ pair["in_proj.weight"]).T
+        errors[name] = (answers - inputs @ weight.T).square().sum()
+    # Eckart and Young on the answers themselves
+    best = torch.linalg.svdvals(inputs.double() @ weight.double().T)[4:].square().sum()
+    torch.testing.assert_close(errors["aware"].double(), best, rtol=1e-3, atol=0)
+    assert errors["aware"] < errors["plain"]
+
+
 @torch.no_grad()
 def test_cut_from_a_parent_it_is_the_product_of_its_weights():
     parent = family_model("llama")
