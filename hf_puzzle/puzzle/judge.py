@@ -89,9 +89,9 @@ class Judge:
         """The metric of a whole child, with its standard error: what the sum of its blocks' scores estimates."""
         layout = tuple(blocks)
         if layout not in self._memo:
-            found = []
+            found, targets = [], self.targets  # the parent's, before it is swapped
             with swapped(self.parent, self.library.swaps(self.parent, list(layout), self.space.parent)):
-                for index, batch in enumerate(bar(self.targets.batches, desc="distance")):
+                for index, batch in enumerate(bar(targets.batches, desc="distance")):
                     found += self.values(index, [final_states(self.parent, batch)])
             self._memo[layout] = mean_and_error(torch.cat(found), self.metric.clusters)
         return self._memo[layout]

@@ -375,6 +375,13 @@ def test_a_machine_that_never_gets_there_is_an_error(searching):
         searching(Machine(50.0), ConstraintsConfig(speedup=1.4)).run()
 
 
+def test_the_first_thing_a_judge_is_asked_may_be_a_distance(judge, llama, space, library):
+    layout = [Block(1, 256)] * 4
+    fresh = Judge(llama, space, library, judge.metric)
+    assert fresh.distance(layout) == judge.distance(layout)
+    assert fresh.distance(layout)[0] > 0
+
+
 def test_no_time_constraint_measures_nothing(searching, llama):
     search = searching(Machine(), ConstraintsConfig(num_parameters=300_000))
     chosen, measured = search.run()
