@@ -342,5 +342,8 @@ def __getattr__(name: str) -> type:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in _classes:
         stock = getattr(transformers, name.removeprefix(PREFIX))
+        # transformers reads off a class's source file what it may switch: off the stock one's, whoever asks first
+        for ask in ("_can_set_attn_implementation", "_can_set_experts_implementation"):
+            getattr(stock, ask, bool)()
         _classes[name] = type(name, (_Heterogeneous, stock), {"__module__": __name__, "__qualname__": name})
     return _classes[name]

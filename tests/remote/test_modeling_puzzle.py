@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -298,3 +300,13 @@ def test_windows_refuse_an_attention_that_takes_no_mask():
         model.model.layers[0].self_attn(
             hidden_states=torch.zeros(1, 3, 32), attention_mask=torch.ones(1, 3), position_embeddings=None
         )
+
+
+def test_a_child_made_before_its_stock_class_can_do_what_that_can():
+    """transformers looks into the file of the class that is asked first, and remembers the answer."""
+    program = """
+from hf_puzzle.remote import modeling_puzzle as code
+child = code.PuzzleMixtralForCausalLM
+assert child._can_set_experts_implementation() and child._can_set_attn_implementation()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
