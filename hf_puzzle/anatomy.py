@@ -1,6 +1,7 @@
 """Where a causal LM's ends are, whatever its family: its device, its final hidden states, its map to the vocabulary."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate.hooks import AlignDevicesHook
@@ -29,27 +30,35 @@ def final_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tenso
     return model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
-def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The map from final hidden states to logits, with the scales and caps that some families put behind the matrix."""
-    return _scaled(model.get_output_embeddings(), model.config)
+@dataclass(frozen=True)
+class Head:
+    """The map from final hidden states to logits: a matrix, and the scale and cap that some families put behind it."""
+
+    matrix: Callable[[torch.Tensor], torch.Tensor]
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        return self.finished(self.matrix(states))
+
+    def finished(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the matrix gives, scaled and capped."""
+        logits = logits * self.scale if self.scale != 1.0 else logits
+        return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The head of any family."""
+    config = model.config
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    return Head(model.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None) or None)
 
 
 def float_head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
     """`head_of` in float32, whatever the model's dtype."""
-    head = model.get_output_embeddings()
-    weight, bias = head.weight.detach(), getattr(head, "bias", None)
-    if type(head) is not nn.Linear or weight.device.type == "meta" or not weight.dtype.is_floating_point:
-        return lambda states: head_of(model)(states.to(model.dtype)).float()  # offloaded, quantised
+    head = head_of(model)
+    weight, bias = head.matrix.weight.detach(), getattr(head.matrix, "bias", None)
+    if type(head.matrix) is not nn.Linear or weight.device.type == "meta" or not weight.dtype.is_floating_point:
+        return lambda states: head(states.to(model.dtype)).float()  # offloaded, quantised
     weight, bias = weight.float(), None if bias is None else bias.detach().float()
-    return _scaled(lambda states: F.linear(states.float(), weight, bias), model.config)
-
-
-def _scaled(head: Callable[[torch.Tensor], torch.Tensor], config) -> Callable[[torch.Tensor], torch.Tensor]:
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-
-    def logits(hidden_states: torch.Tensor) -> torch.Tensor:
-        values = head(hidden_states) * scale if scale != 1.0 else head(hidden_states)
-        return cap * torch.tanh(values / cap) if cap else values
-
-    return logits
+    return replace(head, matrix=lambda states: F.linear(states.float(), weight, bias))

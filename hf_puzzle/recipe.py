@@ -277,7 +277,7 @@ class DistillConfig:
     attn_implementation: str | None = key(
         "attention while training; on a CPU in bf16, `eager` is faster on short text", None
     )
-    chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 1024)
+    chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 256)
     fsdp: bool = key("under `torchrun`: shard child, parent and optimizer over the processes (FSDP2)", False)
     lora: dict | None = key("train adapters only: `peft.LoraConfig` by its own names", None)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})

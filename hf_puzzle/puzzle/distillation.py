@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from .. import artifacts
-from ..anatomy import head_of
+from ..anatomy import Head, head_of
 from ..data import TokenBlocks, given_tokens
 from ..evaluation import targets
 from ..optim import MuonWithAdamW
@@ -34,6 +36,49 @@ logger = logging.getLogger(__name__)
 SHARES = "shares"  # folder of a checkpoint with every process's part of model and optimizer
 
 
+class _LinearKL(torch.autograd.Function):
+    """`chunked_kl` where the student's head is one matrix: its gradients are taken while the logits are there."""
+
+    @staticmethod
+    def forward(ctx, student, weight, bias, head: Head, teacher, teacher_head, chunk: int):
+        inputs, wanted = (student, weight, bias), ctx.needs_input_grad[:3]
+        grads = [torch.zeros_like(x, dtype=torch.float32) if w else None for x, w in zip(inputs, wanted, strict=True)]
+        total = student.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(student), chunk):
+            place = slice(start, start + chunk)
+            log_p = teacher_head(teacher[place]).float().log_softmax(-1)
+            raw = F.linear(student[place], weight, bias)
+            logits = head.finished(raw.float())
+            log_q = logits.log_softmax(-1)
+            p = log_p.exp()
+            total += torch.linalg.vecdot(p, log_p.sub_(log_q)).sum()
+            if not any(wanted):
+                continue
+            slope = log_q.exp_().sub_(p)  # of the KL by the logits
+            if head.cap:
+                slope *= 1 - (logits / head.cap).square()
+            half = slope.to(raw.dtype)
+            if wanted[0]:
+                grads[0][place] = half @ weight.to(raw.dtype)
+            if wanted[1]:
+                grads[1] += half.T @ student[place].to(raw.dtype)
+            if wanted[2]:
+                grads[2] += slope.sum(0)
+        ctx.scale, ctx.dtypes = head.scale / len(student), [None if x is None else x.dtype for x in inputs]
+        ctx.save_for_backward(*grads)
+        return total / len(student)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        # scaled here only: in half precision (softmax(q) - p) / tokens would vanish
+        grads = [
+            None if g is None else (g * (grad * ctx.scale)).to(dtype)
+            for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return *grads, None, None, None, None
+
+
 def _kl_of_chunk(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head) -> torch.Tensor:
     log_p = F.log_softmax(teacher_head(teacher).float(), dim=-1)
     log_q = F.log_softmax(student_head(student).float(), dim=-1)
@@ -43,29 +88,35 @@ def _kl_of_chunk(student: torch.Tensor, teacher: torch.Tensor, student_head, tea
 def chunked_kl(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head, chunk: int) -> torch.Tensor:
     """Mean KL(teacher || student) per token, from the final hidden states, `chunk` tokens of logits at a time.
 
-    Logits of a chunk are recomputed in the backward pass, so that memory holds `chunk x vocabulary`, never all tokens.
+    Memory holds `chunk x vocabulary`, never all tokens. Where the student's head is a plain matrix, the gradients of its
+    states and weights come out of the forward pass; of any other (adapters, quantised) the backward pass makes the logits
+    again.
 
     Args:
         student, teacher: final hidden states, `(batch, length, hidden_size)`.
-        student_head, teacher_head: their maps to the vocabulary.
+        student_head, teacher_head: their maps to the vocabulary; gradients of the teacher's are not taken.
     """
     student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+    if isinstance(student_head, Head) and type(student_head.matrix) is nn.Linear:
+        matrix = student_head.matrix
+        return _LinearKL.apply(student, matrix.weight, matrix.bias, student_head, teacher, teacher_head, chunk)
     total = student.new_zeros((), dtype=torch.float32)
     for s, t in zip(student.split(chunk), teacher.split(chunk), strict=True):
-        if len(student) > chunk:
-            total = total + checkpoint(_kl_of_chunk, s, t, student_head, teacher_head, use_reentrant=False)
-        else:
-            total = total + _kl_of_chunk(s, t, student_head, teacher_head)
+        total = total + checkpoint(_kl_of_chunk, s, t, student_head, teacher_head, use_reentrant=False)
     return total / len(student)
 
 
+def _cosine_of_layer(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
+
+
 def cosine_distance(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Mean over layers and tokens of 1 - cosine; the embeddings (first entry) are left out."""
-    terms = [
-        (1 - F.cosine_similarity(s.float(), t.float(), dim=-1)).mean()
-        for s, t in zip(student[1:], teacher[1:], strict=True)
-    ]
-    return torch.stack(terms).mean()
+    """Mean over layers and tokens of 1 - cosine; the embeddings (first entry) are left out.
+
+    Nothing of a layer's float32 copies waits for the backward pass, which makes them again.
+    """
+    pairs = zip(student[1:], teacher[1:], strict=True)
+    return torch.stack([checkpoint(_cosine_of_layer, s, t, use_reentrant=False) for s, t in pairs]).mean()
 
 
 class GKDTrainer(SealingTrainer):
@@ -113,7 +164,8 @@ class GKDTrainer(SealingTrainer):
         parts = {}
         if config.kl_weight:
             heads = head_of(unwrapped), head_of(self.teacher)
-            parts["kl"] = chunked_kl(final, teacher.hidden_states[-1], *heads, config.chunk_tokens)
+            with self.accelerator.autocast():  # Trainer's own ends with the model's forward
+                parts["kl"] = chunked_kl(final, teacher.hidden_states[-1], *heads, config.chunk_tokens)
             loss = loss + config.kl_weight * parts["kl"]
         if config.cosine_weight:
             parts["cosine"] = cosine_distance(outputs.hidden_states, teacher.hidden_states)

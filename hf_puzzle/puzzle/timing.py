@@ -24,7 +24,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from .. import artifacts, data
-from ..anatomy import head_of
+from ..anatomy import Head, head_of
 from ..blocks import NONE, Block, Variant, kv_heads, num_experts, window
 from ..costs import Timing, Workload, clock_ms, weight_bytes
 from ..evaluation import QUANTITIES, Answer
@@ -532,7 +532,7 @@ class _Pieces:
             student.requires_grad_(True)
             own.weight.grad = student.grad = None
             with torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32):
-                loss = chunked_kl(student, teacher, own, head, chunk)
+                loss = chunked_kl(student, teacher, Head(own), head, chunk)
             loss.backward()
 
         return call

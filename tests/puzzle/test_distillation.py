@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import TrainerCallback
 
 from hf_puzzle import hub
+from hf_puzzle.anatomy import Head
 from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import compare, kl_divergence
 from hf_puzzle.puzzle.child import assemble_child, empty_child
@@ -44,17 +47,101 @@ def run(llama, tokens, sequence_length, tmp_path):
     return distilled
 
 
+HEADS = {
+    "matrix": lambda linear: Head(linear),
+    "scaled": lambda linear: Head(linear, scale=0.25),
+    "capped": lambda linear: Head(linear, scale=0.5, cap=1.5),
+    "any map": lambda linear: linear.forward,
+}
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 20, 21, 1000])
-def test_chunked_kl_and_its_gradients_are_the_whole(chunk):
+@pytest.mark.parametrize(
+    "kind, bias", [("matrix", False), ("matrix", True), ("scaled", False), ("capped", True), ("any map", False)]
+)
+def test_chunked_kl_and_its_gradients_are_the_whole(chunk, kind, bias):
     generator = torch.Generator().manual_seed(0)
-    heads = [nn.Linear(8, 50, bias=False) for _ in range(2)]
+    matrices = [nn.Linear(8, 50, bias=bias) for _ in range(2)]
+    heads = [HEADS[kind](matrix) for matrix in matrices]
     student, teacher = (torch.randn(3, 7, 8, generator=generator, requires_grad=True) for _ in range(2))
+    trained = [student, *matrices[0].parameters()]
     whole = kl_divergence(heads[1](teacher).detach(), heads[0](student)).mean()
-    expected = torch.autograd.grad(whole, [student, heads[0].weight])
-    got = chunked_kl(student, teacher.detach(), heads[0], heads[1].requires_grad_(False), chunk)
+    expected = torch.autograd.grad(3 * whole, trained)
+    got = chunked_kl(student, teacher.detach(), *heads, chunk)
     torch.testing.assert_close(got, whole)
-    for mine, theirs in zip(torch.autograd.grad(got, [student, heads[0].weight]), expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    for mine, theirs in zip(torch.autograd.grad(3 * got, trained), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_chunked_kl_of_a_tied_and_of_a_frozen_head():
+    matrix, ids = nn.Linear(8, 50, bias=False), torch.arange(12).view(2, 6)
+    teacher = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+
+    def gradient(loss):
+        return torch.autograd.grad(loss(F.embedding(ids, matrix.weight).tanh()), matrix.weight)[0]
+
+    expected = gradient(lambda states: kl_divergence(matrix(teacher).detach(), matrix(states)).mean())
+    mine = gradient(lambda states: chunked_kl(states, teacher, Head(matrix), Head(matrix), 5))
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-7)
+    states = torch.randn(2, 6, 8, requires_grad=True)
+    chunked_kl(states, teacher, Head(matrix.requires_grad_(False)), Head(matrix), 5).backward()
+    assert matrix.weight.grad is None
+    assert states.grad is not None
+
+
+def test_chunked_kl_in_half_precision_is_near_and_its_gradients_have_their_parameters_dtype():
+    generator = torch.Generator().manual_seed(0)
+    matrix = nn.Linear(32, 100, bias=False)
+    student, teacher = (torch.randn(40, 32, generator=generator, requires_grad=True) for _ in range(2))
+    expected = torch.autograd.grad(
+        chunked_kl(student, teacher, Head(matrix), Head(matrix), 16), [student, matrix.weight]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        got = chunked_kl(student, teacher, Head(matrix), Head(matrix), 16)
+    for mine, theirs in zip(torch.autograd.grad(got, [student, matrix.weight]), expected, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() < 0.02 * theirs.norm()
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the most elements that any tensor has."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))])
+        return result
+
+
+@pytest.mark.parametrize("kind", ["capped", "any map"])
+def test_no_tensor_has_all_tokens_by_the_vocabulary(kind):
+    head = HEADS[kind](nn.Linear(8, 500))
+    student, teacher = (torch.randn(64, 8, requires_grad=True) for _ in range(2))
+    with _Largest() as largest:
+        chunked_kl(student, teacher.detach(), head, head, 10).backward()
+    assert largest.elements == 10 * 500
+
+
+def test_cosine_distance_keeps_no_float32_copies():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (
+        tuple(torch.randn(2, 3, 8, generator=generator).bfloat16().requires_grad_() for _ in range(4))
+        for _ in range(2)
+    )
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        loss = cosine_distance(student, teacher)
+    assert not [t for t in kept if t.dtype == torch.float32 and t.ndim]
+    loss.backward()
+    plain = [
+        (1 - F.cosine_similarity(s.float(), t.float(), dim=-1)).mean() for s, t in zip(student, teacher, strict=True)
+    ]
+    expected = torch.autograd.grad(torch.stack(plain[1:]).mean(), student[1:])
+    for state, gradient in zip(student[1:], expected, strict=True):
+        assert torch.equal(state.grad, gradient)
 
 
 def test_cosine_distance_ignores_length_and_the_embeddings():
