@@ -17,7 +17,7 @@ import torch
 from hf_puzzle import artifacts
 from hf_puzzle.costs import cpu_threads
 from hf_puzzle.puzzle.assess import test_targets
-from hf_puzzle.puzzle.distillation import distill
+from hf_puzzle.puzzle.distillation import distill, validation_rows
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.recipe import load_recipe
 
@@ -70,7 +70,10 @@ def result(run: PuzzleRun, tokens: int) -> dict:
     if tokens:
         config = dataclasses.replace(run.recipe.distill, num_tokens=tokens)
         folder = run.run_dir / f"gkd_{tokens}"
-        child = distill(child, run.parent, run.tokens["train"], config, run.sequence_length, folder, run.recipe.seed)
+        rows = validation_rows(run.tokens["validation"], config, run.sequence_length, run.recipe.seed)
+        child, _ = distill(
+            child, run.parent, run.tokens["train"], config, run.sequence_length, folder, rows, run.recipe.seed
+        )
         artifacts.remove(folder)
     return test_targets(run).compare(child).to_dict()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate.hooks import AlignDevicesHook
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -27,6 +29,10 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 def final_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """What enters the head, `(batch, length, hidden_size)`."""
+    if isinstance(model, FSDPModule):  # gathers its ends only when it is called as a whole
+        return model(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[
+            -1
+        ]
     return model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
@@ -55,9 +61,11 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 def float_head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`head_of` in float32, whatever the model's dtype."""
+    """`head_of` in float32, whatever the model's dtype; of a sharded model, gathered: all processes must come here."""
     head = head_of(model)
     weight, bias = head.matrix.weight.detach(), getattr(head.matrix, "bias", None)
+    if isinstance(weight, DTensor):
+        weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
     if type(head.matrix) is not nn.Linear or weight.device.type == "meta" or not weight.dtype.is_floating_point:
         return lambda states: head(states.to(model.dtype)).float()  # offloaded, quantised
     weight, bias = weight.float(), None if bias is None else bias.detach().float()

@@ -267,7 +267,11 @@ class DistillConfig:
 
     num_tokens: int = key("tokens of GKD; 0 skips it")
     batch_size: int = key("sequences per step and process", 8)
-    learning_rate: float = key("peak learning rate", 1e-4)
+    learning_rate: Literal["auto"] | float = key(
+        "peak learning rate; `auto`: the best of three or four, each tried for 3 % of the steps", "auto"
+    )
+    eval_tokens: int = key("held-out tokens that choose the best step, and the learning rate", 32_768)
+    evals: int = key("evaluations during GKD, besides the one before it", 8)
     optimizer: Literal["adamw", "muon"] = key(
         "`muon` drives the hidden matrices with Muon, the rest with AdamW", "adamw"
     )

@@ -19,7 +19,7 @@ from .baselines import Baselines, describe
 from .bench import jsonable
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
-from .distillation import distill
+from .distillation import distill, validation_rows
 from .refit import calibration_rows, refit
 from .scoring import with_sums
 
@@ -222,5 +222,6 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
     if gkd_tokens:
         config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"
-        child = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, recipe.seed)
+        rows = validation_rows(run.tokens["validation"], config, run.sequence_length, recipe.seed)
+        child, _ = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, rows, recipe.seed)
     return child

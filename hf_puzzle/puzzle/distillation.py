@@ -2,28 +2,40 @@
 
 L = KL(parent || child) + mean over layers of (1 - cos(h_child, h_parent)), no LM loss (Puzzle, arXiv 2411.19146,
 section 5 and its ablation).
+
+Nothing is taken on trust: held-out text says which step is kept, that before the first one included.
 """
 
+import gc
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from .. import artifacts
-from ..anatomy import Head, head_of
+from ..anatomy import Head, final_states, float_head_of, head_of
 from ..data import TokenBlocks, given_tokens
-from ..evaluation import targets
+from ..evaluation import Rows, Targets, mean_and_error, targets
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..training import SealingTrainer, num_steps, show_progress, training_arguments
@@ -33,6 +45,8 @@ from .loading import check_sharded
 
 logger = logging.getLogger(__name__)
 
+SPACING, PROBES = 3.0, 4  # between learning rates that are tried, and how many there are at most
+PROBE_STEPS = 5  # of one of them: fewer say nothing
 SHARES = "shares"  # folder of a checkpoint with every process's part of model and optimizer
 
 
@@ -135,6 +149,7 @@ class GKDTrainer(SealingTrainer):
         config: DistillConfig,
         args: TrainingArguments,
         given: Sequence[int] = (),
+        gate: "Gate | None" = None,
         **kwargs,
     ):
         save_only_model = args.save_only_model
@@ -143,7 +158,7 @@ class GKDTrainer(SealingTrainer):
         args.save_only_model = save_only_model
         self.sharded = config.fsdp
         self.teacher = (teacher if self.sharded else teacher.to(self.args.device)).eval().requires_grad_(False)
-        self.config, self.given = config, given
+        self.config, self.given, self.gate = config, given, gate
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.config.optimizer == "adamw" or self.optimizer is not None:
@@ -177,6 +192,17 @@ class GKDTrainer(SealingTrainer):
         self._parts = {name: value.detach() for name, value in parts.items()}
         return (loss, outputs) if return_outputs else loss
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """KL(parent || child) on the gate's text; only steps that are below that of step 0 count as good ones."""
+        kl, error = self.gate.kl(self.model) if self.state.global_step else self.gate.before
+        if self.state.global_step == 0:
+            self.state.best_metric = kl
+        metrics = {f"{metric_key_prefix}_kl": kl, f"{metric_key_prefix}_kl_stderr": error}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_training_stop |= not math.isfinite(kl)
+        return metrics
+
     # -- checkpoints of sharded models: transformers would write the whole model, and the optimizer of one process
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -208,6 +234,14 @@ class GKDTrainer(SealingTrainer):
         )
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
+    def _load_best_model(self) -> None:
+        if not self.sharded:
+            super()._load_best_model()
+            return
+        shares = {"model": get_model_state_dict(self.model)}
+        dcp.load(shares, checkpoint_id=Path(self.state.best_model_checkpoint) / SHARES)
+        set_model_state_dict(self.model, shares["model"])
+
     def _shares(self) -> dict:
         model, optimizer = get_state_dict(self.model, self.optimizer.optimizer)
         return {"model": model, "optimizer": optimizer}
@@ -218,6 +252,67 @@ class GKDTrainer(SealingTrainer):
         super().log(logs, *args, **kwargs)
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """What GKD did, judged on held-out rows.
+
+    Attributes:
+        steps: optimizer steps that were made.
+        step: the one that is kept; 0 is the child as it came.
+        learning_rate: at its peak.
+        rates: KL after a short try of each learning rate; None where it diverged.
+        kl_before, kl_after, kl_last: KL(parent || child) per token in nats without GKD, of what is kept, and of the last
+            step (None where it diverged).
+    """
+
+    steps: int
+    step: int
+    learning_rate: float
+    rates: dict[str, float | None]
+    kl_before: float
+    kl_after: float
+    kl_last: float | None
+
+
+class Gate:
+    """KL(parent || child) on held-out rows: what chooses the learning rate and the step of GKD.
+
+    All processes measure the same rows and take the first one's numbers, so that they decide alike.
+
+    Attributes:
+        before: KL of the child as it came, and its standard error.
+    """
+
+    def __init__(self, parent: PreTrainedModel, rows: Rows, batch_size: int, child: PreTrainedModel):
+        self.dtype = child.dtype
+        self.targets = Targets(parent, rows, batch_size, "distill: parent")
+        self.before = self.kl(child)
+
+    @torch.no_grad()
+    def kl(self, child: PreTrainedModel, share: int = 1) -> tuple[float, float]:
+        """Mean per token in nats and its standard error by document, on one in `share` of the batches; inf for no number.
+
+        The float32 weights of a child of half precision compute in half precision.
+        """
+        child.eval()
+        head, half = float_head_of(child), self.dtype != torch.float32 and child.dtype == torch.float32
+        values = []
+        for index, batch in enumerate(self.targets.batches[: math.ceil(len(self.targets.batches) / share)]):
+            with torch.autocast(batch.device.type, self.dtype if half else None, enabled=half):
+                states = final_states(child, batch)
+            values.append(self.targets.per_row(index, self.targets.tokens(index, [states], head, ["kl"])[0]["kl"]))
+        if isinstance(child, FSDPModule):
+            child.reshard()  # a forward without a backward leaves its ends gathered
+        kl = torch.cat(values)
+        mean, error = broadcast_object_list(list(mean_and_error(kl, self.targets.rows.documents[: len(kl)])))
+        return (mean, error) if math.isfinite(mean) else (math.inf, math.inf)
+
+
+def validation_rows(tokens: torch.Tensor, config: DistillConfig, sequence_length: int, seed: int) -> Rows:
+    """What `distill` is judged on: `distill.eval_tokens` of a held-out stream."""
+    return Rows.draw(tokens, sequence_length, config.eval_tokens, seed + 13)
+
+
 def distill(
     child: PreTrainedModel,
     parent: PreTrainedModel,
@@ -225,71 +320,235 @@ def distill(
     config: DistillConfig,
     sequence_length: int,
     output_dir: str | Path,
+    validation: Rows,
     seed: int = 0,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, Distilled]:
     """Train `child` (all weights, or LoRA merged at the end) on `config.num_tokens` of the train stream.
 
-    Continues from the last checkpoint below `output_dir` if there is one. Returns the trained child in its own dtype;
-    with `config.fsdp`, both models are of `loading.load_sharded`, the child in float32, and so it comes back.
+    Continues from the last checkpoint below `output_dir` if there is one. Returns the child in its own dtype as it was at
+    the step that is nearest to the parent on `validation`, bit by bit what came in where no step is nearer; with
+    `config.fsdp`, both models are of `loading.load_sharded`, the child in float32, and so it comes back.
+
+    Raises:
+        RecipeError: fewer than two rows to choose by, or a checkpoint of a training of another length.
+        RuntimeError: a child whose KL is no number before the first step.
     """
-    dtype, output_dir = child.dtype, Path(output_dir)
-    processes = num_processes()
+    if len(validation) < 2:
+        raise RecipeError(_too_few(len(validation), sequence_length))
+    output_dir, processes = Path(output_dir), num_processes()
     if config.fsdp:
         for model in (child, parent):
             check_sharded(model, processes)
-    # float32 master weights; `args: {bf16: true}` computes in bf16
-    child = child.train() if config.fsdp else child.float().train()
-    implementation = child.config._attn_implementation
+    dtype, implementation = child.dtype, child.config._attn_implementation
+
+    def arguments(**changes) -> TrainingArguments:
+        return gkd_arguments(config, sequence_length, output_dir, parent.device.type == "cpu", seed, **changes)
+
+    args = arguments()
+    if not config.fsdp:
+        for model in (child, parent):
+            model.to(args.device)
+    gate = Gate(parent, validation, config.batch_size, child)
+    before = gate.before[0]
+    if not math.isfinite(before):
+        raise RuntimeError("the child's KL is no number before GKD: its blocks have diverged, build the library again")
+    start = _copies(child.parameters())
     if config.attn_implementation is not None:
         child.set_attn_implementation(config.attn_implementation)
     if config.lora is not None:
+        torch.manual_seed(seed)
         child = _with_lora(child, config.lora)
-    steps = num_steps(config.num_tokens, config.batch_size * processes, sequence_length)
-    args = training_arguments(
-        output_dir,
-        "distill",
-        config.args,
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, steps // 20),
-        max_grad_norm=1.0,
-        save_strategy="steps",
-        save_steps=max(1, steps // 4),
-        save_total_limit=2,
-        logging_nan_inf_filter=False,  # or a diverged run would report a finite loss
-        use_cpu=parent.device.type == "cpu",
-        seed=seed,
+        start += _copies(p for p in child.parameters() if p.requires_grad)
+    elif not config.fsdp:
+        child.float()  # master weights; `args: {bf16: true}` computes in bf16
+    dataset, given = TokenBlocks(tokens, sequence_length, seed + 7), given_tokens(tokens)
+
+    def tried(rate: float, steps: int) -> float:
+        """KL after a short training from the start, which is put back."""
+        short = arguments(
+            learning_rate=rate, max_steps=steps, warmup_steps=1, save_strategy="no", eval_strategy="no",
+            eval_on_start=False, load_best_model_at_end=False, report_to="none",
+        )  # fmt: skip
+        trainer = GKDTrainer(parent, config, short, given, model=child, train_dataset=dataset)
+        show_progress(trainer, f"distill: rate {rate:.1e}")
+        trainer.train()
+        kl = gate.kl(child, share=4)[0]
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        trainer.accelerator.free_memory()
+        del trainer
+        gc.collect()  # DDP's hooks on the parameters go with it
+        _put_back(start)
+        return kl
+
+    rates: dict[str, float | None] = {}
+    if config.learning_rate == "auto" and "learning_rate" not in config.args:
+        guess = _guess(before, child.config.get_text_config().hidden_size, config.lora is not None)
+        args.learning_rate, rates = _probe(tried, guess, args.max_steps, output_dir, args.process_index == 0)
+    trainer = GKDTrainer(
+        parent, config, args, given, gate, model=child, train_dataset=dataset, eval_dataset=validation
     )
-    dataset = TokenBlocks(tokens, sequence_length, seed + 7)
-    trainer = GKDTrainer(parent, config, args, given_tokens(tokens), model=child, train_dataset=dataset)
     show_progress(trainer, "distill")
     checkpoint = trainer.resume()
     if (
         checkpoint is not None
-        and (made_for := artifacts.read_json(f"{checkpoint}/trainer_state.json")["max_steps"]) != steps
+        and (made_for := artifacts.read_json(f"{checkpoint}/trainer_state.json")["max_steps"]) != args.max_steps
     ):
         raise RecipeError(
-            f"{checkpoint} is of a training of {made_for} steps, this one has {steps}: start as many processes as before "
-            f"(now {processes}), or delete {output_dir}"
+            f"{checkpoint} is of a training of {made_for} steps, this one has {args.max_steps}: start as many processes as "
+            f"before (now {processes}), or delete {output_dir}"
         )
-    training_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
-    if not math.isfinite(training_loss):
-        raise RuntimeError(f"distillation diverged (loss {training_loss}): lower distill.learning_rate")
-    child = trainer.accelerator.unwrap_model(trainer.model)
+    args.eval_on_start &= checkpoint is None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    state = trainer.state
+    step = state.global_step if not args.load_best_model_at_end else state.best_global_step or 0
+    last = next((row["eval_kl"] for row in reversed(state.log_history) if "eval_kl" in row), math.inf)
+    child = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if config.lora is not None:
         child = child.merge_and_unload()
     child.set_attn_implementation(implementation)
     child.config.use_cache = True  # Trainer turns it off, and it would be published so
-    if config.fsdp:
-        return child.eval()
-    return cast_parameters(child.requires_grad_(True), dtype).eval()
+    if not config.fsdp:
+        cast_parameters(child.requires_grad_(True), dtype)
+    after = gate.kl(child)[0] if step else before
+    if not after < before:  # rounding to its dtype may have eaten what was won
+        step, after = 0, before
+        _put_back(start)
+    logger.info(
+        "GKD: KL on held-out text %.4f before, %.4f after the last step (learning rate %.1e): %s",
+        before, last, args.learning_rate,
+        f"step {step} of {state.max_steps} is kept, with {after:.4f}" if step else "step 0 is kept, the child as it came; "
+        "lower distill.learning_rate, or set distill.num_tokens: 0",
+    )  # fmt: skip
+    facts = Distilled(
+        state.global_step, step, args.learning_rate, rates, before, after, last if math.isfinite(last) else None
+    )
+    return child.eval(), facts
+
+
+def gkd_arguments(
+    config: DistillConfig,
+    sequence_length: int,
+    output_dir: str | Path,
+    use_cpu: bool,
+    seed: int = 0,
+    **changes,
+) -> TrainingArguments:
+    """Trainer's arguments of GKD: ours, then the recipe's `args`, then `changes`.
+
+    Raises:
+        RecipeError: `args` that Trainer refuses, or that choose by another metric.
+    """
+    steps = num_steps(config.num_tokens, config.batch_size * num_processes(), sequence_length)
+    steps = config.args.get("max_steps", steps)
+    every = config.args.get("eval_steps", config.args.get("save_steps", math.ceil(steps / max(1, config.evals))))
+    args = training_arguments(
+        output_dir,
+        "distill",
+        {**config.args, **changes},
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate if config.learning_rate != "auto" else 0.0,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 20),
+        max_grad_norm=1.0,
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_on_start=True,
+        metric_for_best_model="kl",
+        greater_is_better=False,
+        load_best_model_at_end=True,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        logging_nan_inf_filter=False,  # or a diverged run would report a finite loss
+        use_cpu=use_cpu,
+        seed=seed,
+    )
+    if args.metric_for_best_model not in ("kl", "eval_kl"):
+        raise RecipeError(f"distill.args.metric_for_best_model: {args.metric_for_best_model!r}: GKD measures kl only")
+    return args
+
+
+def _guess(kl: float, hidden_size: int, lora: bool) -> float:
+    """A learning rate to begin with: a child at KL .01 wants a tenth of what one at .3 wants, wide matrices less."""
+    guess = 0.3 / hidden_size * min(3.0, max(kl, 1e-4) / 0.2) ** (2 / 3)
+    return float(f"{(10 if lora else 1) * guess:.1g}")
+
+
+def climb(kl_of: Callable[[float], float], guess: float) -> float:
+    """The best of at most `PROBES` learning rates, `SPACING` apart: from `guess` upwards while that helps, else downwards."""
+    values = {rate: kl_of(rate) for rate in (guess, SPACING * guess)}
+    best = min(values, key=values.get)
+    factor = SPACING if best != guess else 1 / SPACING
+    while len(values) < PROBES:
+        values[best * factor] = kl_of(best * factor)
+        if values[best * factor] >= values[best] < math.inf:
+            break
+        best *= factor
+    return best
+
+
+def _probe(
+    tried: Callable[[float, int], float], guess: float, steps: int, output_dir: Path, writes: bool
+) -> tuple[float, dict[str, float | None]]:
+    """A learning rate for `steps` steps, and KL after a short try of each; tries are kept, for a run that continues."""
+    short, path = round(0.03 * steps), output_dir / "learning_rate.json"
+    if short < PROBE_STEPS:
+        logger.info("GKD: %d steps are too few to try learning rates: %.1e", steps, guess)
+        return guess, {}
+    known = artifacts.read_json(path) if writes and path.exists() else {}
+    if known.get("steps") != steps:
+        known = {"steps": steps, "guess": guess, "rates": {}}
+    (known,) = broadcast_object_list([known])
+
+    def kl_of(rate: float) -> float:
+        if f"{rate:.3g}" not in known["rates"]:
+            kl = tried(rate, short)
+            known["rates"][f"{rate:.3g}"] = kl if math.isfinite(kl) else None
+            if writes:
+                output_dir.mkdir(parents=True, exist_ok=True)
+                artifacts.write_json(path, known)
+        kl = known["rates"][f"{rate:.3g}"]
+        return math.inf if kl is None else kl
+
+    best = climb(kl_of, known["guess"])
+    logger.info("GKD: learning rate %.1e, of %s (KL after %d steps)", best, known["rates"], short)
+    return best, known["rates"]
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _copies(parameters: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Parameters with a copy of what this process holds of them, on the CPU."""
+    return [(p, _local(p.detach()).to("cpu", copy=True)) for p in parameters]
+
+
+@torch.no_grad()
+def _put_back(copies: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    for parameter, copy in copies:
+        _local(parameter).copy_(copy)
+
+
+def _too_few(rows: int, sequence_length: int) -> str:
+    return (
+        f"distill: {rows} held-out sequences of {sequence_length} tokens cannot choose a step: raise data.heldout_tokens "
+        f"(a third of them is there to choose by) to {6 * sequence_length} or more, and distill.eval_tokens to "
+        f"{2 * sequence_length} or more"
+    )
 
 
 def num_processes() -> int:
     """Processes that `torchrun` started; torch.distributed may not be initialised yet."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def check_validation(config: DistillConfig, heldout_tokens: int, sequence_length: int) -> None:
+    """Raises RecipeError where the text that chooses the step of GKD has less than two sequences."""
+    rows = min(config.eval_tokens, heldout_tokens // 3) // sequence_length
+    if config.num_tokens and rows < 2:
+        raise RecipeError(_too_few(rows, sequence_length))
 
 
 def check_fsdp(config: DistillConfig) -> None:

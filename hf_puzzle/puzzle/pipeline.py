@@ -32,7 +32,15 @@ from .bench import Bench, jsonable
 from .block_costs import CostTable, measure_costs
 from .block_distillation import build_layers, check_precision, library_jobs, merge_library, planned_names
 from .child import assemble_child, child_weights, meta_child
-from .distillation import check_fsdp, distill, num_processes
+from .distillation import (
+    Distilled,
+    check_fsdp,
+    check_validation,
+    distill,
+    gkd_arguments,
+    num_processes,
+    validation_rows,
+)
 from .importance import channel_importance
 from .judge import Judge, Metric, scored_blocks
 from .library import BlockLibrary
@@ -243,12 +251,14 @@ class PuzzleRun:
     def check_recipe(self) -> None:
         """The part of `check` that holds for any machine: recipe, the parent's shapes, what both rule out."""
         recipe = self.recipe
-        for where, section in (("library", recipe.library), ("distill", recipe.distill)):
-            training_arguments(self.run_dir, where, section.args, use_cpu=self.device.type == "cpu")
+        on_cpu = self.device.type == "cpu"
+        training_arguments(self.run_dir, "library", recipe.library.args, use_cpu=on_cpu)
+        gkd_arguments(recipe.distill, self.sequence_length, self.run_dir, on_cpu)
         check_precision(recipe.library)
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
         self._check_heldout()
+        self._check_validation()
         self._check_refit()
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
@@ -302,6 +312,13 @@ class PuzzleRun:
                 "on held-out text stay as they are.", given, widest, wanted,
             )  # fmt: skip
 
+    def _check_validation(self) -> None:
+        """GKD's step is chosen on held-out text; that of a callback's streams is known."""
+        if self._streams is not None:
+            check_validation(self.recipe.distill, len(self._streams["heldout"]), self.sequence_length)
+        elif self.recipe.data.name != data.TRAINERS_DATA:
+            check_validation(self.recipe.distill, self.recipe.data.heldout_tokens, self.sequence_length)
+
     def _check_parts(self) -> None:
         """What a parent that is never whole in memory rules out."""
         recipe = self.recipe
@@ -317,6 +334,16 @@ class PuzzleRun:
             raise RecipeError("parent.device_map: BLD then reads layers from files; set library.states: streamed")
         if recipe.child.refit:
             raise RecipeError("parent.device_map: the refit needs parent and child whole; set child.refit: false")
+        if recipe.distill.num_tokens and not recipe.distill.fsdp:
+            raise RecipeError(
+                "parent.device_map: GKD needs the parent on one device, or sharded; set distill.fsdp: true, or "
+                "distill.num_tokens: 0"
+            )
+        if recipe.baselines.names and any(recipe.baselines.num_tokens):
+            raise RecipeError(
+                f"baselines.num_tokens {recipe.baselines.num_tokens}: GKD of baselines needs the parent on one device; with "
+                "parent.device_map, set baselines.num_tokens: [0]"
+            )
 
     # -- stages
 
@@ -477,14 +504,16 @@ class PuzzleRun:
         self._write("child", child, refit=done)
 
     def distill(self) -> None:
-        child = self._distilled()
+        child, done = self._distilled()
+        facts = dataclasses.asdict(done) if done is not None else None
         if self._shards_gkd:
             config = hub.read_config(self.run_dir / "child")
-            self._write("distilled", meta_child(config, config.dtype, self.run_dir / "child"), self._gathered(child))
+            empty = meta_child(config, config.dtype, self.run_dir / "child")
+            self._write("distilled", empty, self._gathered(child), gkd=facts)
         else:
-            self._write("distilled", child)
+            self._write("distilled", child, gkd=facts)
 
-    def _distilled(self) -> PreTrainedModel:
+    def _distilled(self) -> tuple[PreTrainedModel, Distilled | None]:
         config = self.recipe.distill
         config = dataclasses.replace(config, args={"report_to": self.recipe.report_to} | config.args)
         if self._shards_gkd:
@@ -498,12 +527,12 @@ class PuzzleRun:
             parent = load_sharded(self.parent_path, self.config, processes, p.dtype, p.revision)
         else:
             child, parent = self.load_child("child"), self.parent
-        if config.num_tokens:
-            child = distill(
-                child, parent, self.tokens["train"], config, self.sequence_length,
-                self.run_dir / "distill_checkpoints", self.recipe.seed,
-            )  # fmt: skip
-        return child
+        if not config.num_tokens:
+            return child, None
+        return distill(
+            child, parent, self.tokens["train"], config, self.sequence_length, self.run_dir / "distill_checkpoints",
+            validation_rows(self.tokens["validation"], config, self.sequence_length, self.recipe.seed), self.recipe.seed,
+        )  # fmt: skip
 
     @property
     def _shards_gkd(self) -> bool:
@@ -613,7 +642,7 @@ class PuzzleRun:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
         self.check() if rank == 0 else self.check_recipe()
         if rank > 0:
-            child = self._distilled()
+            child, _ = self._distilled()
             for _ in self._gathered(child) if self._shards_gkd else ():  # the first process writes them
                 pass
             return

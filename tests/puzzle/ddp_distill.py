@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_puzzle.blocks import Block
+from hf_puzzle.evaluation import Rows
 from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.distillation import distill
 from hf_puzzle.recipe import DistillConfig
@@ -26,7 +27,10 @@ def main(output: Path, batch_size: int) -> None:
     tokens = torch.randint(3, 64, (2000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     args = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
     config = DistillConfig(num_tokens=512, batch_size=batch_size, learning_rate=1e-3, optimizer="muon", args=args)
-    child = distill(child, parent, tokens, config, 16, output.with_suffix(".run"))
+    rows = Rows.draw(tokens, 16, 512, seed=1)
+    child, done = distill(child, parent, tokens, config, 16, output.with_suffix(".run"), rows)
+    assert 0 < done.step <= done.steps
+    assert done.kl_after < done.kl_before
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         save_file({k: v.contiguous() for k, v in child.state_dict().items()}, output)
 

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_puzzle import hub
+from hf_puzzle.evaluation import Rows
 from hf_puzzle.puzzle.child import meta_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, distill, num_processes
 from hf_puzzle.puzzle.loading import gathered, load_sharded
@@ -42,7 +43,7 @@ def main(folder: Path, batch_size: int, kill_after: int | None) -> None:
     tokens = torch.randint(3, 64, (2000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     args = {"ddp_backend": "gloo"} if sharded else {}
     config = DistillConfig(
-        num_tokens=512, batch_size=batch_size, learning_rate=1e-3, chunk_tokens=24, fsdp=sharded, args=args
+        num_tokens=512, batch_size=batch_size, learning_rate=1e-3, chunk_tokens=24, evals=2, fsdp=sharded, args=args
     )
     if kill_after is not None:
         original = GKDTrainer.__init__
@@ -68,7 +69,10 @@ def main(folder: Path, batch_size: int, kill_after: int | None) -> None:
         return loss
 
     GKDTrainer.training_step = step
-    child = distill(child, parent, tokens, config, 16, folder / f"run{processes}")
+    rows = Rows.draw(tokens, 16, 512, seed=1)
+    child, done = distill(child, parent, tokens, config, 16, folder / f"run{processes}", rows)
+    assert 0 < done.step <= done.steps
+    assert done.kl_after < done.kl_before
     rank = torch.distributed.get_rank() if sharded else 0
     (folder / f"bytes{processes}_{rank}.json").write_text(json.dumps(seen))
     if not sharded:

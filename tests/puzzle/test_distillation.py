@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from transformers import TrainerCallback
 from hf_puzzle import hub
 from hf_puzzle.anatomy import Head
 from hf_puzzle.blocks import Block
-from hf_puzzle.evaluation import compare, kl_divergence
-from hf_puzzle.puzzle.child import assemble_child, empty_child
-from hf_puzzle.puzzle.distillation import GKDTrainer, check_fsdp, chunked_kl, cosine_distance, distill
+from hf_puzzle.evaluation import Rows, compare, kl_divergence
+from hf_puzzle.puzzle import distillation
+from hf_puzzle.puzzle.child import assemble_child, cast_parameters, empty_child
+from hf_puzzle.puzzle.distillation import GKDTrainer, check_fsdp, chunked_kl, climb, cosine_distance, distill
 from hf_puzzle.recipe import DistillConfig, RecipeError
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 from hf_puzzle.training import last_checkpoint
@@ -30,7 +32,7 @@ from hf_puzzle.training import last_checkpoint
 
 OWN = Block(4, 768)
 MIXED = [Block(2, 256), Block("none", 512), OWN, Block("linear", "linear")]
-CONFIG = DistillConfig(num_tokens=512, batch_size=4, learning_rate=1e-3, optimizer="adamw", chunk_tokens=24)
+CONFIG = DistillConfig(num_tokens=512, batch_size=4, learning_rate=1e-3, optimizer="adamw", chunk_tokens=24, evals=2)
 
 
 @pytest.fixture
@@ -39,12 +41,24 @@ def child(llama, library):
 
 
 @pytest.fixture
-def run(llama, tokens, sequence_length, tmp_path):
-    def distilled(child, folder="gkd", **changes):
+def validation(tokens, sequence_length):
+    return Rows.draw(tokens["validation"], sequence_length, 512, seed=1)
+
+
+@pytest.fixture
+def judged(llama, tokens, sequence_length, tmp_path, validation):
+    """A function that distils and gives the child and what was measured."""
+
+    def distilled(child, folder="gkd", rows=validation, **changes):
         config = dataclasses.replace(CONFIG, **changes)
-        return distill(child, llama, tokens["train"], config, sequence_length, tmp_path / folder, seed=0)
+        return distill(child, llama, tokens["train"], config, sequence_length, tmp_path / folder, rows, seed=0)
 
     return distilled
+
+
+@pytest.fixture
+def run(judged):
+    return lambda *args, **kwargs: judged(*args, **kwargs)[0]
 
 
 HEADS = {
@@ -324,10 +338,175 @@ def test_killed_and_continued_is_uninterrupted(run, child, monkeypatch, tmp_path
     assert_close_states(straight, continued, 0)
 
 
-def test_divergence_is_an_error(run, child):
+def test_a_child_that_is_no_number_is_an_error(run, child):
     child.model.layers[0].mlp.up_proj.weight.data.fill_(float("nan"))
-    with pytest.raises(RuntimeError, match=r"diverged .*distill\.learning_rate"):
+    with pytest.raises(RuntimeError, match="no number before GKD"):
         run(child, num_tokens=128)
+
+
+# -- the gate
+
+
+def kl_of(llama, child, rows):
+    return compare(llama, child, rows, 4)["kl"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 3.0},
+        {"learning_rate": 3.0, "optimizer": "muon"},
+        {"learning_rate": 3.0, "args": {"load_best_model_at_end": False}},
+        {"learning_rate": 3.0, "args": {"bf16": True}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_child_that_gkd_makes_worse_comes_back_bit_by_bit(
+    judged, child, state_of, assert_bit_equal, caplog, changes, dtype
+):
+    child = cast_parameters(child, dtype)
+    before = state_of(child)
+    with caplog.at_level("INFO"):
+        result, done = judged(child, num_tokens=256, **changes)
+    assert_bit_equal(before, state_of(result))
+    assert type(result) is DeciLMForCausalLM
+    assert (done.step, done.kl_after) == (0, done.kl_before)
+    assert done.kl_last is None or done.kl_last > done.kl_before
+    assert "step 0 is kept" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": {"r": 2}}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_parent_itself_stays(judged, llama, library, state_of, assert_bit_equal, dtype, changes):
+    same = cast_parameters(assemble_child(llama, library, [OWN] * 4, OWN), dtype)
+    before = state_of(same)
+    result, done = judged(same, learning_rate=1e-2, **changes)
+    assert done.step == 0
+    assert_bit_equal(before, state_of(result))
+
+
+class _DivergeAfter(TrainerCallback):
+    """A learning rate of 1, or what is said, from a step on."""
+
+    def __init__(self, step, rate=1.0):
+        self.step, self.rate = step, rate
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step >= self.step:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": {"r": 4}, "learning_rate": 1e-2}], ids=str)
+def test_the_best_step_is_kept_not_the_last(judged, child, llama, validation, monkeypatch, changes):
+    with_callback(monkeypatch, _DivergeAfter(48))
+    result, done = judged(child, num_tokens=4096, evals=4, **changes)
+    assert (done.steps, done.step) == (64, 48)
+    assert done.kl_after < min(done.kl_before, done.kl_last)
+    assert kl_of(llama, result, validation) == pytest.approx(done.kl_after, rel=1e-4)
+
+
+def test_a_training_that_is_no_number_ends_at_the_next_evaluation(
+    judged, child, monkeypatch, state_of, assert_bit_equal
+):
+    before = state_of(child)
+    with_callback(monkeypatch, _DivergeAfter(1, math.nan))
+    result, done = judged(child, num_tokens=2048, evals=4)
+    assert (done.steps, done.step, done.kl_last) == (8, 0, None)
+    assert_bit_equal(before, state_of(result))
+
+
+def test_killed_behind_its_best_step_it_still_keeps_it(judged, child, monkeypatch, tmp_path):
+    with_callback(monkeypatch, _DivergeAfter(32))
+    straight, expected = judged(copy.deepcopy(child), "straight", num_tokens=4096, evals=4)
+    with monkeypatch.context() as patch:
+        with_callback(patch, _KillAfter(50))
+        with pytest.raises(KeyboardInterrupt):
+            judged(copy.deepcopy(child), "killed", num_tokens=4096, evals=4)
+    assert last_checkpoint(tmp_path / "killed").name == "checkpoint-48"
+    continued, done = judged(copy.deepcopy(child), "killed", num_tokens=4096, evals=4)
+    assert done == expected
+    assert done.step == 32
+    assert_close_states(straight, continued, 0)
+
+
+@pytest.mark.parametrize(
+    "args", [{"eval_strategy": "steps"}, {"eval_strategy": "steps", "eval_steps": 3}, {"save_steps": 2}], ids=str
+)
+def test_users_may_say_when_it_is_judged(judged, child, args):
+    _, done = judged(child, args=args, learning_rate=3e-3)
+    assert done.steps == 8
+    assert done.kl_after <= done.kl_before
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [({"metric_for_best_model": "loss"}, "GKD measures kl only"), ({"eval_strategy": "no"}, "eval strategy to match")],
+    ids=str,
+)
+def test_arguments_that_cannot_choose_a_step_are_named(judged, child, args, message):
+    with pytest.raises(RecipeError, match=message):
+        judged(child, args=args)
+
+
+def test_one_row_cannot_choose(judged, child, validation):
+    with pytest.raises(RecipeError, match=r"1 held-out sequences .*data\.heldout_tokens .*to 96 or more"):
+        judged(child, rows=validation[:1])
+
+
+@pytest.mark.parametrize("best", [1e-4, 3e-4, 1e-3, 3e-3])
+def test_climb_finds_the_best_rate_within_reach(best):
+    tried = []
+
+    def loss(rate):
+        tried.append(rate)
+        return math.inf if rate > 4e-3 else abs(math.log(rate / best))
+
+    assert climb(loss, 1e-3) == pytest.approx(best, rel=0.2)
+    assert len(tried) == len(set(tried)) <= 4
+
+
+def test_the_probe_takes_the_planted_rate_and_is_not_repeated(judged, child, monkeypatch, tmp_path, state_of):
+    original, trained, before = GKDTrainer.train, [], state_of(child)
+
+    def train(self, **kwargs):
+        trained.append((self.args.learning_rate, self.args.max_steps))
+        if self.gate is None:
+            assert all(torch.equal(tensor, before[name]) for name, tensor in self.model.state_dict().items())
+        return original(self, **kwargs)
+
+    monkeypatch.setattr(GKDTrainer, "train", train)
+    monkeypatch.setattr(distillation, "_guess", lambda *args: 1e-4)
+    changes = {"num_tokens": 16 * 200, "batch_size": 1, "learning_rate": "auto", "evals": 1}
+    result, done = judged(child, "probed", **changes)
+    assert {steps for _, steps in trained[:-1]} == {6}
+    assert trained[-1] == (done.learning_rate, 200)
+    assert float(min(done.rates, key=done.rates.get)) == pytest.approx(done.learning_rate, rel=1e-2)
+    again = len(trained)
+    _, repeated = judged(child, "probed", **changes)
+    assert len(trained) == again + 1
+    assert repeated.rates == done.rates
+
+
+def test_short_runs_take_the_guess(judged, child):
+    _, done = judged(child, learning_rate="auto")
+    assert done.rates == {}
+    assert done.learning_rate > 0
+
+
+def test_a_frozen_base_stays_in_half_precision(judged, child, monkeypatch):
+    seen, original = {}, GKDTrainer.training_step
+
+    def step(self, model, *args):
+        for parameter in model.parameters():
+            seen.setdefault(parameter.requires_grad, set()).add(parameter.dtype)
+        return original(self, model, *args)
+
+    monkeypatch.setattr(GKDTrainer, "training_step", step)
+    result, _ = judged(cast_parameters(child, torch.bfloat16), lora={"r": 2}, learning_rate=1e-2)
+    assert seen == {False: {torch.bfloat16}, True: {torch.float32}}
+    assert {p.dtype for p in result.parameters()} == {torch.bfloat16}
 
 
 def test_two_processes_are_one(tmp_path):
