@@ -21,7 +21,8 @@ a parent with the share of its blocks that the constraints leave. Bytes, with
 | solve      | score, or P w + candidates that are timed together, or 2 P w + C w, the most        |
 | child      | P w + 2 C w + 6 D H w + 48 I^2 (Gram matrices of the refit, float64) + A(T)         |
 | distill    | P w + 4 C + 4 per trained one + optimizer (8 AdamW, 4 Muon), all four over the      |
-|            | devices with fsdp, + saved activations + T L H (w + 4) + 24 chunk V                 |
+|            | devices with fsdp, + saved activations + T L H (w + 4) + 24 chunk V + 4 H V (the    |
+|            | head's gradient) + rows that judge H w; on a CPU, C w: the child as it came         |
 | evaluate   | P w + 2 C w + T V (2 w + 12) + A(T)                                                 |
 | speeds     | P w + all networks that are timed + KV cache of one + A(T)                          |
 | baselines  | child + T V (2 w + 12), or distill                                                  |
@@ -597,7 +598,14 @@ class Planner:
             batch += (self.parameters * self.width + 12 * self._child_parameters) / self.machine.link_bandwidth
             step /= self._shards
         batches = steps * config.args.get("gradient_accumulation_steps", 1)
-        checkpoints = TRAINER_SECONDS + 4 * self.clock.store(4 * self._child_parameters + 8 * self._trained())
+        checkpoints = TRAINER_SECONDS + config.evals * self.clock.store(
+            4 * self._child_parameters + 8 * self._trained()
+        )
+        count, rows = self._batches(config.eval_tokens, rows)
+        judged = self._child_forward(rows, length, logits=False) + self.clock.judge(rows, length)
+        checkpoints += count * (self.clock.parent(rows, length) + (config.evals + 2) * judged)
+        if config.learning_rate == "auto":
+            batches, steps = 1.12 * batches, 1.12 * steps  # four rates, 3 % of the steps each
         return self._open(1) + batches * (teacher + batch) + steps * step + checkpoints + self.clock.store(child)
 
     def _saved(self, tokens: int, width: int) -> float:
@@ -628,9 +636,12 @@ class Planner:
             optimizer=moments / shards,
             activations=saved + self.activations(tokens, width, training=True),
             states=tokens * layers * shapes.hidden * (self.width + 4.0),
-            logits=24.0 * chunk * shapes.vocab,
+            logits=24.0 * chunk * shapes.vocab + 4.0 * shapes.hidden * shapes.vocab,
+            validation=config.eval_tokens * shapes.hidden * self.width,
             tokens=4.0 * self.recipe.data.num_tokens,
         )
+        if not self.on_gpu:
+            held["start"] = self._child_parameters * self.width
         return held | {"parent": min(held["parent"], self.parameters * self.width / shards)}
 
     @property

@@ -33,7 +33,8 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
     draw_costs(costs, solutions, figures / "costs.png")
     if len({row["gkd_tokens"] for row in baselines}) > 1:
         draw_budgets(baselines, figures / "budgets.png")
-    artifacts.write_text(run_dir / "report.md", render(recipe, evaluation, solutions, costs, baselines, figures))
+    gkd = artifacts.read_json(run_dir / "distilled" / "puzzle.json").get("gkd")
+    artifacts.write_text(run_dir / "report.md", render(recipe, evaluation, solutions, costs, baselines, gkd, figures))
 
 
 # -- words
@@ -110,7 +111,13 @@ def markdown_table(header: list[str], rows: list) -> str:
 
 
 def render(
-    recipe: PuzzleRecipe, evaluation: dict, solutions: dict, costs: CostTable, baselines: list[dict], figures: Path
+    recipe: PuzzleRecipe,
+    evaluation: dict,
+    solutions: dict,
+    costs: CostTable,
+    baselines: list[dict],
+    gkd: dict | None,
+    figures: Path,
 ) -> str:
     """The report's text."""
     chosen, work = solutions["chosen"], evaluation["workload"]
@@ -129,7 +136,7 @@ def render(
         "that nothing in the search saw.",
         markdown_table(["", "parent", "child", "kept / ratio"], summary_rows(evaluation)),
         f"Before GKD the child kept {kept_text(before)} of top-1 (KL {before['kl']:.4f}); "
-        f"GKD used {evaluation['gkd_tokens']} tokens.",
+        f"GKD used {evaluation['gkd_tokens']} tokens{_gkd_text(gkd)}.",
         "## The child, layer by layer",
         "![architecture](figures/architecture.png)",
         markdown_table(
@@ -182,6 +189,17 @@ def _unseen_text(fit: Fit, unseen: list[dict]) -> str:
 
 def _ratio_text(speed: dict, name: str, key: str) -> str:
     return f"{speed[name][key]:.3f}x" if name in speed else "-"
+
+
+def _gkd_text(gkd: dict | None) -> str:
+    """Which step of GKD its held-out text chose; `gkd` as of `distillation.Distilled`."""
+    if gkd is None:
+        return ""
+    kept = f"step {gkd['step']} of {gkd['steps']}" if gkd["step"] else "step 0 (no step was nearer to the parent)"
+    return (
+        f" at learning rate {gkd['learning_rate']:.1e}: KL on validation text {gkd['kl_before']:.4f} before, "
+        f"{gkd['kl_after']:.4f} at {kept}, which is kept, {_number(gkd['kl_last'])} at the last"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -123,6 +123,8 @@ def _take_over(parts, stages, folder):
     [
         ("child.refit=true", "parent.device_map: the refit needs"),
         ("library.states=resident", "parent.device_map: BLD then reads"),
+        ("distill.fsdp=false", "parent.device_map: GKD needs the parent on one device"),
+        ("baselines={names: [greedy], num_tokens: [64]}", "baselines.num_tokens [64]: GKD of baselines needs"),
         ("distill.optimizer=muon", "distill.optimizer: muon needs whole matrices"),
         ("distill.lora={r: 2}", "distill.lora: adapters are not sharded"),
     ],

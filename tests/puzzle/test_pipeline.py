@@ -115,6 +115,16 @@ def test_every_file_is_there(finished):
     assert {line.split("figures/")[1].rstrip(")") for line in report.splitlines() if "](figures/" in line} == figures
 
 
+def test_the_child_says_what_gkd_did(finished):
+    done = artifacts.read_json(finished / "distilled" / "puzzle.json")["gkd"]
+    assert done["learning_rate"] == 1e-3
+    assert done["kl_after"] <= done["kl_before"]
+    before, after = (load_run(finished).load_child(name) for name in ("child", "distilled"))
+    same = all(torch.equal(t, after.state_dict()[name]) for name, t in before.state_dict().items())
+    assert same == (done["step"] == 0)
+    assert f"KL on validation text {done['kl_before']:.4f} before" in (finished / "report.md").read_text()
+
+
 @pytest.mark.parametrize("refit", ["false", "true"])
 def test_a_parent_whose_config_calls_its_own_head_tied(finished, refit, tmp_path):
     folder = write_recipes(tmp_path)
@@ -324,6 +334,8 @@ def test_infeasible_constraints_exit_with_the_nearest_value(finished, capsys):
     [
         ("sede: 1", "did you mean 'seed'"),
         ("library: {num_tokens: 1, args: {learning_rat: 1}}", "did you mean 'learning_rate'"),
+        ("distill: {num_tokens: 256, eval_tokens: 31}", "1 held-out sequences of 16 tokens cannot choose a step"),
+        ("distill: {num_tokens: 256, args: {save_steps: 3, eval_steps: 2}}", "multiple of the evaluation"),
         ("deploy: [vlm]", "did you mean 'vllm'"),
         ("constraints: {speedup: 0}", "constraints.speedup: 0.0 is impossible"),
         ("baselines: {names: [gredy]}", "did you mean 'greedy'"),

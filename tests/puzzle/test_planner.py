@@ -158,7 +158,7 @@ def test_sharding_cuts_what_a_device_holds(tmp_path):
     assert cut.memory["activations"] == whole.memory["activations"]
     assert cut.seconds < whole.seconds
     streamed = ["library.states=streamed", "library.layers_per_job=2"]
-    spread = load_recipe(TINY, ["parent.device_map=auto", "child.refit=false", *streamed])
+    spread = load_recipe(TINY, ["parent.device_map=auto", "child.refit=false", "distill.fsdp=true", adamw, *streamed])
     spread = stages(plan(spread, RECIPES, str(tmp_path / "two.yaml")))
     assert spread["score"].memory["parent"] == whole.memory["parent"] / 2
     assert spread["library"].memory["parent"] < 0.45 * whole.memory["parent"]
