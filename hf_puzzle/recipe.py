@@ -513,7 +513,7 @@ def _parse_union(options: tuple, value: Any, where: str) -> Any:
     options = [option for option in options if option is not type(None)]
     for option in options:  # an exact type first, so that 1 stays an int where floats are allowed too
         if isinstance(option, type) and type(value) is option:
-            return value
+            return _parse(option, value, where)
     for option in options:
         try:
             return _parse(option, value, where)
