@@ -544,9 +544,9 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def check_validation(config: DistillConfig, heldout_tokens: int, sequence_length: int) -> None:
+def check_validation(config: DistillConfig, validation_tokens: int, sequence_length: int) -> None:
     """Raises RecipeError where the text that chooses the step of GKD has less than two sequences."""
-    rows = min(config.eval_tokens, heldout_tokens // 3) // sequence_length
+    rows = min(config.eval_tokens, validation_tokens) // sequence_length
     if config.num_tokens and rows < 2:
         raise RecipeError(_too_few(rows, sequence_length))
 

@@ -313,11 +313,14 @@ class PuzzleRun:
             )  # fmt: skip
 
     def _check_validation(self) -> None:
-        """GKD's step is chosen on held-out text; that of a callback's streams is known."""
+        """GKD's step is chosen on validation text; how much a callback has is known with its streams."""
         if self._streams is not None:
-            check_validation(self.recipe.distill, len(self._streams["heldout"]), self.sequence_length)
+            heldout = len(self._streams["heldout"])
         elif self.recipe.data.name != data.TRAINERS_DATA:
-            check_validation(self.recipe.distill, self.recipe.data.heldout_tokens, self.sequence_length)
+            heldout = self.recipe.data.heldout_tokens
+        else:
+            return
+        check_validation(self.recipe.distill, heldout // VALIDATION_SHARE, self.sequence_length)
 
     def _check_parts(self) -> None:
         """What a parent that is never whole in memory rules out."""

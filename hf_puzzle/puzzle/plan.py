@@ -72,10 +72,6 @@ def plan(
     # `auto` would ask for a GPU of this machine: a plan for another one does not
     run = _PlannedRun(recipe if found is None else dataclasses.replace(recipe, device="cpu"), out, recipe_dir)
     run.given_config = parent_config(parent) if parent else None
-    # the processes of `distill.fsdp` are started by torchrun later
-    alone = dataclasses.replace(run.recipe, distill=dataclasses.replace(recipe.distill, fsdp=False))
-    checked = _PlannedRun(alone, out, recipe_dir)
-    checked.given_config = run.given_config
-    checked.check_recipe()
+    run.check_recipe()
     with cpu_threads(recipe.threads):
         return Planner(run, found, workers).plan()
