@@ -360,7 +360,7 @@ def distill(
         child = _with_lora(child, config.lora)
         start += _copies(p for p in child.parameters() if p.requires_grad)
     elif not config.fsdp:
-        child.float()  # master weights; `args: {bf16: true}` computes in bf16
+        child.float().requires_grad_(True)  # master weights; `args: {bf16: true}` computes in bf16
     dataset, given = TokenBlocks(tokens, sequence_length, seed + 7), given_tokens(tokens)
 
     def tried(rate: float, steps: int) -> float:
