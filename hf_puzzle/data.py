@@ -460,8 +460,8 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
     )
     for batch in _batches(source, config, streams.written, wanted):
         encoded = as_used([document for _, document in batch], tokenizer, config.text_column)
-        for (side, _), ids in zip(batch, encoded, strict=True):
-            kept = ids[: config.heldout_document_tokens] if side == "heldout" else ids
+        for (side, document), ids in zip(batch, encoded, strict=True):
+            kept = _piece(ids, document, marks, config.heldout_document_tokens) if side == "heldout" else ids
             progress.update(streams.append(side, marks.closed(kept)))
         streams.save_if_due(source.state)
     progress.close()
@@ -475,6 +475,18 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
         if count < wanted[side]:
             logger.warning("%s has only %d of the %d %s tokens asked for", config.name, count, wanted[side], side)
     streams.finish(path, marks)
+
+
+def _piece(ids: list[int], document: Document, marks: Marks, most: int) -> list[int]:
+    """At most `most` tokens of a held-out document: from anywhere in a text, since beginnings are not like the rest (their
+    place depends on the text alone), and the first ones of a chat."""
+    start = len(marks.prefix) if tuple(ids[: len(marks.prefix)]) == marks.prefix else 0
+    room = most - start
+    if len(ids) <= most or room < 1 or not isinstance(document, str):
+        return ids[:most]
+    digest = hashlib.sha256(b"piece:" + document.encode(errors="surrogatepass")).digest()
+    begin = start + int.from_bytes(digest[:8], "big") % (len(ids) - start - room + 1)
+    return [*ids[:start], *ids[begin : begin + room]]
 
 
 class _Streams:

@@ -518,3 +518,24 @@ def test_a_position_that_a_disk_lost_starts_afresh(corpus, tokenizer, tmp_path):
     (parts / "train.int32").write_bytes(b"rubbish")
     tokenize_to(path, config, tokenizer)
     assert path.read_bytes() == expected
+
+
+def test_held_out_documents_are_cut_from_anywhere_and_keep_their_borders(corpus, tokenizer):
+    whole = tokenize(config_for(corpus), tokenizer)
+    cut_short = tokenize(config_for(corpus, heldout_document_tokens=20), tokenizer)
+    assert torch.equal(cut_short["train"], whole["train"])
+    starts, long = cut_short["heldout"].documents, whole["heldout"].documents
+    assert len(starts) == len(long) >= 10
+    lengths = torch.diff(torch.cat([starts, torch.tensor([len(cut_short["heldout"])])]))
+    assert lengths.max() <= 21  # and the token between documents
+    text, places = whole["heldout"].tolist(), []
+    for i, start in enumerate(starts.tolist()):
+        piece = cut_short["heldout"][start : start + 20].tolist()
+        document = text[long[i] : long[i + 1] if i + 1 < len(long) else None]
+        places.append(next(k for k in range(len(document)) if document[k : k + len(piece)] == piece))
+    assert len(set(places)) > 3  # not beginnings alone
+    first, second = cut_short["heldout"].split_at_document(len(cut_short["heldout"]) // 3)
+    assert torch.equal(torch.cat([first, second]), cut_short["heldout"])
+    assert len(first) in starts.tolist()
+    assert second.documents[0] == 0
+    assert len(first.documents) + len(second.documents) == len(starts)
