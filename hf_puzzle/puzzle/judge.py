@@ -65,11 +65,16 @@ class Judge:
     """Measures networks of a library against their parent by one metric; keeps what it has measured.
 
     A layout is judged once, whoever asks again. The parent's targets are computed once, when they are first needed.
+
+    Attributes:
+        judged: `(value, standard error)` of every layout so far.
+        forward_tokens: tokens that went through a whole network so far; through some of the layers, that share of them.
     """
 
     def __init__(self, parent: PreTrainedModel, space: SearchSpace, library: BlockLibrary, metric: Metric):
         self.parent, self.space, self.library, self.metric = parent, space, library, metric
-        self._memo: dict[tuple[Block, ...], tuple[float, float]] = {}
+        self.judged: dict[tuple[Block, ...], tuple[float, float]] = {}
+        self.forward_tokens = 0.0
 
     def on(self, part: slice) -> "Judge":
         """The same on some of the rows."""
@@ -78,6 +83,7 @@ class Judge:
 
     @functools.cached_property
     def targets(self) -> Targets:
+        self.forward_tokens += self.metric.rows.input_ids.numel()
         return Targets(self.parent, self.metric.rows, rows_per_batch(self.metric.config), "parent")
 
     def values(self, index: int, networks: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -88,13 +94,14 @@ class Judge:
     def distance(self, blocks: Sequence[Block]) -> tuple[float, float]:
         """The metric of a whole child, with its standard error: what the sum of its blocks' scores estimates."""
         layout = tuple(blocks)
-        if layout not in self._memo:
+        if layout not in self.judged:
             found, targets = [], self.targets  # the parent's, before it is swapped
             with swapped(self.parent, self.library.swaps(self.parent, list(layout), self.space.parent)):
                 for index, batch in enumerate(bar(targets.batches, desc="distance")):
                     found += self.values(index, [final_states(self.parent, batch)])
-            self._memo[layout] = mean_and_error(torch.cat(found), self.metric.clusters)
-        return self._memo[layout]
+            self.forward_tokens += self.metric.rows.input_ids.numel()
+            self.judged[layout] = mean_and_error(torch.cat(found), self.metric.clusters)
+        return self.judged[layout]
 
     @torch.no_grad()
     def block_values(
@@ -158,10 +165,15 @@ class Judge:
                 )
             with swapped(parent, standing):
                 states = [run_layer(parent, layer_idx, state) for state in states]
+            self._count(states, 1)
         progress.close()
+
+    def _count(self, states: list[torch.Tensor], layers: int) -> None:
+        self.forward_tokens += sum(s.shape[0] * s.shape[1] for s in states) * layers / len(self.space.layers)
 
     def _from_layer(self, layer_idx: int, swap: dict, state: torch.Tensor) -> torch.Tensor:
         """Final hidden states of the parent with other blocks, from what enters `layer_idx`."""
+        self._count([state], len(self.space.layers) - layer_idx)
         with swapped(self.parent, swap), only_layers(self.parent, layer_idx, states=state):
             return self.parent.get_decoder()(inputs_embeds=state, use_cache=False).last_hidden_state
 

@@ -79,6 +79,14 @@ def with_sums(scores: list[Score], space: SearchSpace) -> list[Score]:
     return filled
 
 
+def forward_tokens(scores: list[Score], space: SearchSpace) -> float:
+    """What measuring these scores around the parent cost, as `Judge.forward_tokens` counts (rounding floors left out)."""
+    num_layers = len(space.layers)
+    run = sum(s.tokens * (num_layers - s.layer_idx) for s in scores if s.block != space.parent.id)
+    # the parent's targets, and its states below each layer
+    return 2 * max((s.tokens for s in scores), default=0) + run / num_layers
+
+
 # -- scores as tasks
 
 

@@ -17,6 +17,7 @@ from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.scoring import (
     even_ranges,
+    forward_tokens,
     merge_scores,
     run_score_task,
     score_blocks,
@@ -292,3 +293,14 @@ def test_a_parent_that_does_not_fit_scores_the_same(llama, space, judging, token
     rows = tokens["train"][:256].view(16, 16).long()
     first, second = (channel_importance(m, rows, 8) for m in (llama, split))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_forward_tokens_are_those_of_every_layer_that_runs(space, judging):
+    judge = judging()
+    scores, tokens = score_blocks(judge), judge.metric.rows.input_ids.numel()
+    run = sum((4 - s.layer_idx) / 4 for s in scores if s.block != space.parent.id)
+    assert judge.forward_tokens == pytest.approx((2 + run) * tokens)
+    assert forward_tokens(scores, space) == pytest.approx(judge.forward_tokens)
+    judge.distance(INCUMBENT)
+    judge.distance(INCUMBENT)  # known
+    assert judge.forward_tokens == pytest.approx((3 + run) * tokens)
