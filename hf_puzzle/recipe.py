@@ -239,6 +239,10 @@ class SolveConfig:
     time_limit_s: float = key("per solve", 60.0)
     rescore_rounds: int = key("rounds of scoring around the incumbent child, then solving again near it", 1)
     rescore_distance: float = key("share of layers that may change in one such round", 0.5)
+    refine: Literal["none", "swap"] = key(
+        "`swap`: the child found is polished by exchanges judged whole, at the forward tokens that finding it took",
+        "none",
+    )
     max_rounds: int = key("target -> measure -> recalibrate rounds", 6)
     sessions: int = key("fresh processes that a winner's speed is confirmed in", 4)
     measure_rounds: int = key("interleaved timing rounds of parent and child, over all sessions of a confirmation", 12)
@@ -306,9 +310,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class BaselinesConfig:
-    """What simpler methods reach at the child's measured speed."""
+    """What simpler methods, and searches on the true loss, reach at the child's speed."""
 
-    names: list[str] = key("any of drop_layers, uniform, greedy, random, scratch", [])
+    names: list[str] = key(
+        "any of drop_layers, uniform, two_blocks, greedy, evolution, projection, random, scratch", []
+    )
     num_tokens: list[int] = key("GKD tokens of each baseline, ascending; the curve of the report", [0])
     num_random: int = key("random feasible children; the median by KL is kept", 8)
 

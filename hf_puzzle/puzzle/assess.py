@@ -140,16 +140,17 @@ def chosen_blocks(run) -> list[Block]:
     return [Block.parse(text) for text in run.chosen["blocks"]]
 
 
-def baseline_layouts(run) -> Baselines:
-    """Pickers of layouts that are predicted to be as fast as the searched child."""
+def baseline_layouts(run, budget_ms: float | None = None) -> Baselines:
+    """Pickers of layouts that are predicted to take `budget_ms` a batch (default: as long as the searched child); searches
+    among them spend the forward tokens that the child's did."""
     batch_size = run.chosen["batch_size"]
-    budget_ms = run.costs.predict(chosen_blocks(run), batch_size).total_ms
-
-    def distance(blocks: list[Block]) -> float:
-        return run.judge.distance(blocks)[0]
-
+    if budget_ms is None:
+        budget_ms = run.costs.predict(chosen_blocks(run), batch_size).total_ms
+    path = run.run_dir / "solutions.json"
+    with artifacts.reading(path):
+        tokens = artifacts.read_json(path)["forward_tokens"]
     scores = with_sums(run.scores, run.space)
-    return Baselines(run.space, scores, run.costs, batch_size, budget_ms, distance, run.recipe.seed)
+    return Baselines(run.space, scores, run.costs, batch_size, budget_ms, run.judge, tokens, run.recipe.seed)
 
 
 def baseline_tasks(run) -> list[dict]:
@@ -207,8 +208,11 @@ def time_baselines(run) -> None:
     artifacts.write_text(run.run_dir / "baselines.jsonl", "".join(artifacts.json_line(row) for row in rows))
 
 
-def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
-    """A network of `blocks`: assembled and refitted like the child (`scratch`: random weights), then `gkd_tokens` of GKD."""
+def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int, **settings):
+    """A network of `blocks`: assembled and refitted like the child (`scratch`: random weights), then `gkd_tokens` of GKD.
+
+    `settings` replace those of `distill`.
+    """
     parent, recipe = run.parent, run.recipe
     if name == "scratch":
         torch.manual_seed(recipe.seed)
@@ -220,7 +224,7 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int):
             rows = calibration_rows(child, tokens, run.sequence_length, recipe.child, recipe.seed + 3)
             refit(child, parent, rows, recipe.child, given_tokens(tokens))
     if gkd_tokens:
-        config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False)  # one process
+        config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False, **settings)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"
         rows = validation_rows(run.tokens["validation"], config, run.sequence_length, recipe.seed)
         child, _ = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, rows, recipe.seed)

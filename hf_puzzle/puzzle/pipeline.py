@@ -476,6 +476,8 @@ class PuzzleRun:
                 "constraints": to_dict(self.recipe.constraints),
                 "chosen": {**chosen.to_dict(), "measured": measured and jsonable(measured)},
                 "rounds": search.rounds,
+                "judged": search.judged(),
+                "forward_tokens": search.forward_tokens,
             },
         )
 

@@ -44,6 +44,7 @@ from ..data import LOCAL_TEXT, PYTHON_STDLIB
 from ..formats import parent_block
 from ..recipe import ParentRecipe, load_recipe
 from ..training import num_steps
+from .baselines import FINALISTS
 from .block_costs import BYTES, calibration_layouts, kv_bytes_per_token, kv_tokens
 from .block_distillation import library_jobs, planned_names
 from .closed_form import STRENGTHS, calibration_tokens
@@ -498,20 +499,41 @@ class Planner:
         build = 2 * self.clock.init(self.parameters) + self.clock.init(self._child_parameters)
         return sessions * (START_SECONDS + build + self._timed_rounds(max(2, round(rounds / sessions)), 1))
 
-    def _solve(self) -> float:
-        """A round of three candidates, the best of them confirmed: often that is all, sometimes not."""
-        config, constraints = self.recipe.solve, self.recipe.constraints
-        timed = any((constraints.speedup, constraints.throughput_tokens_per_s, constraints.latency_ms, constraints.prefill_ms))  # fmt: skip
-        candidates = config.num_solutions * len(self.recipe.cost.batch_sizes)
-        binaries = sum(len(layer.blocks) for layer in self.space.layers)
-        searches = 3 if timed else 1  # as many margins
-        solving = (0.2 + 2e-4 * binaries) * candidates  # a process each
-        # scores around the best child: half of the blocks are worth it; layers above the exchanged one are the child's
+    @property
+    def _is_timed(self) -> bool:
+        constraints = self.recipe.constraints
+        return any((constraints.speedup, constraints.throughput_tokens_per_s, constraints.latency_ms, constraints.prefill_ms))  # fmt: skip
+
+    @property
+    def _searches(self) -> int:
+        """Searches of a round: one a margin; one where no time is asked for."""
+        return 3 if self._is_timed else 1
+
+    def _judging(self) -> float:
+        """Distances of the search's children, and scores around the best ones."""
+        config = self.recipe.solve
+        # half of the blocks are worth it; layers above the exchanged one are the child's
         whole = ScoreTask(0, len(self.space.layers), 0, len(self.run.metric.rows))
         around = 0.5 * (0.5 + 0.5 * self.share) * (self._score(**dataclasses.asdict(whole)) - self._open())
-        rescored = config.rescore_rounds * (around + 2 * (solving / candidates + self._distance()))
-        seconds = self._open() + searches * (solving + candidates * self._distance()) + rescored
-        if timed:
+        candidates = config.num_solutions * len(self.recipe.cost.batch_sizes)
+        distances = self._searches * candidates + 2 * config.rescore_rounds
+        return distances * self._distance() + config.rescore_rounds * around
+
+    def _rival(self) -> float:
+        """A search on the true loss, at the forward tokens of scores and distances."""
+        whole = ScoreTask(0, len(self.space.layers), 0, len(self.run.metric.rows))
+        return self._score(**dataclasses.asdict(whole)) - self._open() + self._judging()
+
+    def _solve(self) -> float:
+        """A round of three candidates, the best of them confirmed: often that is all, sometimes not."""
+        config = self.recipe.solve
+        candidates = config.num_solutions * len(self.recipe.cost.batch_sizes)
+        binaries = sum(len(layer.blocks) for layer in self.space.layers)
+        solving = 0.2 + 2e-4 * binaries  # a process each
+        seconds = self._open() + (self._searches * candidates + 2 * config.rescore_rounds) * solving + self._judging()
+        if config.refine == "swap":
+            seconds += self._rival() + (self._confirmed(config.measure_rounds) if self._is_timed else 0.0)
+        if self._is_timed:
             rounds = max(2, round(config.measure_rounds / config.sessions))
             seconds += self._timed_rounds(rounds, 3) + self._confirmed(config.measure_rounds)
             seconds += 3 * self.clock.init(self._child_parameters)
@@ -685,8 +707,10 @@ class Planner:
         dropped = min(layers - 1, max(1, round(layers * (1 - self.share))))
         subsets = math.comb(layers, dropped)
         greedy = sum(range(layers - dropped + 1, layers + 1))
-        distances = {"drop_layers": subsets if subsets <= 200 else greedy, "uniform": 5, "random": self.recipe.baselines.num_random}  # fmt: skip
+        distances = {"drop_layers": subsets if subsets <= 200 else greedy, "uniform": FINALISTS, "two_blocks": FINALISTS, "random": self.recipe.baselines.num_random}  # fmt: skip
         seconds = self._child() + self._compare() + distances.get(name, 0) * self._distance()
+        if name in ("evolution", "projection"):
+            seconds += self._rival()
         return seconds + (self._distill(gkd_tokens) if gkd_tokens else 0.0)
 
     def _baselines_memory(self, name: str, gkd_tokens: int) -> dict[str, float]:

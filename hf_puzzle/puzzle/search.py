@@ -20,9 +20,10 @@ from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
 from .bench import Bench, jsonable
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .judge import Judge
-from .scoring import Score, score_blocks, with_sums
+from .scoring import Score, forward_tokens, score_blocks, with_sums
 from .search_space import SearchSpace
 from .solver import Choice, InfeasibleError, Limit, Solution, solve
+from .true_loss import Menu, evolve
 
 
 logger = logging.getLogger(__name__)
@@ -270,6 +271,7 @@ class Search:
     ):
         self.judge, self.bench, self.space = judge, bench, judge.space
         self.scores, self.costs, self.constraints = with_sums(scores, judge.space), costs, constraints
+        self._spent_before = judge.forward_tokens - forward_tokens(scores, judge.space)
         self.config, self.one_kv_count = config, one_kv_count
         self.rounds: list[dict] = []
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
@@ -278,12 +280,81 @@ class Search:
         self._measured: dict[tuple, dict] = {}  # by batch size and layout: what a session said of it
         self._failed: set[tuple] = set()
 
+    @property
+    def forward_tokens(self) -> float:
+        """What the search has cost so far, the scores that it began with included, as of `Judge.forward_tokens`."""
+        return self.judge.forward_tokens - self._spent_before
+
+    def judged(self) -> list[dict]:
+        """The distance of every layout that was judged, beside the sum of its blocks' scores that stood for it."""
+        known = {(s.layer_idx, s.block): s.value for s in self.scores}
+        return [
+            {
+                "blocks": [b.id for b in layout],
+                "summed": sum(known[i, b.id] for i, b in enumerate(layout)),
+                "distance": value,
+                "distance_stderr": error,
+            }
+            for layout, (value, error) in self.judge.judged.items()
+            if all((i, b.id) in known for i, b in enumerate(layout))
+        ]
+
     def run(self) -> tuple[Candidate, dict | None]:
         """The best child whose confirmed speed clears the target, and the measurement (None if nothing measured was asked).
 
         Raises:
             InfeasibleError: the constraints cannot be met, or were not met within `solve.max_rounds` rounds.
         """
+        candidate, measured = self._winner()
+        return (candidate, measured) if self.config.refine == "none" else self._polished(candidate, measured)
+
+    def _polished(self, candidate: Candidate, measured: dict | None) -> tuple[Candidate, dict | None]:
+        """`candidate` after exchanges on the true loss, at the forward tokens that it took; itself if that is too slow."""
+        layers = choices(self.scores, self.costs, candidate.batch_size)
+        if self.one_kv_count:
+            heads = {kv_heads(block.attention) for block in candidate.blocks}
+            layers = [
+                [c for c in layer if kv_heads(Block.parse(c.block).attention) in {*heads, None}] for layer in layers
+            ]
+        rate = parent_tokens_per_ms(self.costs, self.constraints)
+        limits = [
+            # as slow as the candidate, whose speed is measured
+            dataclasses.replace(limit, maximum=candidate.solution.costs[limit.quantity] * (1 + 1e-9))
+            if limit.quantity.endswith("_ms")
+            else limit
+            for limit in limits_for(
+                self.constraints, self.costs, candidate.batch_size, rate, memory_overhead=self.memory_overhead
+            )
+        ]
+        menu = Menu(layers, limits)
+        blocks = evolve(self.judge, menu, self.forward_tokens, start=candidate.blocks)
+        if blocks == tuple(candidate.blocks):
+            return candidate, measured
+        picked = [menu.layers[i][block] for i, block in enumerate(blocks)]
+        score, lowest = sum(c.score for c in picked), sum(min(c.score for c in layer) for layer in layers)
+        solution = dataclasses.replace(
+            candidate.solution,
+            blocks=tuple(c.block for c in picked),
+            score=score,
+            costs={name: math.fsum(c.costs[name] for c in picked) for name in candidate.solution.costs},
+            bound=lowest,
+            gap=float(score > lowest),
+            status="FEASIBLE",
+            solver="SWAP",
+        )
+        predicted = self.costs.predict(list(blocks), candidate.batch_size)
+        polished = self._judged(dataclasses.replace(candidate, solution=solution, predicted=predicted))
+        logger.info("refine: %s %.4f -> %.4f", self.judge.metric.config.metric, candidate.distance, polished.distance)
+        if measured is None:
+            return polished, None
+        speed = self._confirm(polished)
+        row = {"value_over_target": speed["value_over_target"], "confirmed": jsonable(speed)}
+        last = {"round": self.rounds[-1]["round"] + 1, "margin": self.rounds[-1]["margin"]}
+        self.rounds.append({**last, **polished.to_dict(), **jsonable(speed), **row})
+        return (polished, speed) if speed["bound_over_target"] >= 1 else (candidate, measured)
+
+    def _winner(self) -> tuple[Candidate, dict | None]:
+        """As of `run`, without polish."""
         if not self.timed and self.constraints.memory_gb is None:
             return self._best_candidate(1.0), None
         margin, best = 1.0 / self.shortfall, None

@@ -10,7 +10,7 @@ from hf_puzzle.costs import Timing
 from hf_puzzle.puzzle.bench import OWN, PARENT, Bench
 from hf_puzzle.puzzle.block_costs import CostTable, Fit, kv_bytes_per_token, non_block_parameters, num_parameters
 from hf_puzzle.puzzle.judge import Judge, Metric
-from hf_puzzle.puzzle.scoring import Score, score_blocks
+from hf_puzzle.puzzle.scoring import Score, forward_tokens, score_blocks
 from hf_puzzle.puzzle.search import (
     Search,
     check_constraints,
@@ -400,6 +400,36 @@ def test_rescoring_never_worsens_the_true_distance(searching, judge, llama):
     assert second.distance <= first.distance
     assert second.distance == judge.distance(second.blocks)[0]
     assert parameters(second.blocks, llama.config) <= 250_000
+
+
+@pytest.mark.parametrize(
+    "constraints", [ConstraintsConfig(speedup=1.4, max_batch_size=4), ConstraintsConfig(num_parameters=250_000)]
+)
+def test_a_polished_child_is_no_worse_and_keeps_the_constraints(searching, judge, llama, constraints):
+    first, _ = searching(1.0, constraints).run()
+    search = searching(1.0, constraints, refine="swap")
+    before = judge.forward_tokens
+    second, measured = search.run()
+    assert second.distance <= first.distance
+    assert second.distance == judge.distance(second.blocks)[0]
+    known = {(s.layer_idx, s.block): s.value for s in search.scores}
+    assert second.solution.score == pytest.approx(sum(known[i, b.id] for i, b in enumerate(second.blocks)))
+    assert search.forward_tokens - forward_tokens(search.scores, judge.space) == judge.forward_tokens - before
+    if constraints.speedup is None:
+        assert measured is None
+        assert parameters(second.blocks, llama.config) <= 250_000
+    else:
+        assert measured["total"].lower_bound >= 1.4
+        assert total_ms(second.blocks, 4) <= total_ms(first.blocks, 4) * (1 + 1e-6)
+
+
+def test_what_was_judged_stands_beside_its_sum(searching):
+    search = searching(1.0, ConstraintsConfig(num_parameters=250_000))
+    chosen, _ = search.run()
+    rows = {tuple(row["blocks"]): row for row in search.judged()}
+    row = rows[chosen.solution.blocks]
+    assert row["summed"] == pytest.approx(chosen.solution.score)
+    assert (row["distance"], row["distance_stderr"]) == (chosen.distance, chosen.distance_stderr)
 
 
 def test_candidates_as_json(costs, scores):
