@@ -1,6 +1,9 @@
 """`report.md` and its pictures, rendered from the run's JSON files alone."""
 
+import math
 from pathlib import Path
+
+import torch
 
 from .. import artifacts
 from ..blocks import NONE, Block
@@ -146,6 +149,7 @@ def render(
         f"Replace-1-block {recipe.score.metric}; the chosen blocks are outlined. The solver ({solution['solver']}, status "
         f"{solution['status']}) proved a gap of {solution['gap']:.1e}; the sum of scores is {solution['score']:.4f}, the "
         f"distance measured on the whole child {_number(chosen['distance'])}.",
+        _additivity_text(solutions.get("judged", [])),
         "![scores](figures/scores.png)",
         "## Predicted and measured cost",
         f"Stacks of {recipe.cost.stack_layers} copies, calibrated on {len(fitted)} children; {_unseen_text(fit, unseen)}",
@@ -202,23 +206,62 @@ def _gkd_text(gkd: dict | None) -> str:
     )
 
 
+def ranks(values: torch.Tensor) -> torch.Tensor:
+    """Ranks from 0; equal values share the mean of theirs."""
+    return ((values[:, None] > values).sum(1) + (values[:, None] >= values).sum(1) - 1).double() / 2
+
+
+def additivity(judged: list[dict]) -> dict[str, float | None]:
+    """How well `summed` scores stand for the `distance` of whole children, over the layouts of `judged`.
+
+    Returns:
+        `rank_correlation` (Spearman; None where either is the same throughout), and `mean_ratio` of distance to sum (None
+        where no sum is positive).
+    """
+    summed, distance = (
+        torch.tensor([row[key] for row in judged], dtype=torch.float64) for key in ("summed", "distance")
+    )
+    correlation = (
+        torch.corrcoef(torch.stack([ranks(summed), ranks(distance)]))[0, 1].item() if len(judged) > 1 else math.nan
+    )
+    ratio = (distance / summed)[summed > 0].mean().item()
+    return {
+        "rank_correlation": correlation if math.isfinite(correlation) else None,
+        "mean_ratio": ratio if math.isfinite(ratio) else None,
+    }
+
+
+def _additivity_text(judged: list[dict]) -> str:
+    found = additivity(judged)
+    text = {key: "-" if value is None else f"{value:.3f}" for key, value in found.items()}
+    return (
+        f"Are scores additive? Over the {len(judged)} children that the search judged whole, the rank correlation of summed "
+        f"scores and measured distance is {text['rank_correlation']} (Spearman), and the distance {text['mean_ratio']} of the "
+        "sum on average."
+    )
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
 def _baseline_table(baselines: list[dict]) -> str:
+    child = next(row for row in baselines if row["name"] == "searched")["speed"]["total"]["value"]
     rows = [
         (
             row["name"],
             row["gkd_tokens"],
             f"{row['speed']['total']['value']:.2f}x",
+            f"{row['speed']['total']['value'] / child - 1:+.1%}",
             kept_text(row["quality"]),
             f"{row['quality']['loss']:.4f}",
-            f"{row['quality']['kl']:.4f}",
+            f"{row['quality']['kl']:.4f} +- {row['quality']['kl_stderr']:.4f}",
         )
         for row in baselines
     ]
-    return markdown_table(["network", "GKD tokens", "measured speed-up", "top-1 kept", "loss", "KL"], rows)
+    return markdown_table(
+        ["network", "GKD tokens", "measured speed-up", "faster than the child", "top-1 kept", "loss", "KL"], rows
+    )
 
 
 # -- pictures
