@@ -1,84 +1,239 @@
-"""The searched child against simpler choices from the same library: same speed, same refit, same GKD tokens.
+"""The searched child against simpler choices and searches on the true loss: same library, speed, refit and GKD tokens.
 
-    python benchmarks/baselines.py --run runs/bench/seed_0_2.0 --measure    # layouts, and all of them timed in turn
-    python benchmarks/baselines.py --run runs/bench/seed_0_2.0 --tokens 0 500000
+    python benchmarks/baselines.py --runs runs/rivals              # days on two cores; killed, it goes on
+    python benchmarks/baselines.py --runs runs/rivals --targets 2.0 --seeds 0 --max-rows 1
 
-`--run` is a folder of benchmarks/tiny_cpu.py. Layouts may take the time that the searched child is
-predicted to take, and 2 % more; the table shows what was measured, parent and all networks in one interleaved session.
+Per target, every network gets the time that the child is predicted to take; all are timed in one session, and those more
+than 1 % off are chosen again at a corrected budget. A row is one network, seed, GKD budget and learning rate: a file below
+`--runs/rows`. The learning rate that is best on validation text counts; test text gives the numbers of `--out`: KL, how far
+a network is behind the child (paired, clustered by document), and the GKD-token multiplier: how many times the child's
+tokens a network needs to reach the child's KL, by interpolation in log tokens.
 """
 
 import argparse
+import functools
+import itertools
+import math
+import statistics
 from pathlib import Path
 
 import torch
+from tiny_cpu import ROOT, child_of
 
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
+from hf_puzzle.evaluation import Rows, Targets, mean_and_error
 from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_targets
 from hf_puzzle.puzzle.bench import jsonable
+from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.pipeline import PuzzleRun
-from hf_puzzle.recipe import load_recipe
 
 
-ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "recipes/puzzle/tiny_cpu.yaml"
+NAMES = ("searched", "two_blocks", "uniform", "greedy", "evolution", "projection", "drop_layers")
+EQUAL = 0.01
 
 
-def measure(run: PuzzleRun) -> dict:
-    """Layouts of all baselines, timed with the searched child and the parent."""
-    batch_size, searched = run.chosen["batch_size"], chosen_blocks(run)
-    pick = baseline_layouts(run)
-    layouts = {
-        "searched": searched,
-        "uniform": pick.uniform(),
-        "greedy": pick.greedy(),
-        "random": pick.random(run.recipe.baselines.num_random),
-        "drop_layers": pick.drop_layers(),
-    }
-    layouts = {name: blocks for name, blocks in layouts.items() if blocks is not None}
-    speeds = run.bench.measure(list(layouts.values()), batch_size, run.recipe.solve.measure_rounds)
+def picked(run: PuzzleRun, name: str, budget_ms: float) -> dict | None:
+    """A network that is predicted to take `budget_ms`."""
+    pickers = baseline_layouts(run, budget_ms)
+    blocks = chosen_blocks(run) if name == "searched" else getattr(pickers, name)()
+    if blocks is None:
+        return None
     return {
-        name: {"blocks": [b.id for b in blocks], "kl_before_refit": pick.distance(blocks), "speed": jsonable(speed)}
-        for (name, blocks), speed in zip(layouts.items(), speeds, strict=True)
+        "blocks": [b.id for b in blocks],
+        "budget_ms": budget_ms,
+        "predicted_ms": pickers.predicted_ms(blocks),
+        "validation_kl_before_refit": pickers.distance(blocks),
     }
 
 
-def quality(run: PuzzleRun, name: str, blocks: list[Block], tokens: int) -> dict:
-    """Quality on the test text after refit and `tokens` of GKD; `scratch` starts from random weights instead."""
-    child = baseline_child(run, name, blocks, tokens)
-    return test_targets(run).compare(child).to_dict()
+def networks_of(run: PuzzleRun, names: list[str], path: Path, corrections: int) -> dict[str, dict]:
+    """Layouts of all networks of a target, with speeds of one session."""
+    found = artifacts.read_json(path) if path.exists() else {}
+    budget_ms = run.costs.predict(chosen_blocks(run), run.chosen["batch_size"]).total_ms
+    for name in names:
+        if name not in found:
+            found[name] = picked(run, name, budget_ms)
+            artifacts.write_json(path, found)
+            print(path.stem, name, found[name], flush=True)
+    found = {name: network for name, network in found.items() if network is not None}
+    while not all("speed" in network for network in found.values()):
+        speeds = timed(run, [network["blocks"] for network in found.values()])
+        child_ms = dict(zip(found, speeds, strict=True))["searched"]["child_ms"]
+        for (name, network), speed in zip(list(found.items()), speeds, strict=True):
+            ratio = child_ms / speed["child_ms"]
+            again = picked(run, name, network["budget_ms"] * ratio) if corrections and abs(ratio - 1) > EQUAL else None
+            if again is not None and again["blocks"] != network["blocks"]:
+                found[name] = again
+            else:
+                network["speed"] = speed | {"faster_than_child": ratio - 1}
+        corrections -= 1
+        if not all("speed" in network for network in found.values()):  # all of them again, in one session
+            found = {name: {k: v for k, v in n.items() if k != "speed"} for name, n in found.items()}
+        artifacts.write_json(path, found)
+    return found
+
+
+def timed(run: PuzzleRun, layouts: list[list[str]]) -> list[dict]:
+    """Speeds of networks and parent, all in turn."""
+    blocks = [[Block.parse(text) for text in layout] for layout in layouts]
+    speeds = run.bench.measure(blocks, run.chosen["batch_size"], run.recipe.solve.measure_rounds)
+    return [jsonable(speed) for speed in speeds]
+
+
+@functools.cache
+def texts(run: PuzzleRun) -> tuple[Targets, Targets]:
+    """The parent's answers on test text, and on the validation text that chooses learning rates."""
+    config = run.recipe.evaluate
+    rows = Rows.draw(run.tokens["validation"], run.sequence_length, config.num_tokens, run.recipe.seed + 13)
+    return test_targets(run), Targets(run.parent, rows, config.batch_size, "validation parent")
+
+
+def quality(run: PuzzleRun, name: str, network: dict, setting: dict) -> dict:
+    """One row: a network after refit (unless told not to) and GKD."""
+    blocks = [Block.parse(text) for text in network["blocks"]]
+    if not setting["refit"]:
+        child = assemble_child(run.parent, run.library, blocks, run.space.parent, run.fmt)
+    elif not setting["gkd_tokens"]:
+        child = baseline_child(run, name, blocks, 0)
+    else:
+        rate = setting["learning_rate"]
+        child = baseline_child(run, f"{name}_{rate}", blocks, setting["gkd_tokens"], learning_rate=rate)
+    test, validation = texts(run)
+    verdict = test.compare(child)
+    return {
+        "blocks": network["blocks"],
+        "validation_kl": validation.compare(child).mean("kl")[0],
+        "quality": verdict.to_dict(),
+        "kl": verdict.columns["kl"].tolist(),
+        "documents": verdict.documents.tolist(),
+    }
+
+
+def settings(tokens: list[int], rates: list[float]) -> list[dict]:
+    """What is done to every network: nothing, the refit, and GKD by budget and learning rate."""
+    trained = [
+        {"refit": True, "gkd_tokens": count, "learning_rate": rate} for count in tokens if count for rate in rates
+    ]
+    return [{"refit": refit, "gkd_tokens": 0, "learning_rate": None} for refit in (False, True)] + trained
+
+
+# -- what the rows say
+
+
+def tokens_to_reach(kl: float, curve: list[tuple[int, float]]) -> tuple[float, str]:
+    """GKD tokens at which a curve of `(tokens, KL)` reaches `kl`, linear in log tokens, and `=`; or an end of the curve
+    and `>` or `<` where it is not reached, or is from the start."""
+    lowest = list(zip((t for t, _ in curve), itertools.accumulate((k for _, k in curve), min), strict=True))
+    if kl >= lowest[0][1]:
+        return lowest[0][0], "=" if kl == lowest[0][1] else "<"
+    for (t0, k0), (t1, k1) in itertools.pairwise(lowest):
+        if k1 <= kl:
+            return t0 * (t1 / t0) ** ((k0 - kl) / (k0 - k1)), "="
+    return lowest[-1][0], ">"
+
+
+def chosen_rates(rows: list[dict]) -> dict[tuple, dict]:
+    """The row with the best learning rate on validation text, by `(target, name, seed, refit, gkd_tokens)`."""
+    best: dict[tuple, dict] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("target", "name", "seed", "refit", "gkd_tokens"))
+        if key not in best or row["validation_kl"] < best[key]["validation_kl"]:
+            best[key] = row
+    return best
+
+
+def behind(best: dict[tuple, dict]) -> list[dict]:
+    """KL of every network less the child's on the same text; over seeds the mean, clustered by document."""
+    groups: dict[tuple, list] = {}
+    for (target, name, seed, *setting), row in best.items():
+        child = best.get((target, "searched", seed, *setting))
+        if name != "searched" and child is not None:
+            difference = torch.tensor(row["kl"], dtype=torch.float64) - torch.tensor(child["kl"], dtype=torch.float64)
+            groups.setdefault((target, name, *setting), []).append((difference, torch.tensor(row["documents"])))
+    found = []
+    for (target, name, refit, tokens), seeds in groups.items():
+        differences, documents = (torch.cat(parts) for parts in zip(*seeds, strict=True))
+        value, error = mean_and_error(differences, documents)
+        row = {"target": target, "name": name, "refit": refit, "gkd_tokens": tokens, "kl": value, "kl_stderr": error}
+        found.append(row | {"seeds": [each.mean().item() for each, _ in seeds]})
+    return found
+
+
+def multipliers(best: dict[tuple, dict]) -> list[dict]:
+    """By target, network and the child's GKD tokens; of the mean curves over seeds."""
+    curves: dict[tuple, dict[int, list[float]]] = {}
+    for (target, name, _, _, tokens), row in best.items():
+        if tokens:
+            curves.setdefault((target, name), {}).setdefault(tokens, []).append(row["quality"]["kl"])
+    means = {key: sorted((t, statistics.fmean(kl)) for t, kl in curve.items()) for key, curve in curves.items()}
+    found = []
+    for (target, name), curve in means.items():
+        for tokens, kl in means.get((target, "searched"), []) if name != "searched" else []:
+            reached, relation = tokens_to_reach(kl, curve)
+            row = {"target": target, "name": name, "gkd_tokens": tokens, "multiplier": reached / tokens}
+            found.append(row | {"relation": relation})
+    return found
+
+
+def write_summary(runs: Path, out: Path) -> None:
+    """`--out` from all rows that are there."""
+    rows = [artifacts.read_json(path) for path in sorted((runs / "rows").glob("*.json"))]
+    best = chosen_rates(rows)
+    order = {name: place for place, name in enumerate(NAMES)}
+    shown = sorted(
+        best.values(), key=lambda r: (-r["target"], r["refit"], r["gkd_tokens"], order[r["name"]], r["seed"])
+    )
+    networks = {
+        path.stem.removeprefix("networks_"): artifacts.read_json(path) for path in runs.glob("networks_*.json")
+    }
+    summary = {
+        "environment": artifacts.environment(),
+        "networks": networks,
+        "rows": [{k: v for k, v in row.items() if k not in ("kl", "documents", "blocks")} for row in shown],
+        "behind": behind(best),
+        "multipliers": multipliers(best),
+    }
+    artifacts.write_json(out, summary)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--measure", action="store_true")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[0, 500_000])
-    parser.add_argument("--names", nargs="+")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--targets", type=float, nargs="+", default=[2.17, 2.0, 1.45])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--names", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[0, 50_000, 200_000, 500_000])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
+    parser.add_argument("--corrections", type=int, default=2, help="layouts chosen again where measured speeds differ")
+    parser.add_argument("--max-rows", type=float, default=math.inf, help="stop after so many new rows")
+    parser.add_argument("--set", nargs="+", default=[], help="further settings of the recipe, as of hf-puzzle run")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/baselines.json")
     args = parser.parse_args()
-    run = PuzzleRun(load_recipe(RECIPE), args.run, RECIPE.parent)
-    if args.measure:
-        result = {"environment": artifacts.environment(), "networks": measure(run), "rows": []}
-        artifacts.write_json(args.out, result)
-        for name, row in result["networks"].items():
-            print(name, f"{row['speed']['total']['value']:.3f}x", f"KL {row['kl_before_refit']:.4f}", row["blocks"])
-        return
     if args.threads:
         torch.set_num_threads(args.threads)
-    result = artifacts.read_json(args.out)
-    for name in args.names or [*result["networks"], "scratch"]:
-        network = result["networks"].get(name, result["networks"]["searched"])
-        for tokens in args.tokens:
-            if (name, tokens) in {(row["name"], row["gkd_tokens"]) for row in result["rows"]}:
+    names, first = list(dict.fromkeys(["searched", *args.names])), args.seeds[0]
+    (args.runs / "rows").mkdir(parents=True, exist_ok=True)
+    made = 0
+    for seed, target in itertools.product(args.seeds, args.targets):
+        run = child_of(target, seed, first, args.runs, args.set)
+        path = args.runs / f"networks_{target}.json"
+        if seed == first:
+            networks_of(run, names, path, args.corrections)
+        networks = {name: network for name, network in artifacts.read_json(path).items() if network is not None}
+        for setting, name in itertools.product(settings(args.tokens, args.rates), networks):
+            row = {"target": target, "name": name, "seed": seed, **setting}
+            file = args.runs / "rows" / ("_".join(str(value) for value in row.values()) + ".json")
+            if file.exists():
                 continue
-            measured = quality(run, name, [Block.parse(text) for text in network["blocks"]], tokens)
-            result = artifacts.read_json(args.out)  # another process may have added rows
-            result["rows"].append({"name": name, "gkd_tokens": tokens, "speed": network["speed"], "quality": measured})
-            result["rows"].sort(key=lambda row: (row["gkd_tokens"], -row["quality"]["top1_kept"]))
-            artifacts.write_json(args.out, result)
-            print(name, tokens, f"kept {measured['top1_kept']:.4f} loss {measured['loss']:.4f}")
+            if made >= args.max_rows:
+                return write_summary(args.runs, args.out)
+            made += 1
+            row |= quality(run, name, networks[name], setting)
+            artifacts.write_json(file, row)
+            print(file.stem, f"KL {row['quality']['kl']:.4f}", flush=True)
+    return write_summary(args.runs, args.out)
 
 
 if __name__ == "__main__":

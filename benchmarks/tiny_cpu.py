@@ -10,6 +10,7 @@ seed; every GKD budget is a training of its own, decayed to zero. Runs and resul
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +27,13 @@ ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/puzzle/tiny_cpu.yaml"
 
 
-def child_of(target: float, seed: int, first_seed: int, runs: Path) -> PuzzleRun:
+def child_of(target: float, seed: int, first_seed: int, runs: Path, settings: Sequence[str] = ()) -> PuzzleRun:
     """Run the recipe up to the child, for one target and seed.
 
     Every seed trains its own library; the layout is searched and timed once, with the first seed, so that the spread
     over seeds is that of BLD, refit and GKD on one network.
     """
-    recipe = load_recipe(RECIPE, [f"constraints.speedup={target}", f"seed={seed}"])
+    recipe = load_recipe(RECIPE, [f"constraints.speedup={target}", f"seed={seed}", *settings])
     run = PuzzleRun(recipe, runs / f"seed_{seed}_{target}", RECIPE.parent)
     shared, timed = (PuzzleRun(recipe, runs / name, RECIPE.parent) for name in (f"seed_{seed}", "costs"))
     shared.check()
