@@ -221,7 +221,7 @@ def main() -> None:
         path = args.runs / f"networks_{target}.json"
         if seed == first:
             networks_of(run, names, path, args.corrections)
-        networks = {name: network for name, network in artifacts.read_json(path).items() if network is not None}
+        networks = {name: n for name, n in artifacts.read_json(path).items() if name in names and n is not None}
         for setting, name in itertools.product(settings(args.tokens, args.rates), networks):
             row = {"target": target, "name": name, "seed": seed, **setting}
             file = args.runs / "rows" / ("_".join(str(value) for value in row.values()) + ".json")
