@@ -524,21 +524,23 @@ class Search:
         for anchor, scores in self.rescored.items():
             if sum(a != b for a, b in zip(anchor, blocks, strict=True)) <= close:
                 return anchor, scores
-        offered = [self._worth_rescoring(i, block) for i, block in enumerate(incumbent.blocks)]
+        offered = [self._worth_rescoring(i, incumbent) for i in range(len(incumbent.blocks))]
         self.rescored[blocks] = score_blocks(self.judge, incumbent.blocks, offered)
         return blocks, self.rescored[blocks]
 
-    def _worth_rescoring(self, layer_idx: int, own: Block) -> list[Block]:
-        """The layer's own block, and those that no other block beats in both score and time."""
-        rows = sorted(
-            (costs["total_ms"], score.value, score.block)
+    def _worth_rescoring(self, layer_idx: int, incumbent: Candidate) -> list[Block]:
+        """The layer's own block, and those that no other block beats in score and in all that the constraints limit."""
+        rate, batch_size = parent_tokens_per_ms(self.costs, self.constraints), incumbent.batch_size
+        limited = {limit.quantity for limit in limits_for(self.constraints, self.costs, batch_size, rate)}
+        rows = {
+            score.block: (score.value, *(costs[name] for name in sorted(limited)))
             for score in self.scores
             if score.layer_idx == layer_idx
-            for costs in [self.costs.block_costs(Block.parse(score.block), min(self.costs.times))]
-        )
-        kept, best = [own], float("inf")
-        for _, value, block in rows:
-            if value < best:
-                best = value
-                kept.append(Block.parse(block))
-        return list(dict.fromkeys(kept))
+            for costs in [self.costs.block_costs(Block.parse(score.block), batch_size)]
+        }
+        kept = [
+            Block.parse(block)
+            for block, row in sorted(rows.items(), key=lambda item: item[1])
+            if not any(all(a <= b for a, b in zip(other, row, strict=True)) for other in rows.values() if other != row)
+        ]
+        return list(dict.fromkeys([incumbent.blocks[layer_idx], *kept]))
