@@ -26,6 +26,25 @@ class StageError(ValueError):
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What one task of a stage is expected to take.
+
+    Attributes:
+        seconds: on one worker.
+        memory: bytes that its process holds at once, at the worst moment, by what they are.
+        help: which key helps where that does not fit.
+        disk: bytes that it leaves.
+        scratch: bytes that it has besides, at the worst moment.
+    """
+
+    seconds: float
+    memory: dict[str, float]
+    help: str
+    disk: float = 0.0
+    scratch: float = 0.0
+
+
+@dataclass(frozen=True)
 class Stage:
     """One step of a run.
 
@@ -40,6 +59,7 @@ class Stage:
         merge: makes the outputs of what the tasks wrote.
         progress: `(done, all)` units of work, read off the files; for a view on workers elsewhere.
         keeps_parts: when a file of its outputs is lost, that one alone is made again.
+        estimate: what a task takes, from what its planner offers and its arguments.
     """
 
     name: str
@@ -52,6 +72,7 @@ class Stage:
     merge: Callable[[], None] = lambda: None
     progress: Callable[[], tuple[int, int]] | None = None
     keeps_parts: bool = False
+    estimate: Callable[..., Estimate] | None = None
 
 
 class Executor(Protocol):

@@ -17,6 +17,8 @@ from .recipe import RecipeError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
+TRAINER_SECONDS = 1.5  # of a Trainer besides its steps: its setup and four checkpoints
+
 
 def resolve_device(device: str) -> torch.device:
     """`auto` is the first GPU if there is one, else the CPU."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,13 +16,17 @@ from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
 from ..progress import bar
 from ..recipe import RecipeError
-from .baselines import Baselines, describe
-from .bench import jsonable
+from ..stages import Estimate
+from .baselines import FINALISTS, Baselines, describe
+from .bench import START_SECONDS, jsonable, memory_of_confirmation, seconds_of_confirmation, seconds_of_rounds
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
-from .distillation import distill, validation_rows
-from .refit import calibration_rows, refit
+from .distillation import distill, estimate_distill, validation_rows
+from .estimates import PROCESS_BYTES, Pieces, largest
+from .judge import seconds_of_distance
+from .refit import calibration_rows, estimate_child, refit
 from .scoring import with_sums
+from .search import seconds_of_rival
 
 
 logger = logging.getLogger(__name__)
@@ -57,14 +62,15 @@ def assess(run) -> dict:
     config, parent = run.recipe.evaluate, run.parent
     targets = test_targets(run)
     rows = targets.rows.input_ids
-    models = {"child": run.load_child("child"), "distilled": run.load_child("distilled")}
-    quality = {name: _compared(targets, model, name) for name, model in models.items()}
+    quality = {"child": _compared(targets, run.load_child("child"), "child")}  # one child at a time is on the device
+    distilled = run.load_child("distilled")
+    quality["distilled"] = _compared(targets, distilled, "distilled")
     task = ClozeTask.from_tokens(
         run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
     )
     hits = {
         name: task_accuracy(m, task, config.batch_size, run.device)
-        for name, m in {"parent": parent, "distilled": models["distilled"]}.items()
+        for name, m in {"parent": parent, "distilled": distilled}.items()
     }
     tasks = {}
     for name, values in hits.items():
@@ -82,11 +88,11 @@ def assess(run) -> dict:
     if config.assisted_prompts:
         prompts = rows[:, : rows.shape[1] // 2][: config.assisted_prompts]
         drafted = assisted_generation(
-            parent, models["distilled"], prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
+            parent, distilled, prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
             run.recipe.cost.clock,
         )  # fmt: skip
     costs, batch_size = run.costs, run.chosen["batch_size"]
-    del models
+    del distilled
     blocks, sessions = chosen_blocks(run), run.recipe.solve.sessions
     (speed,) = run.bench.confirm([blocks], batch_size, sessions, max(2, round(config.measure_rounds / sessions)))
     return {
@@ -229,3 +235,73 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int, **setti
         rows = validation_rows(run.tokens["validation"], config, run.sequence_length, recipe.seed)
         child, _ = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, rows, recipe.seed)
     return child
+
+
+# -- what that takes
+
+
+def _comparison(p: Pieces) -> tuple[float, dict[str, float]]:
+    """Seconds of a child on the test text, and of the parent's targets; P w + C w + targets + A(T)."""
+    config = p.recipe.evaluate
+    count, rows = p.batches(config.num_tokens, config.batch_size)
+    child = p.child_forward(rows, p.length) + p.clock.logits(rows, p.length) + p.clock.judge(rows, p.length)
+    memory = p.held(
+        child=p.child_bytes,
+        activations=p.activations(rows * p.length, p.width),
+        **p.judging(config.num_tokens, rows * p.length, heads=2),
+    )
+    return count * (child + p.clock.parent(rows, p.length)), memory
+
+
+def estimate_evaluate(p: Pieces) -> Estimate:
+    """As a comparison; or a confirmation; or P w, targets and a process that generates with the parent."""
+    config = p.recipe.evaluate
+    length = config.task_context + config.task_continuation
+    rows = 4 * max(1, config.batch_size // 4)
+    task = p.clock.parent(rows, length, logits=True) + p.child_forward(rows, length) + p.clock.divergence(rows, length)
+    compared, memory = _comparison(p)
+    seconds = p.open(2) + (2 + len(config.quantized)) * compared + math.ceil(4 * config.task_items / rows) * task
+    if config.assisted_prompts:
+        # plain, then the draft's tokens and the parent's steps, about half of the tokens
+        own, child = p.generations(Workload(1, p.length // 2, config.assisted_new_tokens))
+        seconds += (config.assisted_prompts + 1) * (1.5 * own + child)
+    seconds += seconds_of_confirmation(p, config.measure_rounds) + 2 * START_SECONDS
+    # the cloze task's logits are of its continuations, in float32, with their logarithms and a copy
+    memory["logits"] = max(memory["logits"], 12.0 * rows * config.task_continuation * p.shapes.vocab)
+    moments, targets = [memory], memory["targets"]
+    if p.on_gpu:
+        alone = p.held(targets=targets, **p.generating())
+        alone |= {"process": 2 * alone["process"], "parent again": p.parameters * BYTES[p.recipe.cost.dtype]}
+        moments += [memory_of_confirmation(p, targets), alone]
+    return Estimate(seconds, largest(*moments), "lower evaluate.batch_size, evaluate.num_tokens or cost.batch_sizes")
+
+
+def estimate_baseline(p: Pieces, name: str, gkd_tokens: int) -> Estimate:
+    """As `child`, `distill` or a comparison, beside the targets of the judge that picked it."""
+    layers = p.shapes.num_layers
+    dropped = min(layers - 1, max(1, round(layers * (1 - p.share))))
+    subsets = math.comb(layers, dropped)
+    greedy = sum(range(layers - dropped + 1, layers + 1))
+    distances = {"drop_layers": subsets if subsets <= 200 else greedy, "uniform": FINALISTS, "two_blocks": FINALISTS, "random": p.recipe.baselines.num_random}  # fmt: skip
+    (compared, memory), child = _comparison(p), estimate_child(p)
+    seconds = child.seconds + compared + distances.get(name, 0) * seconds_of_distance(p)
+    seconds += seconds_of_rival(p) if name in ("evolution", "projection") else 0.0
+    # what an allocator keeps of the refit stands beside the logits of the comparison
+    moments, scratch = [child.memory | {"logits": memory["logits"]}, memory], 0.0
+    if gkd_tokens:
+        trained = estimate_distill(p, gkd_tokens)
+        seconds, scratch = seconds + trained.seconds, trained.scratch
+        moments.append(trained.memory)
+    judge = p.judging(p.run.metric.rows.input_ids.numel(), 0)["targets"]
+    help = "lower score.num_tokens, evaluate.batch_size and distill.batch_size"
+    return Estimate(seconds, {**largest(*moments), "judge": judge}, help, scratch=scratch)
+
+
+def estimate_baseline_speeds(p: Pieces) -> Estimate:
+    """P w + the layers of all networks that are timed + KV cache of one + A(T) of its prompt."""
+    names, help = p.recipe.baselines.names, "name fewer baselines.names"
+    if not names:
+        return Estimate(0.0, {"process": PROCESS_BYTES}, help)
+    rounds, children = max(6, p.recipe.evaluate.measure_rounds // 3), 1 + len(names)
+    seconds = p.open() + children * p.clock.init(p.child_parameters) + seconds_of_rounds(p, rounds, children)
+    return Estimate(seconds, p.timed((p.other_code + children * p.share) * p.blocks), help)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -41,7 +41,14 @@ from ..recipe import CostConfig
 from .child import empty_child, empty_model
 
 
+if TYPE_CHECKING:
+    from .estimates import Pieces
+
+
 PARENT, OWN = "parent", "0"  # the stock parent, and its blocks in the child's code: calibration child 0
+
+
+START_SECONDS = 6.0  # of a process that imports torch and transformers
 
 
 class BenchError(RuntimeError):
@@ -330,3 +337,23 @@ def _answer() -> None:
 def _say(value) -> None:
     sys.stdout.write(f"{_MARK}{json.dumps(value)}\n")
     sys.stdout.flush()
+
+
+def seconds_of_rounds(p: "Pieces", rounds: int, children: int) -> float:
+    """Generations of both parents and children in turn, and one to warm up."""
+    own, child = p.generations(Workload(max(p.recipe.cost.batch_sizes), p.recipe.cost.prefill_tokens, p.recipe.cost.decode_tokens))  # fmt: skip
+    return (rounds + 1) * (2 * own + children * child)
+
+
+def seconds_of_confirmation(p: "Pieces", rounds: int) -> float:
+    """A child timed by fresh processes, which share `rounds`."""
+    sessions = p.recipe.solve.sessions
+    build = 2 * p.clock.init(p.parameters) + p.clock.init(p.child_parameters)
+    return sessions * (START_SECONDS + build + seconds_of_rounds(p, max(2, round(rounds / sessions)), 1))
+
+
+def memory_of_confirmation(p: "Pieces", targets: float) -> dict[str, float]:
+    """What is on a GPU when a fresh process times both parents and a child: this one's parent has left, its judge's
+    `targets` have not."""
+    memory = p.timed((p.other_code + p.share) * p.blocks, targets=targets)
+    return memory | {"process": 2 * memory["process"]}

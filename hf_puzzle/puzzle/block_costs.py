@@ -7,6 +7,7 @@ import math
 import random
 import statistics
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..artifacts import ArtifactError, reading
 from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
@@ -14,9 +15,14 @@ from ..costs import Timing, Workload, median_timing
 from ..formats import DECILM, decilm_width
 from ..recipe import CostConfig, RecipeError, parse_as
 from ..remote.configuration_decilm import FFN_WIDTH_STEP
+from ..stages import Estimate
 from .bench import OWN, PARENT, Bench
 from .search_space import SearchSpace
-from .surgery import count_parameters, layers_of, meta_parent
+from .surgery import KINDS, count_parameters, layers_of, meta_parent
+
+
+if TYPE_CHECKING:
+    from .estimates import Pieces
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -322,3 +328,19 @@ def _affine(points: list[tuple[float, float]]) -> Fit:
         slope = (sum(w * x * y for w, (x, y) in zip(weights, points, strict=True)) + RIDGE) / (squares + RIDGE)
         offset = 0.0
     return Fit(offset, slope)
+
+
+def estimate_cost(p: "Pieces", accelerator: str | None = None) -> Estimate:
+    """P w + the layers of all stacks and children, which share their ends + KV cache of one + A(T) of its prompt."""
+    config, clock = p.recipe.cost, p.clock_for(p.recipe.cost.dtype, "float32")
+    fitted, unseen = calibration_layouts(p.space, config, p.recipe.seed)
+    models = [*_stacks(p.space, config).values(), *fitted[1 - p.other_code :], *unseen]
+    sizes = [sum(p.shapes.weights(kind, v) for b in blocks for kind, v in zip(KINDS, b, strict=True)) for blocks in models]  # fmt: skip
+    seconds = p.open()
+    for batch_size in config.batch_sizes:
+        workload = Workload(batch_size, config.prefill_tokens, config.decode_tokens)
+        seconds += sum(clock.init(p.ends + size) for size in sizes)
+        timed = [[p.own] * p.shapes.num_layers, *models]
+        seconds += (config.rounds + 1) * sum(p.generation(blocks, workload).total_ms / 1e3 for blocks in timed)
+    help = "lower cost.stack_layers, cost.calibration_children or cost.batch_sizes"
+    return Estimate(seconds, p.timed(sum(sizes)), help)

@@ -19,13 +19,22 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from .. import artifacts
-from ..blocks import NONE, Block, Variant, row_of
+from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, parse_variant, row_of
 from ..data import TokenBlocks, sequences
 from ..progress import bar
 from ..recipe import LibraryConfig, RecipeError
-from ..training import SealingTrainer, last_checkpoint, num_steps, show_progress, training_arguments
+from ..stages import Estimate
+from ..training import (
+    TRAINER_SECONDS,
+    SealingTrainer,
+    last_checkpoint,
+    num_steps,
+    show_progress,
+    training_arguments,
+)
 from .block_loss import normalized_mse
-from .closed_form import calibration_tokens, closed_form
+from .closed_form import STRENGTHS, calibration_tokens, closed_form
+from .estimates import Pieces
 from .library import BlockLibrary
 from .search_space import SearchSpace
 from .states import Channel, LayerStream, StateSource
@@ -523,3 +532,90 @@ def _trainable(parent_layer, kind, variant, parent, layer_idx, weights) -> nn.Mo
     # float32 master weights whatever the parent's dtype; autocast does the rest
     module.load_state_dict({k: v.to(parent.device, torch.float32, copy=True) for k, v in weights.items()}, assign=True)
     return module.requires_grad_(True)
+
+
+# -- what a job takes
+
+
+def _foreseen(p: Pieces, start: int, stop: int) -> list[tuple[str, Block, bool]]:
+    """`(kind, variants, trained)` of everything that a job makes."""
+    rows = []
+    for name in planned_names(p.space, p.recipe.library):
+        place, _, variant = name.partition("/")
+        if start <= int(place.removeprefix("layer_")) < stop:
+            kind, _, text = variant.partition(".")
+            if kind == "block":
+                block = Block.parse(text)
+            else:
+                part: Variant = parse_variant(kind, text)
+                block = Block(*(part if each == kind else NONE for each in KINDS))
+            trained = p.recipe.library.num_tokens > 0 and (kind == "block" or LINEAR not in block)
+            rows.append((kind, block, trained))
+    return rows
+
+
+def _closed_forms(p: Pieces, start: int, stop: int) -> tuple[list[int], list[int]]:
+    """Inputs of the moments that a job's closed forms gather, and of the systems that they solve."""
+    gathered, solved, hidden = [], [], p.shapes.hidden
+    for layer in p.space.layers[start:stop]:
+        widths = [v for v in layer.ffn if isinstance(v, int) and v != p.own.ffn]
+        linear = [hidden] * ((LINEAR in layer.attention) + (LINEAR in layer.ffn))
+        heads = any(kv_heads(v) and v != p.own.attention for v in layer.attention)
+        gathered += [*[max(widths)] * bool(widths), *linear, *[hidden] * (heads and LINEAR not in layer.attention)]
+        solved += widths + linear
+    return gathered, solved
+
+
+def estimate_library(p: Pieces, start: int, stop: int, **neighbours: str | None) -> Estimate:
+    """P w + 16 bytes a trained parameter (weight, gradient, two moments) + 4 a linear one, as much again as the weights for
+    the best so far where there is no device beside the host + moments of the closed forms (8 n (n + H), n inputs) + A(T).
+    `streamed` has states, of P w its own layers and one more, and lookahead T H w."""
+    config, clock, hidden, length = p.recipe.library, p.clock, p.shapes.hidden, p.length
+    students, (gathered, solved) = _foreseen(p, start, stop), _closed_forms(p, start, stop)
+    sizes = {True: 0, False: 0}
+    for _, block, is_trained in students:
+        sizes[is_trained] += sum(p.shapes.part(kind, v).parameters for kind, v in zip(KINDS, block, strict=True))
+    trained, kept = sizes[True], sizes[False]
+
+    def all_students(rows: int, mode: str, only_trained: bool) -> float:
+        return sum(
+            clock.part(kind, variant, rows, length, mode) + (clock.frame(rows, length, mode) if sort == "block" else 0.0)
+            for sort, block, is_trained in students
+            if is_trained or not only_trained
+            for kind, variant in zip(KINDS, block, strict=True)
+        )  # fmt: skip
+
+    seconds = p.open()
+    if gathered:
+        tokens = calibration_tokens(config, hidden, p.space.variants["ffn"])
+        count, rows = p.batches(tokens, config.batch_size)
+        grams = sum(clock.gram(size, hidden, rows * length) for size in gathered)
+        seconds += count * (clock.parent(rows, length, stop) + grams)
+        seconds += (len(STRENGTHS) + 1) * sum(clock.solve(size, hidden) for size in solved)
+    count, rows = p.batches(config.eval_tokens, config.batch_size)
+    judgements, batches = count * (1 + (config.evals if trained else 0)), 0
+    seconds += judgements * (clock.parent(rows, length, stop) + all_students(rows, "forward", False))
+    if trained:
+        steps = num_steps(config.num_tokens, config.batch_size, length)
+        batches = steps * config.args.get("gradient_accumulation_steps", 1)
+        below = clock.parent(config.batch_size, length, stop)
+        seconds += batches * (below + all_students(config.batch_size, "local", True))
+        seconds += TRAINER_SECONDS + steps * clock.adamw(trained) + 4 * clock.store(16 * trained + 4 * kept)
+    tokens = config.batch_size * length
+    memory = p.held(
+        students=(16 if p.on_gpu else 20) * trained + (4 if p.on_gpu else 8) * kept,
+        moments=8.0 * sum(size * (size + hidden) for size in gathered),
+        activations=p.activations(tokens, clock.compute_width, training=True),
+        tokens=0.0 if p.on_gpu else 4.0 * p.recipe.data.num_tokens,
+    )
+    if config.states == "streamed":  # the layers below are read again for every few batches
+        layer, embeddings = p.blocks / p.shapes.num_layers * p.width, hidden * p.shapes.vocab * p.width
+        seconds += (judgements + batches) / config.lookahead * clock.store(embeddings + start * layer)
+        memory["parent"] = (stop - start) * layer + max(embeddings, layer)
+        memory["states"] = float(config.lookahead * tokens * hidden * p.width)
+    stored = 4.0 * (trained + kept)
+    return Estimate(
+        seconds + clock.store(stored), memory,
+        "lower library.layers_per_job or library.batch_size, or set library.states: streamed",
+        stored, 2 * (16.0 * trained + 4.0 * kept),
+    )  # fmt: skip

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -38,9 +39,15 @@ from ..data import TokenBlocks, given_tokens
 from ..evaluation import Rows, Targets, mean_and_error, targets
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
-from ..training import SealingTrainer, num_steps, show_progress, training_arguments
+from ..stages import Estimate
+from ..training import TRAINER_SECONDS, SealingTrainer, num_steps, show_progress, training_arguments
 from .child import cast_parameters
 from .loading import check_sharded
+from .surgery import KINDS
+
+
+if TYPE_CHECKING:
+    from .estimates import Pieces
 
 
 logger = logging.getLogger(__name__)
@@ -567,3 +574,76 @@ def _with_lora(child: PreTrainedModel, options: dict):
     except (TypeError, ValueError) as error:
         raise RecipeError(f"distill.lora: {error}") from None
     return peft.get_peft_model(child, config)
+
+
+def _trained(p: "Pieces") -> float:
+    """Parameters that GKD trains: all, or those of the adapters."""
+    lora = p.recipe.distill.lora
+    if lora is None:
+        return p.child_parameters
+    parts = [p.shapes.part(kind, getattr(p.own, kind)) for kind in KINDS]
+    rows = sum(part.width + part.matrices / p.shapes.hidden for part in parts)
+    return p.share * p.shapes.num_layers * lora.get("r", 8) * rows
+
+
+def _moments(p: "Pieces") -> float:
+    """Bytes of the optimizer's state."""
+    config, trained = p.recipe.distill, _trained(p)
+    if config.optimizer == "muon":  # embeddings, head and norms stay with AdamW
+        return 4.0 * trained + (4.0 * p.ends if config.lora is None else 0.0)
+    return 0.0 if config.args.get("optim") == "adafactor" else 8.0 * trained  # there a row and a column for a matrix
+
+
+def estimate_distill(p: "Pieces", num_tokens: int | None = None) -> Estimate:
+    """P w + 4 C (adapters: C w) + 4 a trained parameter + optimizer (8 AdamW, 4 Muon, 0 Adafactor), all four over the
+    devices with fsdp, + 2 a parameter that autocast keeps + saved activations + T L H (w + 4) + 24 chunk V + 4 H V (the
+    head's gradient) + targets that judge; on a CPU, C w: the child as it came."""
+    config, shapes, length, trained = p.recipe.distill, p.shapes, p.length, _trained(p)
+    num_tokens = config.num_tokens if num_tokens is None else num_tokens
+    help = "set distill.fsdp, lower distill.batch_size or distill.eval_tokens, or set distill.args.gradient_checkpointing, distill.args.optim: adafactor or distill.lora"  # fmt: skip
+    if not num_tokens:
+        return Estimate(p.open(1) + p.clock.store(p.child_bytes), p.held(child=p.child_bytes), help, p.child_bytes)
+    compute, shards = p.compute(config.args), p.machine.count if config.fsdp else 1
+    checkpointing = config.args.get("gradient_checkpointing")
+    half, rows, tokens = compute != "float32", config.batch_size, config.batch_size * length
+    clock = p.clock_for("float32", compute, config.attn_implementation)
+    teacher = p.clock_for(compute if half else p.dtype, compute).parent(rows, length)
+    batch = clock.ends(rows, length) + clock.global_loss(rows, length, config.chunk_tokens)
+    batch += shapes.num_layers * (clock.cosine(rows, length) + clock.frame(rows, length, "whole"))
+    layers = sum(clock.part(kind, getattr(p.own, kind), rows, length, "whole") for kind in KINDS)
+    batch += (4 / 3 if checkpointing else 1.0) * p.share * shapes.num_layers * layers
+    muon = config.optimizer == "muon" and config.lora is None
+    step = p.muon_step(clock, p.share) if muon else clock.adamw(int(trained))
+    if shards > 1:  # weights are gathered before each pass and gradients scattered after it; the optimizer is cut
+        batch += (p.parameters * p.width + 12 * p.child_parameters) / p.machine.link_bandwidth
+        step /= shards
+    steps = num_steps(num_tokens, rows * shards, length)
+    batches = steps * config.args.get("gradient_accumulation_steps", 1)
+    if config.learning_rate == "auto":
+        batches, steps = 1.12 * batches, 1.12 * steps  # four rates, 3 % of the steps each
+    saved = 4.0 * p.child_parameters + 8.0 * trained
+    count, eval_rows = p.batches(config.eval_tokens, rows)
+    judged = p.child_forward(eval_rows, length, logits=False) + p.clock.judge(eval_rows, length)
+    evaluations = count * (p.clock.parent(eval_rows, length) + (config.evals + 2) * judged)
+    seconds = p.open(1) + batches * (teacher + batch) + steps * step + evaluations
+    seconds += TRAINER_SECONDS + config.evals * p.clock.store(saved) + p.clock.store(p.child_bytes)
+
+    width = 2 if half else 4
+    one = p.saved(rows, length, width, config.attn_implementation)
+    # with checkpointing, what enters each layer waits: the hidden states that the loss takes, too
+    waiting = one if checkpointing else p.share * shapes.num_layers * one
+    judging, head = p.judging(config.eval_tokens, tokens), 4.0 * shapes.hidden * shapes.vocab
+    memory = p.held(
+        child=(4.0 if config.lora is None else p.width) * p.child_parameters / shards,
+        gradients=4.0 * trained / shards,
+        optimizer=_moments(p) / shards,
+        casts=2.0 * p.child_parameters / shards if half and config.lora is None else 0.0,
+        activations=waiting + p.activations(tokens, width, training=True),
+        states=tokens * shapes.num_layers * shapes.hidden * (p.width + 4.0),
+        logits=max(judging["logits"], 24.0 * min(config.chunk_tokens, tokens) * shapes.vocab + head),
+        targets=judging["targets"],
+        tokens=0.0 if p.on_gpu else 4.0 * p.recipe.data.num_tokens,
+        start=0.0 if p.on_gpu else p.child_bytes,
+    )
+    memory["parent"] = min(memory["parent"], p.parameters * p.width / shards)
+    return Estimate(seconds, memory, help, p.child_bytes, 2 * saved)

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel, Trainer
 
 from ..anatomy import input_device
 from ..progress import bar
+from ..stages import Estimate
+from .estimates import Pieces
 from .surgery import layers_of, meta_parent, output_projection, sub_block
 
 
@@ -127,3 +129,16 @@ def channel_importance(model: PreTrainedModel, input_ids: torch.Tensor, batch_si
 def channel_ranking(importance: torch.Tensor) -> torch.Tensor:
     """Channels by falling importance; ties by index, so that the ranking is the same everywhere."""
     return torch.sort(importance, descending=True, stable=True).indices
+
+
+def estimate_importance(p: Pieces) -> Estimate:
+    """P w + A(T)."""
+    config, channels = p.recipe.importance, p.shapes.part("ffn", p.own.ffn).out / p.shapes.hidden
+    count, rows = p.batches(config.num_tokens, config.batch_size)
+    rank = p.clock.rank(rows, p.length, int(channels))
+    return Estimate(
+        p.open() + count * (p.clock.parent(rows, p.length) + p.shapes.num_layers * rank),
+        p.held(activations=p.activations(rows * p.length, p.width)),
+        "lower importance.batch_size, or parent.device_map spreads the parent",
+        4.0 * p.shapes.num_layers * channels,
+    )

@@ -7,6 +7,7 @@ place; only the layers from the exchanged one upwards run again.
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from ..blocks import NONE, Block
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error
 from ..progress import bar
 from ..recipe import ScoreConfig
+from .estimates import Pieces
 from .library import BlockLibrary
 from .search_space import LayerSpace, SearchSpace
 from .surgery import KINDS, first_states, layers_of, only_layers, run_layer, sub_block, swapped
@@ -164,7 +166,8 @@ class Judge:
                     },
                 )
             with swapped(parent, standing):
-                states = [run_layer(parent, layer_idx, state) for state in states]
+                for index, state in enumerate(states):  # in place: all of them twice may not fit
+                    states[index] = run_layer(parent, layer_idx, state)
             self._count(states, 1)
         progress.close()
 
@@ -215,3 +218,16 @@ def scored_blocks(layer: LayerSpace, own: Block, config: ScoreConfig) -> list[Bl
 def rows_per_batch(config: ScoreConfig) -> int:
     """Rows that one forward takes: whole items of the task, which have four."""
     return 4 * max(1, config.batch_size // 4)
+
+
+def batches_of_metric(p: Pieces, num_rows: int | None = None) -> tuple[int, int, int]:
+    """`(number, rows, length)` of the batches of the metric, or of some of its rows."""
+    rows, every = rows_per_batch(p.recipe.score), p.run.metric.rows.input_ids
+    num_rows = num_rows or len(every)
+    return math.ceil(num_rows / rows), min(rows, num_rows), every.shape[1]
+
+
+def seconds_of_distance(p: Pieces) -> float:
+    """The metric of one whole child."""
+    count, rows, length = batches_of_metric(p)
+    return count * (p.child_forward(rows, length) + p.clock.logits(rows, length) + p.clock.divergence(rows, length))

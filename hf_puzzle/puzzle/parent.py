@@ -11,8 +11,10 @@ from .. import artifacts, data
 from ..evaluation import token_losses
 from ..optim import MuonWithAdamW
 from ..preflight import check_folder
-from ..recipe import ParentRecipe, RecipeError
+from ..recipe import ParentRecipe, RecipeError, load_recipe
+from ..stages import Estimate
 from ..training import SealingTrainer, num_steps, resolve_device, show_progress, training_arguments
+from .estimates import PROCESS_BYTES, TOKENIZER_BYTES, Pieces
 
 
 logger = logging.getLogger(__name__)
@@ -102,3 +104,22 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         },
     )
     return output_dir
+
+
+def estimate_parent(p: Pieces) -> Estimate:
+    """16 bytes a parameter (weight, gradient, two moments), the activations of all layers, float32 logits."""
+    recipe: ParentRecipe = load_recipe(p.run.recipe_dir / p.recipe.parent.recipe)
+    rows, length, layers = recipe.batch_size, recipe.data.sequence_length, p.shapes.num_layers
+    clock = p.clock_for("float32", p.compute(recipe.args))
+    step = clock.ends(rows, length) + layers * clock.layer(p.own, rows, length, "whole")
+    step += 3 * clock.logits(rows, length) + clock.divergence(rows, length) + p.muon_step(clock, 1.0)
+    memory = {
+        "process": PROCESS_BYTES,
+        "weights, gradients, optimizer": 16.0 * p.parameters,
+        "activations": layers * p.saved(rows, length, 4) + 12.0 * rows * length * p.shapes.vocab,
+        "tokens": TOKENIZER_BYTES + (0.0 if p.on_gpu else 4.0 * recipe.data.num_tokens),
+    }
+    return Estimate(
+        clock.tokenize(recipe.data) + num_steps(recipe.num_tokens, rows, length) * step,
+        memory, "lower batch_size of the parent's recipe", 2.0 * p.parameters,
+    )  # fmt: skip

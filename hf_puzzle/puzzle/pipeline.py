@@ -26,31 +26,59 @@ from ..formats import check_loading, child_config, choose_format, model_is_tied,
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
-from .assess import assess, baseline_tasks, check_quantized, run_baseline, time_baselines
+from .assess import (
+    assess,
+    baseline_tasks,
+    check_quantized,
+    estimate_baseline,
+    estimate_baseline_speeds,
+    estimate_evaluate,
+    run_baseline,
+    time_baselines,
+)
 from .baselines import check_names
 from .bench import Bench, jsonable
-from .block_costs import CostTable, measure_costs
-from .block_distillation import build_layers, check_precision, library_jobs, merge_library, planned_names
+from .block_costs import CostTable, estimate_cost, measure_costs
+from .block_distillation import (
+    build_layers,
+    check_precision,
+    estimate_library,
+    library_jobs,
+    merge_library,
+    planned_names,
+)
 from .child import assemble_child, child_weights, meta_child
 from .distillation import (
     Distilled,
     check_fsdp,
     check_validation,
     distill,
+    estimate_distill,
     gkd_arguments,
     num_processes,
     validation_rows,
 )
-from .importance import channel_importance
+from .estimates import estimate_data
+from .importance import channel_importance, estimate_importance
 from .judge import Judge, Metric, scored_blocks
 from .library import BlockLibrary
 from .loading import LoadingError, Shards, gathered, load_layers, load_sharded, resolve_dtype, with_true_tie
-from .parent import train_parent
+from .parent import estimate_parent, train_parent
 from .preflight import check_machine
-from .refit import calibration_rows, refit, wanted_tokens
-from .report import write_report
-from .scoring import Score, ScoreTask, merge_scores, row_shards, run_score_task, score_tasks, stored_values, with_sums
-from .search import Candidate, Search, check_constraints, check_sizes, check_solve, solve_all
+from .refit import calibration_rows, estimate_child, refit, wanted_tokens
+from .report import estimate_report, write_report
+from .scoring import (
+    Score,
+    ScoreTask,
+    estimate_score,
+    merge_scores,
+    row_shards,
+    run_score_task,
+    score_tasks,
+    stored_values,
+    with_sums,
+)
+from .search import Candidate, Search, check_constraints, check_sizes, check_solve, estimate_solve, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
@@ -586,26 +614,36 @@ class PuzzleRun:
         stages = []
         if self.makes_parent:
             made = to_dict(load_recipe(self.recipe_dir / r.parent.recipe))
-            stages.append(Stage("parent", self.make_parent, made, (), ("parent",), ("parent-checkpoints",)))
+            stages.append(
+                Stage(
+                    "parent",
+                    self.make_parent,
+                    made,
+                    (),
+                    ("parent",),
+                    ("parent-checkpoints",),
+                    estimate=estimate_parent,
+                )
+            )
         parent = "parent" if stages else None
         source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
         stages += [
-            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",)),
-            Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",)),
+            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
+            Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",), estimate=estimate_importance),
             Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
-                  tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True),
+                  tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True, estimate=estimate_library),
             Stage("score", self.score, score, ("library",), ("scores.jsonl",), ("scores.parts",),
-                  tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress),
+                  tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress, estimate=estimate_score),
             Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",),
-                  ("costs.json", *(f"costs.{kind}.json" for kind in r.cost.accelerators)), tasks=self.cost_tasks),
-            Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",)),
-            Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",)),
-            Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",)),
-            Stage("evaluate", self.evaluate, to_dict(r.evaluate), ("distill",), ("eval.json",)),
+                  ("costs.json", *(f"costs.{kind}.json" for kind in r.cost.accelerators)), tasks=self.cost_tasks, estimate=estimate_cost),
+            Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",), estimate=estimate_solve),
+            Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",), estimate=estimate_child),
+            Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",), estimate=estimate_distill),
+            Stage("evaluate", self.evaluate, to_dict(r.evaluate), ("distill",), ("eval.json",), estimate=estimate_evaluate),
             Stage("baselines", self.baseline, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines",),
-                  ("baseline_checkpoints",), tasks=self.baseline_tasks, merge=self.finish_baselines, keeps_parts=True),
-            Stage("baseline_speeds", self.time_baselines, to_dict(r.evaluate), ("baselines",), ("baselines.jsonl",)),
-            Stage("report", self.report, None, ("evaluate", "baseline_speeds"), ("report.md", "figures")),
+                  ("baseline_checkpoints",), tasks=self.baseline_tasks, merge=self.finish_baselines, keeps_parts=True, estimate=estimate_baseline),
+            Stage("baseline_speeds", self.time_baselines, to_dict(r.evaluate), ("baselines",), ("baselines.jsonl",), estimate=estimate_baseline_speeds),
+            Stage("report", self.report, None, ("evaluate", "baseline_speeds"), ("report.md", "figures"), estimate=estimate_report),
         ]  # fmt: skip
         return stages
 

@@ -3,49 +3,33 @@
 import dataclasses
 from pathlib import Path
 
-import torch
 from transformers import LlamaConfig
 
 from ..costs import cpu_threads
 from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe
 from .machines import find_machine
 from .pipeline import PuzzleRun
-from .planner import Plan, Planner
+from .planner import NOWHERE, Plan, make_plan, only_looked_at
 from .published import PARENTS, parent_config
 
 
-class _PlannedRun(PuzzleRun):
-    """A run that is only looked at: its tokens have a number and no value, and no weights are read."""
-
-    given_config: object = None
-
-    @property
-    def config(self):
-        if self.given_config is not None:
-            return self.given_config
-        if self.recipe.parent.recipe is not None and not (Path(self.parent_path) / "config.json").exists():
-            recipe = load_recipe(self.recipe_dir / self.recipe.parent.recipe)
-            if not isinstance(recipe, ParentRecipe):
-                raise RecipeError(f"parent.recipe {self.recipe.parent.recipe} is not a recipe with `system: parent`")
-            try:
-                return LlamaConfig(**recipe.config, vocab_size=recipe.vocab_size)
-            except (TypeError, ValueError) as error:
-                raise RecipeError(f"config: {error}") from None
+def _parent_config(run: PuzzleRun, parent: str | None):
+    """Of one of `PARENTS`, of the parent that the run makes, or of the recipe's."""
+    if parent is not None:
+        return parent_config(parent)
+    if run.makes_parent:
+        recipe = load_recipe(run.recipe_dir / run.recipe.parent.recipe)
+        if not isinstance(recipe, ParentRecipe):
+            raise RecipeError(f"parent.recipe {run.recipe.parent.recipe} is not a recipe with `system: parent`")
         try:
-            return super().config
-        except RecipeError as error:
-            first = str(error).splitlines()[0]
-            raise RecipeError(f"{first} Shapes that need no Hub: --parent {', '.join(PARENTS)}") from None
-
-    @property
-    def tokens(self) -> dict[str, torch.Tensor]:
-        sizes = {"train": self.recipe.data.num_tokens}
-        sizes |= {"validation": self.recipe.data.heldout_tokens // 3}
-        sizes |= {"test": self.recipe.data.heldout_tokens - sizes["validation"]}
-        return {name: torch.zeros(1, dtype=torch.int32).expand(size) for name, size in sizes.items()}
-
-    def _parent_fingerprint(self) -> str:
-        return ""
+            return LlamaConfig(**recipe.config, vocab_size=recipe.vocab_size)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"config: {error}") from None
+    try:
+        return run.config
+    except RecipeError as error:
+        first = str(error).splitlines()[0]
+        raise RecipeError(f"{first} Shapes that need no Hub: --parent {', '.join(PARENTS)}") from None
 
 
 def plan(
@@ -54,7 +38,6 @@ def plan(
     machine: str = "this",
     workers: int = 1,
     parent: str | None = None,
-    out: Path = Path("plan-of-no-run"),
 ) -> Plan:
     """The plan of a recipe on a machine.
 
@@ -70,8 +53,8 @@ def plan(
         raise RecipeError(f"--workers {workers}: at least 1 is needed")
     found = find_machine(machine)
     # `auto` would ask for a GPU of this machine: a plan for another one does not
-    run = _PlannedRun(recipe if found is None else dataclasses.replace(recipe, device="cpu"), out, recipe_dir)
-    run.given_config = parent_config(parent) if parent else None
+    run = PuzzleRun(recipe if found is None else dataclasses.replace(recipe, device="cpu"), NOWHERE, recipe_dir)
+    run = only_looked_at(run, _parent_config(run, parent))
     run.check_recipe()
     with cpu_threads(recipe.threads):
-        return Planner(run, found, workers).plan()
+        return make_plan(run, found, workers)

@@ -1,5 +1,6 @@
 """What the stages of a Puzzle run need of this machine; every function tries one thing, before any compute."""
 
+import logging
 from pathlib import Path
 
 from huggingface_hub import get_safetensors_metadata
@@ -10,9 +11,12 @@ from ..engines.measuring import open_engine
 from ..preflight import NotReadyError, check_folder, check_room, check_tokenizer, first_line
 from ..recipe import DataConfig
 from .loading import LoadingError, Shards
-from .planner import disk_still_needed
+from .planner import disk_still_needed, plan_here
 from .solver import pick_solver
 from .timing import NoPlanError
+
+
+logger = logging.getLogger(__name__)
 
 
 def check_machine(run) -> None:
@@ -35,12 +39,17 @@ def check_machine(run) -> None:
 
 
 def _check_room(run) -> None:
+    """Of the disk; what may not fit into memory is an estimate, and only said."""
     try:
-        needed = disk_still_needed(run)
+        plan = plan_here(run)
     except NoPlanError:
         return
+    for line in plan.problems:
+        logger.warning("%s", line)
     check_room(
-        run.run_dir, needed, "--out on a larger disk, or fewer blocks in search_space (hf-puzzle plan has more)"
+        run.run_dir,
+        disk_still_needed(run, plan),
+        "--out on a larger disk, or fewer blocks in search_space (hf-puzzle plan has more)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Shapes of Llama parents, and NVIDIA's published children of them: the speed-up that a roofline predicts for them beside the reported one.
+"""Shapes of parents, and NVIDIA's published children of them: the speed-up that a roofline predicts for them beside the reported one.
 
 Layers are run-length strings, `attention/ffn_mult` with a repeat count: gN has N query heads in a group, L is linear, N
 none, n no FFN.
@@ -7,7 +7,7 @@ none, n no FFN.
 import functools
 from dataclasses import dataclass
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 from ..blocks import LINEAR, NONE, Block
 from ..formats import parent_block
@@ -21,27 +21,32 @@ from .timing import Shapes
 
 _ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": 8192, "rope_theta": 500_000.0}  # fmt: skip
-# config.json of meta-llama/Llama-3.2-1B and Llama-3.1-8B, -70B, -405B, as far as shapes go
+# config.json of meta-llama/Llama-3.2-1B and Llama-3.1-8B, -70B, -405B, and of Qwen/Qwen3-0.6B, as far as shapes go:
+# hidden size, FFN, layers, heads, tied
 PARENTS = {
     "llama-1b": (2048, 8192, 16, 32, True),
     "llama-8b": (4096, 14336, 32, 32, False),
     "llama-70b": (8192, 28672, 80, 64, False),
     "llama-405b": (16384, 53248, 126, 128, False),
+    "qwen3-0.6b": (1024, 3072, 28, 16, True),
 }
 
 
-def parent_config(name: str) -> LlamaConfig:
+def parent_config(name: str) -> LlamaConfig | Qwen3Config:
     """One of the shapes that need no Hub."""
     if name not in PARENTS:
         raise RecipeError(
             f"--parent {name[:200]!r} is unknown{did_you_mean(name, PARENTS)}; known: {', '.join(PARENTS)}"
         )
     hidden, intermediate, layers, heads, tied = PARENTS[name]
-    return LlamaConfig(
-        vocab_size=128_256, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=8, head_dim=64 if name == "llama-1b" else 128,
-        max_position_embeddings=131_072, rope_parameters=dict(_ROPE), tie_word_embeddings=tied, dtype="bfloat16",
-    )  # fmt: skip
+    shape = {
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": 8, "head_dim": 64 if name == "llama-1b" else 128, "tie_word_embeddings": tied, "dtype": "bfloat16",
+    }  # fmt: skip
+    if name.startswith("qwen3"):
+        rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
+        return Qwen3Config(vocab_size=151_936, max_position_embeddings=40_960, rope_parameters=rope, **shape)
+    return LlamaConfig(vocab_size=128_256, max_position_embeddings=131_072, rope_parameters=dict(_ROPE), **shape)
 
 
 # config.json of nvidia/Llama-3_1-Nemotron-51B-Instruct, nvidia/Llama-3_3-Nemotron-Super-49B-v1 and

@@ -21,6 +21,8 @@ from ..data import sequences
 from ..evaluation import Rows, Targets
 from ..progress import bar
 from ..recipe import ChildConfig
+from ..stages import Estimate
+from .estimates import Pieces, largest
 from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
 
 
@@ -224,3 +226,32 @@ def _trace(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> Trace
         for handle in handles:
             handle.remove()
     return Trace(state, updates, output)
+
+
+def estimate_child(p: Pieces) -> Estimate:
+    """P w + 2 C w while it is put together; P w + C w + Gram matrices (48 n^2 + 32 n H, n inputs) + targets of the quarter
+    that judges + A(T) in the refit, whose states (6 D H w) lie on the host."""
+    config, clock, shapes = p.recipe.child, p.clock, p.shapes
+    seconds = p.open() + 2 * clock.store(p.child_bytes)
+    moments = [p.held(child=2 * p.child_bytes)]
+    if config.refit:
+        count, rows = p.batches(config.refit_tokens or wanted_tokens(p.own.ffn), config.batch_size)
+        ends, layer = clock.ends(rows, p.length), clock.layer(p.own, rows, p.length)
+        inputs = [shapes.part(kind, getattr(p.own, kind)).out // shapes.hidden for kind in KINDS]
+        per_batch = (ends + layer) + (2 * p.share + 1) * (ends + p.share * layer)
+        matrices = [(p.share if i else 1.0) * size for i, size in enumerate(inputs)]  # FFNs are narrowed
+        grams = sum(clock.gram(int(size), shapes.hidden, rows * p.length) for size in matrices)
+        solves = sum(clock.solve(int(size), shapes.hidden) for size in matrices)
+        seconds += shapes.num_layers * (count * (per_batch + p.share * grams) + p.share * solves)
+        tokens, size = rows * p.length, max(inputs)
+        moments.append(
+            p.held(
+                child=p.child_bytes,
+                states=0.0 if p.on_gpu else 6.0 * count * tokens * shapes.hidden * p.width,
+                gram=48.0 * size**2 + 32.0 * size * shapes.hidden,  # of the widest FFN
+                activations=p.activations(tokens, p.width),
+                **p.judging(count * tokens // JUDGES, tokens, heads=2),
+            )
+        )
+    help = "set child.refit: false, or lower child.refit_tokens and child.batch_size"
+    return Estimate(seconds, largest(*moments), help, p.child_bytes)

@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 
 from .. import artifacts
-from ..blocks import Block
+from ..blocks import NONE, Block
 from ..evaluation import mean_and_error
 from ..recipe import ScoreConfig
-from .judge import Judge, Metric, rows_per_batch, scored_blocks
+from ..stages import Estimate
+from .estimates import Pieces
+from .judge import HALF, Judge, Metric, batches_of_metric, rows_per_batch, scored_blocks
 from .search_space import SearchSpace
+from .surgery import KINDS
 
 
 @dataclass(frozen=True)
@@ -178,3 +181,46 @@ def merge_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score
         for layer_idx, columns in enumerate(joined)
         for block, column in columns.items()
     ]
+
+
+def estimate_score(p: Pieces, **arguments: int) -> Estimate:
+    """P w + sub-blocks of one layer w + 2 D H w (the parent's targets, what enters the layer) + final states of every block
+    on a batch, T H w each + logits of a chunk + A(T)."""
+    task, clock, num_layers = ScoreTask(**arguments), p.clock, p.shapes.num_layers
+    count, rows, length = batches_of_metric(p, task.last_row - task.first_row)
+    ends, layer = clock.ends(rows, length), clock.layer(p.own, rows, length)
+    answer = clock.logits(rows, length) + clock.divergence(rows, length)
+    floors = len(KINDS) if getattr(torch, p.dtype) in HALF else 0
+    # the parent's targets, and what enters each layer
+    seconds = p.open() + count * (ends + num_layers * layer + ends + task.stop * layer)
+    most, blocks_bytes = 0, 0.0
+    for i in range(task.start, task.stop):
+        blocks = scored_blocks(p.space.layers[i], p.own, p.recipe.score)
+        others = [block for block in blocks if block != p.own]
+        above = ends + (num_layers - 1 - i) * layer
+        exchanged = sum(clock.layer(block, rows, length) for block in others) + floors * layer
+        networks = len(blocks) + floors
+        seconds += count * ((networks - 1) * above + exchanged + networks * answer + clock.logits(rows, length))
+        read = {
+            (kind, v)
+            for b in others
+            for kind, v in zip(KINDS, b, strict=True)
+            if v not in (NONE, getattr(p.own, kind))
+        }
+        seconds += sum(clock.block(kind, v) for kind, v in read)
+        most = max(most, networks)
+        blocks_bytes = max(blocks_bytes, sum(p.shapes.part(kind, v).parameters for kind, v in read) * p.width)
+    tokens, every = rows * length, (task.last_row - task.first_row) * length
+    memory = p.held(
+        blocks=blocks_bytes,
+        states=(every + most * tokens) * p.shapes.hidden * float(p.width),
+        activations=p.activations(tokens, p.width),
+        **p.judging(every, tokens),
+    )
+    help = "lower score.batch_size or score.tokens_per_task, offer fewer blocks, or use parent.device_map"
+    return Estimate(seconds, memory, help, 200.0 * sum(len(layer.blocks) for layer in p.space.layers[task.start : task.stop]))  # fmt: skip
+
+
+def whole_score(p: Pieces) -> Estimate:
+    """All layers and rows as one task."""
+    return estimate_score(p, start=0, stop=len(p.space.layers), first_row=0, last_row=len(p.run.metric.rows))

@@ -17,10 +17,12 @@ from ..costs import Timing
 from ..formats import DECILM
 from ..progress import bar
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
-from .bench import Bench, jsonable
+from ..stages import Estimate
+from .bench import Bench, jsonable, memory_of_confirmation, seconds_of_confirmation, seconds_of_rounds
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
-from .judge import Judge
-from .scoring import Score, forward_tokens, score_blocks, with_sums
+from .estimates import Pieces, largest
+from .judge import Judge, seconds_of_distance
+from .scoring import Score, forward_tokens, score_blocks, whole_score, with_sums
 from .search_space import SearchSpace
 from .solver import Choice, InfeasibleError, Limit, Solution, solve
 from .true_loss import Menu, evolve
@@ -544,3 +546,52 @@ class Search:
             if not any(all(a <= b for a, b in zip(other, row, strict=True)) for other in rows.values() if other != row)
         ]
         return list(dict.fromkeys([incumbent.blocks[layer_idx], *kept]))
+
+
+# -- what a search takes
+
+TRIED = 3  # children that a round times, and margins that it solves with
+
+
+def _is_timed(p: Pieces) -> bool:
+    asked = p.recipe.constraints
+    return any((asked.speedup, asked.throughput_tokens_per_s, asked.latency_ms, asked.prefill_ms))
+
+
+def _solves(p: Pieces) -> int:
+    """Layouts that a round gets from the solver, and judges: a search for each margin, one where no time is asked for."""
+    config, searches = p.recipe.solve, TRIED if _is_timed(p) else 1
+    return searches * config.num_solutions * len(p.recipe.cost.batch_sizes) + 2 * config.rescore_rounds
+
+
+def _seconds_of_judging(p: Pieces) -> float:
+    """Distances of the search's children, and scores around the best ones."""
+    # half of the blocks are worth it; layers above the exchanged one are the child's
+    around = 0.5 * (0.5 + 0.5 * p.share) * (whole_score(p).seconds - p.open())
+    return _solves(p) * seconds_of_distance(p) + p.recipe.solve.rescore_rounds * around
+
+
+def seconds_of_rival(p: Pieces) -> float:
+    """A search on the true loss, at the forward tokens of scores and distances."""
+    return whole_score(p).seconds - p.open() + _seconds_of_judging(p)
+
+
+def estimate_solve(p: Pieces) -> Estimate:
+    """A round of three candidates, the best of them confirmed: often that is all, sometimes not. As `score` with the child
+    that is scored around; or P w + the layers that are timed together; or a confirmation."""
+    config, timed = p.recipe.solve, _is_timed(p)
+    binaries = sum(len(layer.blocks) for layer in p.space.layers)
+    seconds = p.open() + _solves(p) * (0.2 + 2e-4 * binaries) + _seconds_of_judging(p)  # a process each
+    if config.refine == "swap":
+        seconds += seconds_of_rival(p) + (seconds_of_confirmation(p, config.measure_rounds) if timed else 0.0)
+    scored = whole_score(p).memory
+    moments = [scored | {"blocks": scored["blocks"] + p.share * p.blocks * p.width}]
+    if timed:
+        rounds = max(2, round(config.measure_rounds / config.sessions))
+        seconds += seconds_of_rounds(p, rounds, TRIED) + seconds_of_confirmation(p, config.measure_rounds)
+        seconds += TRIED * p.clock.init(p.child_parameters)
+        moments.append(p.timed((p.other_code + TRIED * p.share) * p.blocks, targets=scored["targets"]))
+        if p.on_gpu:
+            moments.append(memory_of_confirmation(p, scored["targets"]))
+    help = "lower score.batch_size or score.num_tokens, or cost.batch_sizes, or use parent.device_map"
+    return Estimate(seconds, largest(*moments), help)

@@ -141,7 +141,7 @@ class Clock:
 
     def __init__(self, machine: Machine, shapes: Shapes, dtype: str, compute: str):
         self.machine, self.shapes, self.dtype, self.compute = machine, shapes, dtype, compute
-        self.width = BYTES[dtype]
+        self.width, self.compute_width = BYTES[dtype], BYTES[compute]
 
     def _seconds(self, name: tuple, flops: float, moved: float, ops: int, dtype: str, shape: tuple = ()) -> float:
         """`name` is a method of `_Pieces` with its first arguments, `shape` the rows and length that may be cut."""
@@ -156,7 +156,7 @@ class Clock:
         if variant == NONE:
             return 0.0
         part, passes = self.shapes.part(kind, variant), 1 if mode == "forward" else 3
-        width = self.width if mode == "forward" else BYTES[self.compute]
+        width = self.width if mode == "forward" else self.compute_width
         moved = passes * (part.matrices + rows * length * (3 * part.width + 4 * self.shapes.hidden)) * width
         flops = self.shapes.flops(kind, variant, rows, length, mode)
         dtype = self.dtype if mode == "forward" else self.compute
