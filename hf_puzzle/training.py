@@ -143,6 +143,7 @@ def show_progress(trainer: Trainer, description: str) -> None:
     trainer.add_callback(_Progress(description))
 
 
-def num_steps(num_tokens: int, batch_size: int, sequence_length: int) -> int:
-    """Optimizer steps that consume `num_tokens`, at least one."""
-    return max(1, round(num_tokens / (batch_size * sequence_length)))
+def num_steps(num_tokens: int, batch_size: int, sequence_length: int, args: dict | None = None) -> int:
+    """Optimizer steps that consume `num_tokens`, at least one; `args` may say how many batches make a step."""
+    batches = (args or {}).get("gradient_accumulation_steps", 1)
+    return max(1, round(num_tokens / (batches * batch_size * sequence_length)))

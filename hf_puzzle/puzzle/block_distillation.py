@@ -456,7 +456,7 @@ def _run_job(
     starts = closed_form(parent, wanted, importance, calibration, config, LayerStream(parent, **stream))
     students = [_student(parent, space, plan, starts, config) for plan in wanted]
     heldout = sequences(tokens["validation"], sequence_length, config.eval_tokens, seed + 2)
-    steps = num_steps(config.num_tokens, config.batch_size, sequence_length)
+    steps = num_steps(config.num_tokens, config.batch_size, sequence_length, config.args)
     args = training_arguments(
         folder,
         "library",
@@ -596,7 +596,7 @@ def estimate_library(p: Pieces, start: int, stop: int, **neighbours: str | None)
     judgements, batches = count * (1 + (config.evals if trained else 0)), 0
     seconds += judgements * (clock.parent(rows, length, stop) + all_students(rows, "forward", False))
     if trained:
-        steps = num_steps(config.num_tokens, config.batch_size, length)
+        steps = num_steps(config.num_tokens, config.batch_size, length, config.args)
         batches = steps * config.args.get("gradient_accumulation_steps", 1)
         below = clock.parent(config.batch_size, length, stop)
         seconds += batches * (below + all_students(config.batch_size, "local", True))

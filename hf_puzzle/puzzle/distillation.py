@@ -445,7 +445,7 @@ def gkd_arguments(
     Raises:
         RecipeError: `args` that Trainer refuses, or that choose by another metric.
     """
-    steps = num_steps(config.num_tokens, config.batch_size * num_processes(), sequence_length)
+    steps = num_steps(config.num_tokens, config.batch_size * num_processes(), sequence_length, config.args)
     steps = config.args.get("max_steps", steps)
     every = config.args.get("eval_steps", config.args.get("save_steps", math.ceil(steps / max(1, config.evals))))
     args = training_arguments(
@@ -617,11 +617,11 @@ def estimate_distill(p: "Pieces", num_tokens: int | None = None) -> Estimate:
     if shards > 1:  # weights are gathered before each pass and gradients scattered after it; the optimizer is cut
         batch += (p.parameters * p.width + 12 * p.child_parameters) / p.machine.link_bandwidth
         step /= shards
-    steps = num_steps(num_tokens, rows * shards, length)
+    steps = num_steps(num_tokens, rows * shards, length, config.args)
     batches = steps * config.args.get("gradient_accumulation_steps", 1)
     if config.learning_rate == "auto":
         batches, steps = 1.12 * batches, 1.12 * steps  # four rates, 3 % of the steps each
-    saved = 4.0 * p.child_parameters + 8.0 * trained
+    saved = 4.0 * p.child_parameters + _moments(p)
     count, eval_rows = p.batches(config.eval_tokens, rows)
     judged = p.child_forward(eval_rows, length, logits=False) + p.clock.judge(eval_rows, length)
     evaluations = count * (p.clock.parent(eval_rows, length) + (config.evals + 2) * judged)
@@ -633,14 +633,18 @@ def estimate_distill(p: "Pieces", num_tokens: int | None = None) -> Estimate:
     # with checkpointing, what enters each layer waits: the hidden states that the loss takes, too
     waiting = one if checkpointing else p.share * shapes.num_layers * one
     judging, head = p.judging(config.eval_tokens, tokens), 4.0 * shapes.hidden * shapes.vocab
+    logits = max(judging["logits"], 24.0 * min(config.chunk_tokens, tokens) * shapes.vocab + head)
+    activations = waiting + p.activations(tokens, width, training=True)
+    # autocast keeps its copies of weights until the forward ends; with checkpointing, nothing saved for backward does longer
+    casts = 2.0 * p.child_parameters / shards if half and config.lora is None else 0.0
     memory = p.held(
         child=(4.0 if config.lora is None else p.width) * p.child_parameters / shards,
         gradients=4.0 * trained / shards,
         optimizer=_moments(p) / shards,
-        casts=2.0 * p.child_parameters / shards if half and config.lora is None else 0.0,
-        activations=waiting + p.activations(tokens, width, training=True),
+        casts=max(0.0, casts - activations - logits) if checkpointing else casts,
+        activations=activations,
         states=tokens * shapes.num_layers * shapes.hidden * (p.width + 4.0),
-        logits=max(judging["logits"], 24.0 * min(config.chunk_tokens, tokens) * shapes.vocab + head),
+        logits=logits,
         targets=judging["targets"],
         tokens=0.0 if p.on_gpu else 4.0 * p.recipe.data.num_tokens,
         start=0.0 if p.on_gpu else p.child_bytes,

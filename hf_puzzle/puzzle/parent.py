@@ -56,7 +56,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     model = LlamaForCausalLM(config)
     logger.info("training a parent of %.2f M parameters on %s", model.num_parameters() / 1e6, device)
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    steps = num_steps(recipe.num_tokens, recipe.batch_size, recipe.data.sequence_length)
+    steps = num_steps(recipe.num_tokens, recipe.batch_size, recipe.data.sequence_length, recipe.args)
     checkpoints = output_dir.with_name(output_dir.name + "-checkpoints")
     args = training_arguments(
         checkpoints,
@@ -120,6 +120,6 @@ def estimate_parent(p: Pieces) -> Estimate:
         "tokens": TOKENIZER_BYTES + (0.0 if p.on_gpu else 4.0 * recipe.data.num_tokens),
     }
     return Estimate(
-        clock.tokenize(recipe.data) + num_steps(recipe.num_tokens, rows, length) * step,
+        clock.tokenize(recipe.data) + num_steps(recipe.num_tokens, rows, length, recipe.args) * step,
         memory, "lower batch_size of the parent's recipe", 2.0 * p.parameters,
     )  # fmt: skip
