@@ -1,5 +1,6 @@
 """A Puzzle run proves what its stages need of this machine before the first of them."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -158,7 +159,7 @@ def test_an_engine_that_is_installed_and_does_not_load_is_named(make_run, monkey
 
 def test_the_disk_must_have_room_for_what_is_left(make_run, monkeypatch):
     run = make_run()
-    needed = planner.disk_still_needed(run)
+    needed = planner.disk_still_needed(run, planner.plan_here(run))
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("usage", (), {"free": 0.5 * needed}))
     with pytest.raises(NotReadyError, match=f"needs {needed / 1e9:.2f} GB more, {0.5 * needed / 1e9:.2f} GB are free"):
         run.run()
@@ -167,23 +168,32 @@ def test_the_disk_must_have_room_for_what_is_left(make_run, monkeypatch):
 
 def test_room_is_needed_for_the_worst_moment_of_unfinished_stages(make_run):
     run = make_run()
-    disk = planner.Planner(run, MACHINES["h200"], 1).disk()
-    names = [stage.name for stage in run.stages()]
-    sizes = [disk.get(name, (0.0, 0.0)) for name in names]
-    needed = max(sum(left for left, _ in sizes[:i]) + sum(sizes[i]) for i in range(len(names)))
-    assert planner.disk_still_needed(run) == pytest.approx(needed)
+    plan = planner.plan_here(run)
+    sizes = [(stage.kept_bytes, stage.scratch_bytes) for stage in plan.stages]
+    needed = max(sum(left for left, _ in sizes[:i]) + sum(sizes[i]) for i in range(len(sizes)))
+    assert planner.disk_still_needed(run, plan) == pytest.approx(needed)
     # what a killed stage has written is there already
     (run.run_dir / "library").mkdir(parents=True)
     (run.run_dir / "library" / "half.safetensors").write_bytes(bytes(10_000))
-    assert planner.disk_still_needed(run) == pytest.approx(needed - 10_000)
+    assert planner.disk_still_needed(run, plan) == pytest.approx(needed - 10_000)
     # the checkpoints of a finished stage are no more
     artifacts.write_json(run.run_dir / "manifest.json", {"library": {"inputs": "", "finished": "now"}})
-    assert planner.disk_still_needed(run) < needed - disk["library"][1] / 2
+    (scratch,) = (stage.scratch_bytes for stage in plan.stages if stage.stage == "library")
+    assert planner.disk_still_needed(run, plan) < needed - scratch / 2
+
+
+def test_what_does_not_fit_into_memory_is_said_and_not_refused(make_run, monkeypatch, caplog):
+    small = dataclasses.replace(MACHINES["l4"], memory_gb=0.6)
+    monkeypatch.setattr(planner, "this_machine", lambda device: small)
+    make_run("device=cpu").check()
+    assert "library does not fit: " in caplog.text
+    assert "of 0.6 GB on this machine" in caplog.text
+    assert "lower library.layers_per_job" in caplog.text
 
 
 def test_a_mixture_of_experts_is_not_foreseen_and_not_refused(make_run, monkeypatch):
     monkeypatch.setattr("hf_puzzle.puzzle.timing.num_experts", lambda ffn: 8)
     run = make_run()
     with pytest.raises(NoPlanError, match="mixture of experts"):
-        planner.disk_still_needed(run)
+        planner.plan_here(run)
     run.check()
