@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -39,10 +39,6 @@ from ..formats import PER_LAYER, parent_block
 from ..progress import bar
 from ..recipe import CostConfig
 from .child import empty_child, empty_model
-
-
-if TYPE_CHECKING:
-    from .estimates import Pieces
 
 
 PARENT, OWN = "parent", "0"  # the stock parent, and its blocks in the child's code: calibration child 0
@@ -339,20 +335,20 @@ def _say(value) -> None:
     sys.stdout.flush()
 
 
-def seconds_of_rounds(p: "Pieces", rounds: int, children: int) -> float:
+def seconds_of_rounds(p, rounds: int, children: int) -> float:
     """Generations of both parents and children in turn, and one to warm up."""
     own, child = p.generations(Workload(max(p.recipe.cost.batch_sizes), p.recipe.cost.prefill_tokens, p.recipe.cost.decode_tokens))  # fmt: skip
     return (rounds + 1) * (2 * own + children * child)
 
 
-def seconds_of_confirmation(p: "Pieces", rounds: int) -> float:
+def seconds_of_confirmation(p, rounds: int) -> float:
     """A child timed by fresh processes, which share `rounds`."""
     sessions = p.recipe.solve.sessions
     build = 2 * p.clock.init(p.parameters) + p.clock.init(p.child_parameters)
     return sessions * (START_SECONDS + build + seconds_of_rounds(p, max(2, round(rounds / sessions)), 1))
 
 
-def memory_of_confirmation(p: "Pieces", targets: float) -> dict[str, float]:
+def memory_of_confirmation(p, targets: float) -> dict[str, float]:
     """What is on a GPU when a fresh process times both parents and a child: this one's parent has left, its judge's
     `targets` have not."""
     memory = p.timed((p.other_code + p.share) * p.blocks, targets=targets)

@@ -7,7 +7,6 @@ import math
 import random
 import statistics
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from ..artifacts import ArtifactError, reading
 from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
@@ -19,10 +18,6 @@ from ..stages import Estimate
 from .bench import OWN, PARENT, Bench
 from .search_space import SearchSpace
 from .surgery import KINDS, count_parameters, layers_of, meta_parent
-
-
-if TYPE_CHECKING:
-    from .estimates import Pieces
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -330,7 +325,7 @@ def _affine(points: list[tuple[float, float]]) -> Fit:
     return Fit(offset, slope)
 
 
-def estimate_cost(p: "Pieces", accelerator: str | None = None) -> Estimate:
+def estimate_cost(p, accelerator: str | None = None) -> Estimate:
     """P w + the layers of all stacks and children, which share their ends + KV cache of one + A(T) of its prompt."""
     config, clock = p.recipe.cost, p.clock_for(p.recipe.cost.dtype, "float32")
     fitted, unseen = calibration_layouts(p.space, config, p.recipe.seed)

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -44,10 +43,6 @@ from ..training import TRAINER_SECONDS, SealingTrainer, num_steps, show_progress
 from .child import cast_parameters
 from .loading import check_sharded
 from .surgery import KINDS
-
-
-if TYPE_CHECKING:
-    from .estimates import Pieces
 
 
 logger = logging.getLogger(__name__)
@@ -576,7 +571,7 @@ def _with_lora(child: PreTrainedModel, options: dict):
     return peft.get_peft_model(child, config)
 
 
-def _trained(p: "Pieces") -> float:
+def _trained(p) -> float:
     """Parameters that GKD trains: all, or those of the adapters."""
     lora = p.recipe.distill.lora
     if lora is None:
@@ -586,7 +581,7 @@ def _trained(p: "Pieces") -> float:
     return p.share * p.shapes.num_layers * lora.get("r", 8) * rows
 
 
-def _moments(p: "Pieces") -> float:
+def _moments(p) -> float:
     """Bytes of the optimizer's state."""
     config, trained = p.recipe.distill, _trained(p)
     if config.optimizer == "muon":  # embeddings, head and norms stay with AdamW
@@ -594,7 +589,7 @@ def _moments(p: "Pieces") -> float:
     return 0.0 if config.args.get("optim") == "adafactor" else 8.0 * trained  # there a row and a column for a matrix
 
 
-def estimate_distill(p: "Pieces", num_tokens: int | None = None) -> Estimate:
+def estimate_distill(p, num_tokens: int | None = None) -> Estimate:
     """P w + 4 C (adapters: C w) + 4 a trained parameter + optimizer (8 AdamW, 4 Muon, 0 Adafactor), all four over the
     devices with fsdp, + 2 a parameter that autocast keeps + saved activations + T L H (w + 4) + 24 chunk V + 4 H V (the
     head's gradient) + targets that judge; on a CPU, C w: the child as it came."""
