@@ -143,7 +143,7 @@ def in_fresh_process(call: str, *arguments: str) -> dict:
 
 def compare(case: str, work: Path) -> dict:
     """Every stage: what the plan says, then what it took."""
-    from hf_puzzle.puzzle.planner import PROCESS_BYTES
+    from hf_puzzle.puzzle.estimates import PROCESS_BYTES
 
     work.mkdir(parents=True, exist_ok=True)
     made, rows = in_fresh_process("predict", case, str(work)), []

@@ -83,8 +83,9 @@ def only_looked_at(run, config=None):
     for name in ("space", "metric", "fmt"):
         vars(seen).pop(name, None)
     seen.run_dir, seen._streams, seen._parent_fingerprint = NOWHERE, None, lambda: ""
-    validation = data.heldout_tokens // 3
-    sizes = {"train": data.num_tokens, "validation": validation, "test": data.heldout_tokens - validation}
+    streams = run._streams
+    train, heldout = (len(streams["train"]), len(streams["heldout"])) if streams else (data.num_tokens, data.heldout_tokens)  # fmt: skip
+    sizes = {"train": train, "validation": heldout // 3, "test": heldout - heldout // 3}
     seen.tokens = {name: torch.zeros(1, dtype=torch.int32).expand(size) for name, size in sizes.items()}
     return seen
 
