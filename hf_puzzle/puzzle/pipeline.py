@@ -267,14 +267,17 @@ class PuzzleRun:
 
     # -- checks before any compute
 
-    def check(self) -> None:
+    def check(self, here: bool = True) -> None:
         """Everything that can be known to be wrong before the first stage, of the recipe and of this machine.
+
+        Args:
+            here: whether this machine's device computes.
 
         Raises:
             ValueError: a named subclass, with the value and the way out.
         """
         self.check_recipe()
-        check_machine(self)
+        check_machine(self, here)
 
     def check_recipe(self) -> None:
         """The part of `check` that holds for any machine: recipe, the parent's shapes, what both rule out."""
@@ -683,7 +686,7 @@ class PuzzleRun:
             raise RecipeError("library.states: pipeline needs --on ray; on Slurm, take streamed")
         if on is not None and self.parent_in_memory:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
-        self.check() if rank == 0 else self.check_recipe()
+        self.check(here=on is None) if rank == 0 else self.check_recipe()
         if rank > 0:
             child, _ = self._distilled()
             for _ in self._gathered(child) if self._shards_gkd else ():  # the first process writes them
