@@ -189,6 +189,9 @@ def test_what_does_not_fit_into_memory_is_said_and_not_refused(make_run, monkeyp
     assert "library does not fit: " in caplog.text
     assert "of 0.6 GB on this machine" in caplog.text
     assert "lower library.layers_per_job" in caplog.text
+    caplog.clear()
+    make_run("device=cpu").check(here=False)  # workers elsewhere compute
+    assert "does not fit" not in caplog.text
 
 
 def test_a_mixture_of_experts_is_not_foreseen_and_not_refused(make_run, monkeypatch):
