@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..artifacts import ArtifactError
 from ..blocks import Block, kv_heads
-from ..costs import Timing
+from ..costs import Timing, student_quantile
 from ..formats import DECILM
 from ..progress import bar
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # candidates timed together in a round: asking for a little less and a little more brackets what predictions miss
 MARGINS = (0.985, 1.0, 1.02)
 SLACK = 1.03  # a confirmed bound so far above the target is quality thrown away: another round
-SHORTFALL = 0.99  # a confirmed bound / the value that steered to it, before one was seen
+SHORTFALL = 0.99  # a confirmed bound / the value that steered to it on a quiet machine, before one was seen
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class Search:
         self.rounds: list[dict] = []
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
         self.timed = any(getattr(constraints, name) is not None for name in TIMED)
-        self.shortfall, self.memory_overhead = SHORTFALL if self.timed else 1.0, 0.0
+        self.shortfall, self.memory_overhead = self._expected_shortfall() if self.timed else 1.0, 0.0
         self._measured: dict[tuple, dict] = {}  # by batch size and layout: what a session said of it
         self._failed: set[tuple] = set()
 
@@ -401,6 +401,13 @@ class Search:
             speeds = self.bench.measure(list(group.values()), batch_size, self._rounds_per_session)
             self._measured |= dict(zip(group, speeds, strict=True))
         return [self._measured[key] for key in keys]
+
+    def _expected_shortfall(self) -> float:
+        """How far a confirmed bound will be below its value, from how far the rounds of the cost table were apart."""
+        spread = statistics.median(row.get("spread", 0.0) for rows in self.costs.children.values() for row in rows)
+        error = spread * math.sqrt(2 / self._rounds_per_session / self.config.sessions)
+        quantile = student_quantile(self.config.confidence, max(1, self.config.sessions - 1))
+        return max(0.9, min(SHORTFALL, math.exp(-quantile * error)))
 
     @property
     def _rounds_per_session(self) -> int:

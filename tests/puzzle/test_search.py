@@ -349,6 +349,20 @@ def test_sessions_that_differ_widen_the_bound(searching):
     assert total_ms(child.blocks, 4) < total_ms(steady_child.blocks, 4)
 
 
+def test_a_machine_that_measured_noisily_is_asked_for_more_from_the_start(searching, costs):
+    constraints = ConstraintsConfig(speedup=1.4, max_batch_size=4)
+    steady = searching(Machine(), constraints, sessions=4, measure_rounds=8)
+    assert steady.shortfall == 0.99
+    noisy = {b: [row | {"spread": 0.03} for row in rows] for b, rows in costs.children.items()}
+    search = Search(
+        steady.judge, Machine(), steady.scores, dataclasses.replace(costs, children=noisy), constraints, steady.config
+    )
+    # rounds of parent and child that are 3 % apart, two in each of four sessions; Student's t with 3 degrees of freedom
+    assert math.log(search.shortfall) == pytest.approx(-2.353 * 0.03 * math.sqrt(2 / 2 / 4), rel=0.01)
+    search.run()
+    assert search.rounds[0]["margin"] == pytest.approx(1 / search.shortfall)
+
+
 @pytest.mark.parametrize("name, key", [("latency_ms", "child_ms"), ("prefill_ms", "child_prefill_ms")])
 def test_latencies_hold_by_their_upper_bound(searching, name, key):
     constraints = ConstraintsConfig(**{name: VALUES[name]}, max_batch_size=1)
