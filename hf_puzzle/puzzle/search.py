@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # candidates timed together in a round: asking for a little less and a little more brackets what predictions miss
 MARGINS = (0.985, 1.0, 1.02)
-SLACK = 1.03  # a confirmed bound so far above the target is quality thrown away: another round
+SLACK = 1.03  # a confirmed bound so far above the target is quality thrown away: one more round
 SHORTFALL = 0.99  # a confirmed bound / the value that steered to it on a quiet machine, before one was seen
 
 
@@ -367,6 +367,7 @@ class Search:
                 self._over_target(speed, c.batch_size, bounds=False)
                 for c, speed in zip(candidates, measured, strict=True)
             ]
+            again = best is not None  # a last round, for what the confirmed bound left
             confirmed = self._confirmed(candidates, values, best and best[0].distance)
             for i, candidate in enumerate(candidates):
                 speed = confirmed.get(i)
@@ -381,7 +382,7 @@ class Search:
                 )  # fmt: skip
                 if speed and speed["bound_over_target"] >= 1:  # better than `best`, else it was not confirmed
                     best = candidate, speed
-            if best is not None and (not self.timed or best[1]["bound_over_target"] <= SLACK):
+            if best is not None and (again or not self.timed or best[1]["bound_over_target"] <= SLACK):
                 break
             margin = margin / statistics.median(value * self.shortfall for value in values) * 1.002
         if best is None:
@@ -428,12 +429,13 @@ class Search:
             if key in self._failed or values[i] * self.shortfall < 1:
                 continue
             done[i] = speed = self._confirm(candidates[i])
+            if self.timed:  # what clears the target in this process and not in others: the next must do so by more
+                least = max(speed["bound_over_target"], SHORTFALL * speed["value_over_target"])
+                # a step at a time: one disturbed confirmation must not cost quality for good
+                self.shortfall = min(1.0, max(0.95 * self.shortfall, least / values[i]))
             if speed["bound_over_target"] >= 1:
                 break
             self._failed.add(key)
-            if self.timed:  # what clears the target in this process and not in others: the next must do so by more
-                least = max(speed["bound_over_target"], SHORTFALL * speed["value_over_target"])
-                self.shortfall = max(0.9, min(self.shortfall, least / values[i]))
         return done
 
     def _confirm(self, candidate: Candidate) -> dict:
@@ -442,7 +444,8 @@ class Search:
         if self.timed:
             (speed,) = self.bench.confirm(
                 [candidate.blocks], batch_size, self.config.sessions, self._rounds_per_session,
-                lambda speeds: self._over_target(speeds[0], batch_size, bounds=False) < 1,
+                lambda speeds: speeds[0]["total"].sessions > 1  # one may have been disturbed
+                and self._over_target(speeds[0], batch_size, bounds=False) < 1,
             )  # fmt: skip
         value, reached = (self._over_target(speed, batch_size, bounds) for bounds in (False, True))
         if self.constraints.memory_gb is not None and reached >= 1:

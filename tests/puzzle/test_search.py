@@ -312,11 +312,9 @@ def test_the_search_recalibrates_until_the_confirmed_bound_clears_the_target(sea
     assert measured["bound_over_target"] == pytest.approx(measured["same_code"].lower_bound / 1.4)
     confirmed = [r for r in search.rounds if r["confirmed"] and r["confirmed"]["bound_over_target"] >= 1]
     assert chosen.distance == min(r["distance"] for r in confirmed)
-    assert (
-        search.rounds[-1]["confirmed"] is None
-        or measured["bound_over_target"] <= 1.03
-        or search.rounds[-1]["round"] == 5
-    )
+    # much slack in the first bound that clears the target is worth one more round
+    first = confirmed[0]
+    assert search.rounds[-1]["round"] - first["round"] == (first["confirmed"]["bound_over_target"] > 1.03)
     timed = [layout for kind, layouts in machine.asked for layout in layouts if kind == "measure"]
     assert len(timed) == len(set(timed))
 
@@ -358,9 +356,10 @@ def test_a_machine_that_measured_noisily_is_asked_for_more_from_the_start(search
         steady.judge, Machine(), steady.scores, dataclasses.replace(costs, children=noisy), constraints, steady.config
     )
     # rounds of parent and child that are 3 % apart, two in each of four sessions; Student's t with 3 degrees of freedom
-    assert math.log(search.shortfall) == pytest.approx(-2.353 * 0.03 * math.sqrt(2 / 2 / 4), rel=0.01)
+    expected = search.shortfall
+    assert math.log(expected) == pytest.approx(-2.353 * 0.03 * math.sqrt(2 / 2 / 4), rel=0.01)
     search.run()
-    assert search.rounds[0]["margin"] == pytest.approx(1 / search.shortfall)
+    assert search.rounds[0]["margin"] == pytest.approx(1 / expected)
 
 
 @pytest.mark.parametrize("name, key", [("latency_ms", "child_ms"), ("prefill_ms", "child_prefill_ms")])
