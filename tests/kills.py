@@ -235,7 +235,8 @@ def fingerprint(out: Path) -> dict[str, object]:
     found["blocks"] = json.loads((out / "solutions.json").read_text())["chosen"]["blocks"]
     found["quality"] = json.loads((out / "eval.json").read_text())["quality"]
     rows = [json.loads(line) for line in (out / "baselines.jsonl").read_text().splitlines()]
-    found["baselines"] = [(row["name"], row["blocks"], row["quality"]) for row in rows]
+    # which blocks they have depends on measured times
+    found["baselines"] = [(row["name"], row["gkd_tokens"], sorted(row["quality"])) for row in rows]
     left = [p.name for p in out.iterdir() if "checkpoint" in p.name or p.name.endswith((".tmp", ".parts"))]
     found["scratch"] = sorted(left)
     return found

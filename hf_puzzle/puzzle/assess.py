@@ -25,7 +25,6 @@ from .distillation import distill, estimate_distill, validation_rows
 from .estimates import PROCESS_BYTES, Pieces, largest
 from .judge import seconds_of_distance
 from .refit import calibration_rows, estimate_child, refit
-from .scoring import with_sums
 from .search import seconds_of_rival
 
 
@@ -155,8 +154,7 @@ def baseline_layouts(run, budget_ms: float | None = None) -> Baselines:
     path = run.run_dir / "solutions.json"
     with artifacts.reading(path):
         tokens = artifacts.read_json(path)["forward_tokens"]
-    scores = with_sums(run.scores, run.space)
-    return Baselines(run.space, scores, run.costs, batch_size, budget_ms, run.judge, tokens, run.recipe.seed)
+    return Baselines(run.space, run.scores, run.costs, batch_size, budget_ms, run.judge, tokens, run.recipe.seed)
 
 
 def baseline_tasks(run) -> list[dict]:

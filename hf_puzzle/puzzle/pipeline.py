@@ -76,7 +76,6 @@ from .scoring import (
     run_score_task,
     score_tasks,
     stored_values,
-    with_sums,
 )
 from .search import Candidate, Search, check_constraints, check_sizes, check_solve, estimate_solve, solve_all
 from .search_space import SearchSpace, build_search_space
@@ -517,8 +516,7 @@ class PuzzleRun:
         check_constraints(self.recipe.constraints, self.recipe.cost)
         margin = read_margin(self.run_dir)
         one_kv_count = engines.needs_one_kv_count(self.recipe.deploy)
-        scores = with_sums(self.scores, self.space)
-        return solve_all(scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
+        return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
 
     def make_child(self) -> None:
         blocks = [Block.parse(text) for text in self.chosen["blocks"]]

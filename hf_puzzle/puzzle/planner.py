@@ -147,7 +147,9 @@ def plan_here(run) -> Plan:
     name = "this GPU" if run.device.type != "cpu" else "this machine"
     # speeds of the table, so that nothing is measured; they only say how small a target makes the child
     machine = dataclasses.replace(MACHINES["h200"], name=name, memory_gb=here.memory_gb, count=here.count)
-    return make_plan(only_looked_at(run), machine, on_gpu=run.device.type != "cpu")
+    # a pipeline needs all its jobs at once: how many workers there will be is the executor's to say
+    workers = run.config.num_hidden_layers if run.recipe.library.states == "pipeline" else 1
+    return make_plan(only_looked_at(run), machine, workers, on_gpu=run.device.type != "cpu")
 
 
 def disk_still_needed(run, plan: Plan) -> float:

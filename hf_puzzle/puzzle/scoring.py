@@ -25,7 +25,10 @@ from .surgery import KINDS
 
 @dataclass(frozen=True)
 class Score:
-    """One line of `scores.jsonl`: `value` with its standard error, clustered by document (or task item)."""
+    """One line of `scores.jsonl`: `value` with its standard error, clustered by document (or task item).
+
+    `tokens` is 0 where a block was not run: its value is then the sum of its sub-blocks' scores.
+    """
 
     layer_idx: int
     block: str
@@ -76,7 +79,7 @@ def with_sums(scores: list[Score], space: SearchSpace) -> list[Score]:
                     continue
                 error = math.hypot(*(part.standard_error for part in parts))
                 score = dataclasses.replace(
-                    parts[0], block=block.id, value=sum(part.value for part in parts), standard_error=error
+                    parts[0], block=block.id, value=sum(part.value for part in parts), standard_error=error, tokens=0
                 )
             filled.append(score)
     return filled
@@ -171,16 +174,17 @@ def stored_values(folder: Path) -> dict[tuple[int, int], dict[str, list[float]]]
 
 
 def merge_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score]:
-    """The scores of all tasks: values of the same block joined in the order of their rows, then averaged."""
+    """The scores of all tasks: values of the same block joined in the order of their rows, then averaged; `with_sums`."""
     joined: list[dict[str, list[float]]] = [{} for _ in space.layers]
     for (layer_idx, _), values in sorted(stored_values(folder).items()):
         for block, column in values.items():
             joined[layer_idx].setdefault(block, []).extend(column)
-    return [
+    scores = [
         Score.of(layer_idx, block, torch.tensor(column, dtype=torch.float64), metric)
         for layer_idx, columns in enumerate(joined)
         for block, column in columns.items()
     ]
+    return with_sums(scores, space)
 
 
 def estimate_score(p: Pieces, **arguments: int) -> Estimate:

@@ -22,7 +22,7 @@ from .bench import Bench, jsonable, memory_of_confirmation, seconds_of_confirmat
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .estimates import Pieces, largest
 from .judge import Judge, seconds_of_distance
-from .scoring import Score, forward_tokens, score_blocks, whole_score, with_sums
+from .scoring import Score, forward_tokens, score_blocks, whole_score
 from .search_space import SearchSpace
 from .solver import Choice, InfeasibleError, Limit, Solution, solve
 from .true_loss import Menu, evolve
@@ -272,7 +272,7 @@ class Search:
         one_kv_count: bool = False,
     ):
         self.judge, self.bench, self.space = judge, bench, judge.space
-        self.scores, self.costs, self.constraints = with_sums(scores, judge.space), costs, constraints
+        self.scores, self.costs, self.constraints = scores, costs, constraints
         self._spent_before = judge.forward_tokens - forward_tokens(scores, judge.space)
         self.config, self.one_kv_count = config, one_kv_count
         self.rounds: list[dict] = []

@@ -80,8 +80,8 @@ def test_only_output_matrices_change(llama, library, calibration, state_of):
     before = state_of(child)
     done = refit(child, llama, calibration, CONFIG)
     changed = {name for name, tensor in child.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert {name.rsplit(".", 2)[-2] for name in changed} == {"o_proj", "down_proj", "linear_attn", "linear_mlp"}
     matrices = {n for n in before if n.rsplit(".", 2)[-2] in ("o_proj", "down_proj", "linear_attn", "linear_mlp")}
+    assert changed < matrices  # blocks that start in closed form need none
     assert (done.matrices, done.accepted, done.kept) == (len(matrices), len(changed), True)
 
 
