@@ -234,17 +234,20 @@ class BLDTrainer(SealingTrainer):
 
     @torch.no_grad()
     def judge(self) -> None:
-        """Held-out loss of every student; each keeps its best weights."""
-        totals = {student.name: 0.0 for student in self.students}
+        """Held-out loss of every student; each keeps its best weights. Those that are not trained are judged once, whoever
+        else is trained in their job."""
+        students = [student for student in self.students if student.trained or not student.losses]
+        totals = {student.name: 0.0 for student in students}
 
         def add(student: Student, loss_of) -> None:
-            totals[student.name] += loss_of().item()
+            if student.name in totals:
+                totals[student.name] += loss_of().item()
 
         self.stream.on_student, self.stream.autocast = add, None
         batches = self.heldout.split(self.config.batch_size)
         for batch, states in bar(self.stream.with_states(batches), total=len(batches), desc="judge"):
             self.stream.run(batch, states)
-        for student in self.students:
+        for student in students:
             loss = totals[student.name] / len(batches)
             if student.dead is None and not math.isfinite(loss):
                 self._drop(student, f"held-out loss became {loss}")

@@ -76,8 +76,8 @@ def test_best_is_never_worse_than_the_initialisation(reference):
         assert row["loss_after"] <= row["loss_before"]
         trained = "linear" not in row["name"]
         assert row["trained_tokens"] == (512 if trained else 0)
-        assert len(row["losses"]) == 5  # before, and after each quarter
-        assert len(set(row["losses"])) > 1 if trained else len(set(row["losses"])) == 1
+        assert len(row["losses"]) == (5 if trained else 1)  # before, and after each quarter
+        assert len(set(row["losses"])) > 1 or not trained
     assert {row["init"] for row in reference.index.values()} <= INITS
 
 
