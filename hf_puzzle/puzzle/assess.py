@@ -287,7 +287,7 @@ def estimate_baseline(p: Pieces, name: str, gkd_tokens: int) -> Estimate:
     # what an allocator keeps of the refit stands beside the logits of the comparison
     moments, scratch = [child.memory | {"logits": memory["logits"]}, memory], 0.0
     if gkd_tokens:
-        trained = estimate_distill(p, gkd_tokens)
+        trained = estimate_distill(p, gkd_tokens, alone=True)
         seconds, scratch = seconds + trained.seconds, trained.scratch
         moments.append(trained.memory)
     judge = p.judging(p.run.metric.rows.input_ids.numel(), 0)["targets"]

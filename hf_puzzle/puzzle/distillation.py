@@ -589,16 +589,16 @@ def _moments(p) -> float:
     return 0.0 if config.args.get("optim") == "adafactor" else 8.0 * trained  # there a row and a column for a matrix
 
 
-def estimate_distill(p, num_tokens: int | None = None) -> Estimate:
+def estimate_distill(p, num_tokens: int | None = None, alone: bool = False) -> Estimate:
     """P w + 4 C (adapters: C w) + 4 a trained parameter + optimizer (8 AdamW, 4 Muon, 0 Adafactor), all four over the
     devices with fsdp, + 2 a parameter that autocast keeps + saved activations + T L H (w + 4) + 24 chunk V + 4 H V (the
-    head's gradient) + targets that judge; on a CPU, C w: the child as it came."""
+    head's gradient) + targets that judge; on a CPU, C w: the child as it came. `alone`: without fsdp, as baselines do."""
     config, shapes, length, trained = p.recipe.distill, p.shapes, p.length, _trained(p)
     num_tokens = config.num_tokens if num_tokens is None else num_tokens
     help = "set distill.fsdp, lower distill.batch_size or distill.eval_tokens, or set distill.args.gradient_checkpointing, distill.args.optim: adafactor or distill.lora"  # fmt: skip
     if not num_tokens:
         return Estimate(p.open(1) + p.clock.store(p.child_bytes), p.held(child=p.child_bytes), help, p.child_bytes)
-    compute, shards = p.compute(config.args), p.machine.count if config.fsdp else 1
+    compute, shards = p.compute(config.args), p.machine.count if config.fsdp and not alone else 1
     checkpointing = config.args.get("gradient_checkpointing")
     half, rows, tokens = compute != "float32", config.batch_size, config.batch_size * length
     clock = p.clock_for("float32", compute, config.attn_implementation)

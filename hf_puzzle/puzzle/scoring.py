@@ -189,7 +189,7 @@ def merge_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score
 
 def estimate_score(p: Pieces, **arguments: int) -> Estimate:
     """P w + sub-blocks of one layer w + 2 D H w (the parent's targets, what enters the layer) + final states of every block
-    on a batch, T H w each + logits of a chunk + A(T)."""
+    on a batch, T H w each + logits of a chunk + A(T); in half precision, the parent's sub-block computes in float32, too."""
     task, clock, num_layers = ScoreTask(**arguments), p.clock, p.shapes.num_layers
     count, rows, length = batches_of_metric(p, task.last_row - task.first_row)
     ends, layer = clock.ends(rows, length), clock.layer(p.own, rows, length)
@@ -215,10 +215,11 @@ def estimate_score(p: Pieces, **arguments: int) -> Estimate:
         most = max(most, networks)
         blocks_bytes = max(blocks_bytes, sum(p.shapes.part(kind, v).parameters for kind, v in read) * p.width)
     tokens, every = rows * length, (task.last_row - task.first_row) * length
+    copy = 4.0 * max(p.shapes.part(kind, getattr(p.own, kind)).parameters for kind in KINDS) if floors else 0.0
     memory = p.held(
-        blocks=blocks_bytes,
+        blocks=blocks_bytes + copy,
         states=(every + most * tokens) * p.shapes.hidden * float(p.width),
-        activations=p.activations(tokens, p.width),
+        activations=p.activations(tokens, 4 if floors else p.width),
         **p.judging(every, tokens),
     )
     help = "lower score.batch_size or score.tokens_per_task, offer fewer blocks, or use parent.device_map"

@@ -595,7 +595,9 @@ def estimate_solve(p: Pieces) -> Estimate:
     if config.refine == "swap":
         seconds += seconds_of_rival(p) + (seconds_of_confirmation(p, config.measure_rounds) if timed else 0.0)
     scored = whole_score(p).memory
-    moments = [scored | {"blocks": scored["blocks"] + p.share * p.blocks * p.width}]
+    # a bench keeps the parent in the child's code for its next session
+    kept = timed * p.other_code * p.blocks * BYTES[p.recipe.cost.dtype]
+    moments = [scored | {"blocks": scored["blocks"] + p.share * p.blocks * p.width + kept}]
     if timed:
         rounds = max(2, round(config.measure_rounds / config.sessions))
         seconds += seconds_of_rounds(p, rounds, TRIED) + seconds_of_confirmation(p, config.measure_rounds)

@@ -184,6 +184,9 @@ def test_sharding_cuts_what_a_device_holds(tmp_path):
         assert cut.memory[part] == whole.memory[part] / 2
     assert cut.memory["activations"] == whole.memory["activations"]
     assert cut.seconds < whole.seconds
+    sharded = load_recipe(TINY, [adamw, "distill.fsdp=true", "baselines.num_tokens=[1_000_000]", "child.refit=false"])
+    alone = stages(plan(sharded, RECIPES, str(tmp_path / "two.yaml")))["baselines"]  # in one process each
+    assert alone.memory["child"] == whole.memory["child"]
     streamed = ["library.states=streamed", "library.layers_per_job=2"]
     spread = load_recipe(TINY, ["parent.device_map=auto", "child.refit=false", "distill.fsdp=true", adamw, *streamed])
     spread = stages(plan(spread, RECIPES, str(tmp_path / "two.yaml")))
