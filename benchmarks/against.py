@@ -1,7 +1,7 @@
 """This code against an earlier commit of it: seconds of the stages that a search takes, the child that comes out, memory.
 
-    git worktree add --detach /tmp/old d79c983
-    python benchmarks/against.py --old /tmp/old --runs runs/against
+    git worktree add --detach ../old d79c983
+    python benchmarks/against.py --old ../old --runs runs/against
 
 Both run their own demo recipe, stage by stage in processes of their own, in turn. The children are compared on one test
 text and timed in one session. Memory is the peak of the processes of `score` and `evaluate` on a random parent with

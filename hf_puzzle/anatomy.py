@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 
+ROUNDING = 0.05  # relative, of logits in half precision and quantised; unknown scales are larger
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes: of its parameters, or, where `device_map` offloads them, where its hook brings them."""
     parameter = next(module.parameters())
@@ -51,6 +54,27 @@ class Head:
         """What the matrix gives, scaled and capped."""
         logits = logits * self.scale if self.scale != 1.0 else logits
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
+
+
+class HeadError(ValueError):
+    """A family does something between its final hidden states and its logits that `head_of` does not know."""
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, head: Callable[[torch.Tensor], torch.Tensor], input_ids: torch.Tensor) -> None:
+    """Compare the model's own logits with `head` on its final states, for a few tokens of `(batch, length)`.
+
+    Raises:
+        HeadError: they differ by more than rounding.
+    """
+    ids = input_ids[:1, :8]
+    own, ours = model(input_ids=ids, use_cache=False).logits.float(), head(final_states(model, ids))
+    difference = ((ours - own).norm() / own.norm().clamp_min(1e-30)).item()
+    if difference > ROUNDING:
+        raise HeadError(
+            f"family {model.config.model_type!r}: logits differ by {difference:.1%} from its head on its final hidden states; a "
+            "scale or a cap behind them is unknown here (anatomy.head_of)"
+        )
 
 
 def head_of(model: PreTrainedModel) -> Head:

@@ -461,7 +461,8 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
     for batch in _batches(source, config, streams.written, wanted):
         encoded = as_used([document for _, document in batch], tokenizer, config.text_column)
         for (side, document), ids in zip(batch, encoded, strict=True):
-            kept = _piece(ids, document, marks, config.heldout_document_tokens) if side == "heldout" else ids
+            most = max(config.heldout_document_tokens, config.sequence_length)
+            kept = _piece(ids, document, marks, most) if side == "heldout" else ids
             progress.update(streams.append(side, marks.closed(kept)))
         streams.save_if_due(source.state)
     progress.close()

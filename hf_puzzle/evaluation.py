@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .anatomy import final_states, float_head_of, input_device
+from .anatomy import check_head, final_states, float_head_of, input_device
 from .data import TokenBlocks, cut, given_tokens
 from .progress import bar
 
@@ -166,6 +166,9 @@ class Targets:
 
     Args:
         batch_size: rows of one forward.
+
+    Raises:
+        HeadError: a parent whose logits are not its head on its final states.
     """
 
     @torch.no_grad()
@@ -174,6 +177,7 @@ class Targets:
         self.head = float_head_of(parent)
         device = input_device(parent)
         self.batches = [batch.to(device) for batch in rows.input_ids.split(batch_size)]
+        check_head(parent, self.head, self.batches[0])
         self.states = [final_states(parent, batch) for batch in bar(self.batches, desc=description)]
 
     @torch.no_grad()
@@ -216,10 +220,10 @@ class Targets:
 
     @torch.no_grad()
     def compare(self, child: PreTrainedModel, description: str = "evaluate") -> Verdict:
-        """Of a whole model."""
-        return self.verdict(
-            (final_states(child, batch) for batch in bar(self.batches, desc=description)), float_head_of(child)
-        )
+        """Of a whole model; HeadError for one whose logits are not its head on its final states."""
+        head = float_head_of(child)
+        check_head(child, head, self.batches[0])
+        return self.verdict((final_states(child, batch) for batch in bar(self.batches, desc=description)), head)
 
 
 class Answer:

@@ -17,7 +17,7 @@ import datasets
 import evaluate
 import torch
 
-from .evaluation import kl_divergence, ratio_and_error, token_losses
+from .evaluation import QUANTITIES, Answer, ratio_and_error
 from .recipe import did_you_mean
 
 
@@ -61,12 +61,10 @@ def reductions(parent_logits, child_logits, input_ids, attention_mask=None, **ot
     rows = []
     for p, c, row, kept in zip(parent, child.to(parent.device), ids, (mask[:, 1:] * mask[:, :-1]).bool(), strict=True):
         # one sequence at a time: the float32 copies of the logits stay small
-        p_best, c_best, target = p[:-1].argmax(-1), c[:-1].argmax(-1), row[1:]
-        values = (
-            torch.ones_like(target), p_best == target, c_best == target, p_best == c_best,
-            kl_divergence(p[:-1], c[:-1]), token_losses(p[None], row[None])[0], token_losses(c[None], row[None])[0],
-        )  # fmt: skip
-        rows.append(torch.stack([value[kept].double().sum() for value in values]))
+        parents, childs = (Answer(logits[:-1].float(), row[1:]) for logits in (p, c))
+        found = parents.against(childs, QUANTITIES)
+        values = [found[name] for name in ("parent_hit", "hit", "same", "kl", "parent_loss", "loss")]
+        rows.append(torch.stack([kept.sum().double(), *(value[kept].double().sum() for value in values)]))
     return dict(zip(COLUMNS, torch.stack(rows).cpu().T, strict=True))
 
 

@@ -105,7 +105,8 @@ class DataConfig:
     heldout_tokens: int = key("held-out tokens to prepare", 200_000)
     heldout_fraction: float = key("share of the documents that is held out", 0.04)
     heldout_document_tokens: int = key(
-        "at most so many tokens of each held-out document, from anywhere in it: as evidence, many documents beat long ones",
+        "at most so many tokens of each held-out document (at least a sequence), from anywhere in it: as evidence, many "
+        "documents beat long ones",
         2048,
     )
     seed: int = key("order of a Hub dataset's files", 0)

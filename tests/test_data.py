@@ -534,6 +534,8 @@ def test_held_out_documents_are_cut_from_anywhere_and_keep_their_borders(corpus,
         document = text[long[i] : long[i + 1] if i + 1 < len(long) else None]
         places.append(next(k for k in range(len(document)) if document[k : k + len(piece)] == piece))
     assert len(set(places)) > 3  # not beginnings alone
+    at_least = tokenize(config_for(corpus, heldout_document_tokens=3), tokenizer)["heldout"]
+    assert torch.diff(at_least.documents).min() > 16  # a sequence
     first, second = cut_short["heldout"].split_at_document(len(cut_short["heldout"]) // 3)
     assert torch.equal(torch.cat([first, second]), cut_short["heldout"])
     assert len(first) in starts.tolist()

@@ -1,14 +1,18 @@
 """Distances and the cloze task against other ways to compute them."""
 
+import copy
 import types
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_puzzle.anatomy import HeadError
 from hf_puzzle.data import TokenStream
 from hf_puzzle.evaluation import (
     ClozeTask,
+    Rows,
+    Targets,
     compare,
     kl_divergence,
     mean_and_error,
@@ -188,3 +192,31 @@ def test_mean_and_error():
     mean, error = mean_and_error(values)
     assert (mean, error) == (3.0, pytest.approx(values.double().std().item() / 2))
     assert mean_and_error(values[:1]) == (1.0, 0.0)
+
+
+def test_a_family_with_an_unknown_scale_behind_its_head_is_refused(llama, calibration, monkeypatch):
+    forward = type(llama).forward
+
+    def scaled(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits = 1.2 * output.logits
+        return output
+
+    child = copy.deepcopy(llama)
+    monkeypatch.setattr(type(llama), "forward", scaled)
+    with pytest.raises(HeadError, match=r"family 'llama': logits differ by 16.7%"):
+        Targets(llama, Rows.of(calibration), 8)
+    monkeypatch.undo()
+    targets = Targets(llama, Rows.of(calibration), 8)
+    monkeypatch.setattr(type(llama), "forward", scaled)
+    with pytest.raises(HeadError):
+        targets.compare(child)
+
+
+def test_errors_are_clustered():
+    values, clusters = torch.tensor([1.0, 1.0, 3.0, 3.0, 2.0, 2.0]), torch.tensor([4, 4, 7, 7, 9, 9])
+    assert mean_and_error(values, clusters) == pytest.approx(mean_and_error(torch.tensor([1.0, 3.0, 2.0])))
+    assert mean_and_error(values, torch.arange(6)) == pytest.approx(mean_and_error(values))
+    ones = torch.ones(6)
+    assert ratio_and_error(values, ones, clusters) == pytest.approx(mean_and_error(values, clusters))
+    assert mean_and_error(values, torch.zeros(6))[1] == 0.0  # one document says nothing of its error

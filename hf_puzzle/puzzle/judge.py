@@ -115,7 +115,8 @@ class Judge:
         """The metric's values of every block of `layers`, in order of layers: `(layer_idx, {block id: one value per unit})`.
 
         A unit is a sequence, or an item of the task; values of two halves of the rows are the halves of the values. In
-        half precision, the mean of what rounding alone does (`_rounded_otherwise`) is taken off each exchange.
+        half precision, what rounding alone does (`_rounded_otherwise`) is taken off each exchange, unit by unit; it stays
+        where weights are offloaded.
 
         Args:
             incumbent: blocks of a child; values are then the distance from the *parent* of that child with one block
@@ -148,7 +149,7 @@ class Judge:
                         else:
                             networks.append(self._from_layer(layer_idx, swap, state))
                         progress.update()
-                    if at_parent[layer_idx] and parent.dtype in HALF:
+                    if at_parent[layer_idx] and has_floor(layers_of(parent)[layer_idx]):
                         for kind in KINDS:
                             with _rounded_otherwise(sub_block(layers_of(parent)[layer_idx], kind)):
                                 networks.append(self._from_layer(layer_idx, standing, state))
@@ -156,7 +157,7 @@ class Judge:
                     for column, value in zip([*values, *floors], found, strict=False):
                         column.append(value)
                 del swaps, loaded  # before those of the next layer are read
-                floor = [torch.cat(column).mean() if column else 0.0 for column in floors]
+                floor = [torch.cat(column) if column else 0.0 for column in floors]
                 yield (
                     layer_idx,
                     {
@@ -181,29 +182,38 @@ class Judge:
             return self.parent.get_decoder()(inputs_embeds=state, use_cache=False).last_hidden_state
 
 
+def has_floor(layer: nn.Module) -> bool:
+    """Whether rounding alone moves a layer's answer, and that can be measured: half precision, weights in memory."""
+    weights = list(layer.parameters())
+    return weights[0].dtype in HALF and all(p.device.type != "meta" for p in weights)
+
+
 @contextlib.contextmanager
 def _rounded_otherwise(block: nn.Module) -> Iterator[None]:
     """A sub-block of half precision computes in float32, and only its answer is rounded: the same, but for rounding."""
-    dtype, forward = next(block.parameters()).dtype, block.forward
+    dtype = next(block.parameters()).dtype
 
     def cast(value, to):
         if isinstance(value, tuple):
             return tuple(cast(each, to) for each in value)
         return value.to(to) if isinstance(value, torch.Tensor) and value.dtype in (dtype, torch.float32) else value
 
-    def otherwise(*args, **kwargs):
-        return cast(
-            forward(*cast(args, torch.float32), **{k: cast(v, torch.float32) for k, v in kwargs.items()}), dtype
-        )
+    def enter(module, args, kwargs):
+        return cast(args, torch.float32), {name: cast(value, torch.float32) for name, value in kwargs.items()}
 
     weights = {name: p.data for name, p in block.named_parameters()}
+    # hooks: `forward` itself may be wrapped by whoever placed the model
+    handles = [
+        block.register_forward_pre_hook(enter, with_kwargs=True),
+        block.register_forward_hook(lambda module, args, output: cast(output, dtype)),
+    ]
     try:
         for parameter in block.parameters():
             parameter.data = parameter.data.float()
-        block.forward = otherwise
         yield
     finally:
-        del block.forward
+        for handle in handles:
+            handle.remove()
         for name, parameter in block.named_parameters():
             parameter.data = weights[name]
 

@@ -23,7 +23,7 @@ from ..data import sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
 from ..formats import check_loading, child_config, choose_format, model_is_tied, parent_block, tell_tie, with_tie
-from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe, parse_as, to_dict
+from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
 from .assess import (
@@ -223,7 +223,14 @@ class PuzzleRun:
     @functools.cached_property
     def metric(self) -> Metric:
         """Of the search: on validation text, which chooses blocks."""
-        return Metric.of(self.recipe.score, self.tokens["validation"], self.sequence_length, self.recipe.seed)
+        return Metric.of(self.score_config, self.tokens["validation"], self.sequence_length, self.recipe.seed)
+
+    @property
+    def score_config(self) -> ScoreConfig:
+        """The recipe's; blocks that are trained as pairs have weights that no sum of sub-blocks stands for: all are run."""
+        library, score = self.recipe.library, self.recipe.score
+        paired = library.coupling == "coupled" or library.ffn_under_no_attention
+        return dataclasses.replace(score, blocks="all") if paired else score
 
     @functools.cached_property
     def judge(self) -> Judge:
@@ -462,7 +469,7 @@ class PuzzleRun:
 
     def score_tasks(self, workers: int) -> list[dict]:
         done = set(stored_values(self._score_parts))
-        rows, config = self.metric.rows.input_ids, self.recipe.score
+        rows, config = self.metric.rows.input_ids, self.score_config
         tasks = score_tasks(self.space, len(rows), rows.shape[1], config, done, workers)
         return [dataclasses.asdict(task) for task in tasks]
 
@@ -476,7 +483,7 @@ class PuzzleRun:
 
     def score_progress(self) -> tuple[int, int]:
         stored, library = stored_values(self._score_parts), self.library
-        rows, config, own = self.metric.rows.input_ids, self.recipe.score, self.space.parent
+        rows, config, own = self.metric.rows.input_ids, self.score_config, self.space.parent
         shards = len(row_shards(len(rows), rows.shape[1], config))
         blocks = [(i, b) for i, layer in enumerate(self.space.layers) for b in scored_blocks(layer, own, config)]
         scored = sum(not library.is_dropped(i, block) for i, block in blocks)

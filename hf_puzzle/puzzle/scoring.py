@@ -199,7 +199,7 @@ def estimate_score(p: Pieces, **arguments: int) -> Estimate:
     seconds = p.open() + count * (ends + num_layers * layer + ends + task.stop * layer)
     most, blocks_bytes = 0, 0.0
     for i in range(task.start, task.stop):
-        blocks = scored_blocks(p.space.layers[i], p.own, p.recipe.score)
+        blocks = scored_blocks(p.space.layers[i], p.own, p.run.score_config)
         others = [block for block in blocks if block != p.own]
         above = ends + (num_layers - 1 - i) * layer
         exchanged = sum(clock.layer(block, rows, length) for block in others) + floors * layer

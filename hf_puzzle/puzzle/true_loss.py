@@ -18,6 +18,7 @@ FULL = 0.995
 # an evolution's offspring: `(share of the rows that judges, how many survive)`; the last is judged on all rows
 STAGES = ((1 / 8, 4), (1 / 2, 1))
 OFFSPRING = 16
+ROWS = 4  # that stay together: of an item of the cloze task
 # steps in a row that judge nothing new: the space is exhausted
 IDLE = 5
 
@@ -120,8 +121,8 @@ def evolve(
         None where nothing on the menu keeps the limits.
     """
     generator = random.Random(seed)
-    rows = len(judge.metric.rows)
-    judges = [judge.on(slice(0, math.ceil(rows * share))) for share, _ in STAGES]
+    items = math.ceil(len(judge.metric.rows) / ROWS)
+    judges = [judge.on(slice(0, ROWS * math.ceil(items * share))) for share, _ in STAGES]
     best = tuple(start) if start is not None else None
 
     def generation() -> None:

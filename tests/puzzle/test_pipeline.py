@@ -522,3 +522,11 @@ def test_another_family_runs_from_end_to_end(folder, finished, tmp_path):
     assert child.num_parameters() <= limit
     assert describe(child.config) == [Block.parse(text) for text in run.chosen["blocks"]]
     assert (tmp_path / "run" / "distilled" / "modeling_puzzle.py").exists()
+
+
+@pytest.mark.parametrize("pairs", ["library.coupling=coupled", "library.ffn_under_no_attention=true"])
+def test_blocks_that_are_trained_as_pairs_are_all_scored(tmp_path, pairs):
+    folder = write_recipes(tmp_path)
+    for settings, blocks in ([], "sub_blocks"), ([pairs], "all"):
+        run = PuzzleRun(load_recipe(folder / "tiny.yaml", settings), tmp_path / "run", folder)
+        assert run.score_config.blocks == blocks

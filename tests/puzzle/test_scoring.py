@@ -25,7 +25,9 @@ from hf_puzzle.puzzle.scoring import (
     stored_values,
     with_sums,
 )
+from hf_puzzle.puzzle.solver import Choice, Limit
 from hf_puzzle.puzzle.surgery import swapped
+from hf_puzzle.puzzle.true_loss import Menu, evolve
 from hf_puzzle.recipe import ScoreConfig
 
 
@@ -293,6 +295,32 @@ def test_a_parent_that_does_not_fit_scores_the_same(llama, space, judging, token
     rows = tokens["train"][:256].view(16, 16).long()
     first, second = (channel_importance(m, rows, 8) for m in (llama, split))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_search_on_task_accuracy_keeps_its_items_whole(space, judging):
+    layers = [[Choice(b.id, 0.0, {"size": float(b != space.parent)}) for b in layer.blocks] for layer in space.layers]
+    judge = judging(ScoreConfig(metric="accuracy", num_tokens=160 * 5, batch_size=8))
+    tokens = 200 * judge.metric.rows.input_ids.numel()
+    found = evolve(judge, Menu(layers, [Limit("size", "size", 4.0)]), tokens)
+    assert judge.distance(found)[0] == min(value for value, _ in judge.judged.values())
+
+
+@torch.no_grad()
+def test_an_offloaded_parent_of_half_precision_is_left_as_it_was(llama, judging, tmp_path):
+    copy.deepcopy(llama).to(torch.bfloat16).save_pretrained(tmp_path / "parent")
+    parts = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head", "model.layers.0", "model.layers.3")
+    device_map = dict.fromkeys(parts, "cpu") | {"model.layers.1": "disk", "model.layers.2": "disk"}
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "parent").eval()
+    split = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "parent", device_map=device_map, offload_folder=tmp_path / "offload"
+    ).eval()
+    ids = torch.arange(3, 35)[None]
+    before = split(ids, use_cache=False).logits
+    config = ScoreConfig(num_tokens=64, blocks="sub_blocks")
+    ours, theirs = ([s.to_dict() for s in score_blocks(judging(config, parent=m))] for m in (whole, split))
+    assert torch.equal(split(ids, use_cache=False).logits, before)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one == two or one["layer_idx"] in (1, 2)  # whose floor of rounding stays
 
 
 def test_forward_tokens_are_those_of_every_layer_that_runs(space, judging):
