@@ -51,6 +51,7 @@ def children():
         if fmt == PER_LAYER:
             yield "window", [own, kinds["window"], own, kinds["window"]]
             yield "window in layer 0", [kinds["window"], free, own, kinds["linear_ffn"]]
+            yield "low rank", [Block("r4", own.ffn), own, Block(own.attention, "r4"), Block("r4", "r4")]
         if fmt == PER_LAYER and family == "llama":
             yield "windows only", [kinds["window"]] * 4
             yield "window of one", [own, block_kinds(family, window=1)["window"], own, own]
