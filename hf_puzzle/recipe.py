@@ -57,11 +57,16 @@ def read_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where} is not valid YAML: {error}") from None
 
 
-def key(help: str, default: Any = dataclasses.MISSING) -> Any:
-    """A recipe key with its documentation; mutable defaults are copied per instance."""
+def key(help: str, default: Any = dataclasses.MISSING, least: float | None = None, above: float | None = None) -> Any:
+    """A recipe key with its documentation; mutable defaults are copied per instance.
+
+    Args:
+        least, above: numbers that the value, or every item of a list, must reach, or exceed.
+    """
+    metadata = {"help": help, "least": least, "above": above}
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -100,14 +105,15 @@ class DataConfig:
         "globs of local files, for `text`, `json`, `csv`, `parquet`; of a Hub dataset or a folder: only these of its files",
         [],
     )
-    sequence_length: int = key("tokens per sequence", 2048)
-    num_tokens: int = key("training tokens to prepare", 10_000_000)
-    heldout_tokens: int = key("held-out tokens to prepare", 200_000)
+    sequence_length: int = key("tokens per sequence", 2048, least=1)
+    num_tokens: int = key("training tokens to prepare", 10_000_000, least=1)
+    heldout_tokens: int = key("held-out tokens to prepare", 200_000, least=1)
     heldout_fraction: float = key("share of the documents that is held out", 0.04)
     heldout_document_tokens: int = key(
         "at most so many tokens of each held-out document (at least a sequence), from anywhere in it: as evidence, many "
         "documents beat long ones",
         2048,
+        least=1,
     )
     seed: int = key("order of a Hub dataset's files", 0)
 
@@ -134,38 +140,39 @@ class SearchSpaceConfig:
 class ImportanceConfig:
     """Training-free ranking of FFN channels."""
 
-    num_tokens: int = key("calibration tokens", 65_536)
-    batch_size: int = key("sequences per forward pass", 8)
+    num_tokens: int = key("calibration tokens", 65_536, least=1)
+    batch_size: int = key("sequences per forward pass", 8, least=1)
 
 
 @dataclass(frozen=True)
 class LibraryConfig:
     """Initialisation and blockwise local distillation (BLD) of every block of the search space."""
 
-    num_tokens: int = key("tokens of BLD; 0 keeps the training-free initialisation")
-    batch_size: int = key("sequences per step", 8)
-    attention_learning_rate: float = key("peak learning rate of attention blocks", 1e-3)
-    ffn_learning_rate: float = key("peak learning rate of FFN blocks", 1e-3)
+    num_tokens: int = key("tokens of BLD; 0 keeps the training-free initialisation", least=0)
+    batch_size: int = key("sequences per step", 8, least=1)
+    attention_learning_rate: float = key("peak learning rate of attention blocks", 1e-3, above=0)
+    ffn_learning_rate: float = key("peak learning rate of FFN blocks", 1e-3, above=0)
     coupling: Literal["decoupled", "coupled"] = key(
         "train sub-blocks apart (m + n jobs a layer) or pairs (m x n)", "decoupled"
     )
     coupled_blocks: list[str] | None = key("with `coupled`: only these blocks, e.g. [kv2+w512]", None)
     ffn_under_no_attention: bool = key("also train FFNs for blocks whose attention is `none`", False)
-    layers_per_job: int | None = key("layers trained over one parent forward; default: all", None)
+    layers_per_job: int | None = key("layers trained over one parent forward; default: all", None, least=1)
     states: Literal["resident", "streamed", "pipeline"] = key(
         "how a job gets what enters its layers. `resident`: from the whole parent; `streamed`: it reads its own layers only, "
         "and those below one at a time for `lookahead` batches at once; `pipeline`: on Ray, from the job below, all at once",
         "resident",
     )
-    lookahead: int = key("batches whose hidden states are held in memory, with `streamed`", 32)
+    lookahead: int = key("batches whose hidden states are held in memory, with `streamed`", 32, least=1)
     ridge_tokens: int | None = key(
         "calibration tokens of the closed forms that blocks start from; default: 32 per input of the widest of them",
         None,
+        least=1,
     )
-    eval_tokens: int = key("held-out tokens that choose the best step of each block", 8_192)
-    evals: int = key("evaluations during BLD", 4)
+    eval_tokens: int = key("held-out tokens that choose the best step of each block", 8_192, least=1)
+    evals: int = key("evaluations during BLD", 4, least=1)
     skip_below: float = key("blocks whose loss before training is below this are not trained", 1e-3)
-    max_grad_norm: float = key("gradient clipping, per block", 1.0)
+    max_grad_norm: float = key("gradient clipping, per block", 1.0, above=0)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
 
 
@@ -176,14 +183,16 @@ class ScoreConfig:
     metric: Literal["kl", "lm_loss", "accuracy"] = key(
         "KL(parent || modified), rise of the LM loss, or loss of task accuracy", "kl"
     )
-    num_tokens: int = key("held-out tokens per score", 8_192)
-    batch_size: int = key("sequences per forward pass", 8)
+    num_tokens: int = key("held-out tokens per score", 8_192, least=1)
+    batch_size: int = key("sequences per forward pass", 8, least=1)
     blocks: Literal["sub_blocks", "all"] = key(
         "what is measured: exchanges of one attention or FFN, whose sums stand for the other blocks until the search has "
         "found where to look; or every block",
         "sub_blocks",
     )
-    tokens_per_task: int | None = key("held-out tokens of one task where tasks are fanned out; default: all", None)
+    tokens_per_task: int | None = key(
+        "held-out tokens of one task where tasks are fanned out; default: all", None, least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -193,16 +202,16 @@ class CostConfig:
     engine: Literal["transformers", "llama.cpp", "vllm"] = key(
         "what the models are timed in; children of Llama-shaped parents only, except `transformers`", "transformers"
     )
-    batch_sizes: list[int] = key("sequences generated at once; the search sweeps them", [1])
-    prefill_tokens: int = key("prompt tokens per sequence", 512)
-    decode_tokens: int = key("generated tokens per sequence", 512)
+    batch_sizes: list[int] = key("sequences generated at once; the search sweeps them", [1], least=1)
+    prefill_tokens: int = key("prompt tokens per sequence", 512, least=1)
+    decode_tokens: int = key("generated tokens per sequence", 512, least=1)
     dtype: Literal["float32", "bfloat16", "float16"] = key("dtype of weights and cache when deployed", "bfloat16")
     clock: Literal["wall", "cpu"] = key("`cpu` counts processor time: steady on a shared machine", "wall")
-    threads: int | None = key("CPU threads while measuring; default: torch's", None)
-    stack_layers: int = key("copies of a block in the measured stack", 4)
-    rounds: int = key("interleaved rounds, at most: three are enough on a quiet machine", 5)
-    calibration_children: int = key("assembled children the cost model is fitted on, from cheap to dear", 6)
-    unseen_children: int = key("further ones, drawn from the whole space, that tell its error", 2)
+    threads: int | None = key("CPU threads while measuring; default: torch's", None, least=1)
+    stack_layers: int = key("copies of a block in the measured stack", 4, least=1)
+    rounds: int = key("interleaved rounds, at most: three are enough on a quiet machine", 5, least=1)
+    calibration_children: int = key("assembled children the cost model is fitted on, from cheap to dear", 6, least=1)
+    unseen_children: int = key("further ones, drawn from the whole space, that tell its error", 2, least=0)
     accelerators: list[str] = key(
         "measure on each of these kinds (Ray's accelerator types), to `costs.<kind>.json`; the search uses the first",
         [],
@@ -234,19 +243,21 @@ class SolveConfig:
     """The search: MIP, rescoring around its solution, and measuring until the target is met."""
 
     solver: Literal["auto", "HIGHS", "CBC"] = key("`auto`: HiGHS where it works, else CBC", "auto")
-    num_solutions: int = key("diverse solutions kept per solve", 3)
+    num_solutions: int = key("diverse solutions kept per solve", 3, least=1)
     min_distance: float = key("share of layers in which solutions must differ", 0.2)
     relative_gap: float = key("proven gap at which the solver may stop", 1e-5)
-    time_limit_s: float = key("per solve", 60.0)
-    rescore_rounds: int = key("rounds of scoring around the incumbent child, then solving again near it", 1)
+    time_limit_s: float = key("per solve", 60.0, above=0)
+    rescore_rounds: int = key("rounds of scoring around the incumbent child, then solving again near it", 1, least=0)
     rescore_distance: float = key("share of layers that may change in one such round", 0.5)
     refine: Literal["none", "swap"] = key(
         "`swap`: the child found is polished by exchanges judged whole, at the forward tokens that finding it took",
         "none",
     )
-    max_rounds: int = key("target -> measure -> recalibrate rounds", 6)
-    sessions: int = key("fresh processes that a winner's speed is confirmed in", 4)
-    measure_rounds: int = key("interleaved timing rounds of parent and child, over all sessions of a confirmation", 12)
+    max_rounds: int = key("target -> measure -> recalibrate rounds", 6, least=1)
+    sessions: int = key("fresh processes that a winner's speed is confirmed in", 4, least=1)
+    measure_rounds: int = key(
+        "interleaved timing rounds of parent and child, over all sessions of a confirmation", 12, least=1
+    )
     confidence: float = key("of the lower bound of the speed-up that must clear the target", 0.95)
 
 
@@ -262,32 +273,35 @@ class ChildConfig:
         "calibration tokens of the refit; default: 43 per input channel of the child's widest output matrix, a quarter of "
         "which judge",
         None,
+        least=1,
     )
-    batch_size: int = key("sequences per forward pass", 8)
-    ridge: float = key("strength that pulls the refit to the current weights, relative to the input's variance", 1e-2)
+    batch_size: int = key("sequences per forward pass", 8, least=1)
+    ridge: float = key(
+        "strength that pulls the refit to the current weights, relative to the input's variance", 1e-2, above=0
+    )
 
 
 @dataclass(frozen=True)
 class DistillConfig:
     """Global knowledge distillation (GKD)."""
 
-    num_tokens: int = key("tokens of GKD; 0 skips it")
-    batch_size: int = key("sequences per step and process", 8)
+    num_tokens: int = key("tokens of GKD; 0 skips it", least=0)
+    batch_size: int = key("sequences per step and process", 8, least=1)
     learning_rate: Literal["auto"] | float = key(
-        "peak learning rate; `auto`: the best of three or four, each tried for 3 % of the steps", "auto"
+        "peak learning rate; `auto`: the best of three or four, each tried for 3 % of the steps", "auto", above=0
     )
-    eval_tokens: int = key("held-out tokens that choose the best step, and the learning rate", 32_768)
-    evals: int = key("evaluations during GKD, besides the one before it", 8)
+    eval_tokens: int = key("held-out tokens that choose the best step, and the learning rate", 32_768, least=1)
+    evals: int = key("evaluations during GKD, besides the one before it", 8, least=1)
     optimizer: Literal["adamw", "muon"] = key(
         "`muon` drives the hidden matrices with Muon, the rest with AdamW", "adamw"
     )
-    kl_weight: float = key("weight of KL(parent || child) on the logits", 1.0)
-    cosine_weight: float = key("weight of 1 - cosine of the hidden states, mean over layers", 1.0)
-    lm_weight: float = key("weight of the LM loss; the paper finds it harmful", 0.0)
+    kl_weight: float = key("weight of KL(parent || child) on the logits", 1.0, least=0)
+    cosine_weight: float = key("weight of 1 - cosine of the hidden states, mean over layers", 1.0, least=0)
+    lm_weight: float = key("weight of the LM loss; the paper finds it harmful", 0.0, least=0)
     attn_implementation: str | None = key(
         "attention while training; on a CPU in bf16, `eager` is faster on short text", None
     )
-    chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 256)
+    chunk_tokens: int = key("tokens whose vocabulary logits are compared at once", 256, least=1)
     fsdp: bool = key("under `torchrun`: shard child, parent and optimizer over the processes (FSDP2)", False)
     lora: dict | None = key("train adapters only: `peft.LoraConfig` by its own names", None)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
@@ -297,16 +311,16 @@ class DistillConfig:
 class EvaluateConfig:
     """Quality and speed of the child against the parent, on held-out text."""
 
-    num_tokens: int = key("held-out tokens", 49_152)
-    batch_size: int = key("sequences per forward pass", 8)
-    task_items: int = key("items of the cloze task (chance: 25 %)", 1000)
-    task_context: int = key("context tokens of an item", 32)
-    task_continuation: int = key("tokens of each of the four continuations", 8)
-    assisted_prompts: int = key("prompts generated with the child as draft of its parent; 0 skips it", 8)
-    assisted_new_tokens: int = key("tokens generated after each of them", 64)
-    assisted_draft_tokens: int = key("tokens the child drafts per step of the parent", 4)
+    num_tokens: int = key("held-out tokens", 49_152, least=1)
+    batch_size: int = key("sequences per forward pass", 8, least=1)
+    task_items: int = key("items of the cloze task (chance: 25 %)", 1000, least=1)
+    task_context: int = key("context tokens of an item", 32, least=1)
+    task_continuation: int = key("tokens of each of the four continuations", 8, least=1)
+    assisted_prompts: int = key("prompts generated with the child as draft of its parent; 0 skips it", 8, least=0)
+    assisted_new_tokens: int = key("tokens generated after each of them", 64, least=1)
+    assisted_draft_tokens: int = key("tokens the child drafts per step of the parent", 4, least=1)
     quantized: list[str] = key("also evaluate the child with weights in int8, int4 (extra `quanto`)", [])
-    measure_rounds: int = key("interleaved timing rounds, over `solve.sessions` fresh processes", 12)
+    measure_rounds: int = key("interleaved timing rounds, over `solve.sessions` fresh processes", 12, least=1)
 
 
 @dataclass(frozen=True)
@@ -316,8 +330,8 @@ class BaselinesConfig:
     names: list[str] = key(
         "any of drop_layers, uniform, two_blocks, greedy, evolution, projection, random, scratch", []
     )
-    num_tokens: list[int] = key("GKD tokens of each baseline, ascending; the curve of the report", [0])
-    num_random: int = key("random feasible children; the median by KL is kept", 8)
+    num_tokens: list[int] = key("GKD tokens of each baseline, ascending; the curve of the report", [0], least=0)
+    num_random: int = key("random feasible children; the median by KL is kept", 8, least=1)
 
 
 @dataclass(frozen=True)
@@ -371,11 +385,11 @@ class ParentRecipe:
     seed: int = key("seeds everything random", 0)
     device: str = key("`auto`, `cpu`, `cuda`", "auto")
     threads: int | None = key("CPU threads; default: torch's", None)
-    vocab_size: int = key("tokens of the byte-level BPE trained on the data", 2048)
+    vocab_size: int = key("tokens of the byte-level BPE trained on the data", 2048, least=1)
     config: dict = key("`transformers.LlamaConfig`, by its own names", {})
-    batch_size: int = key("sequences per step", 32)
-    learning_rate: float = key("peak learning rate (Muon for matrices, AdamW for the rest)", 4e-3)
-    num_tokens: int = key("training tokens", 5_000_000)
+    batch_size: int = key("sequences per step", 32, least=1)
+    learning_rate: float = key("peak learning rate (Muon for matrices, AdamW for the rest)", 4e-3, above=0)
+    num_tokens: int = key("training tokens", 5_000_000, least=1)
     args: dict = key("further `transformers.TrainingArguments`, by their own names", {})
 
 
@@ -505,6 +519,8 @@ def parse_section(section: type, value: Any, where: str) -> Any:
             raise RecipeError(f"unknown key '{prefix}{text}'{did_you_mean(text, fields)} (keys: {', '.join(fields)})")
     hints = typing.get_type_hints(section)
     parsed = {name: _parse(hints[name], item, prefix + name) for name, item in value.items()}
+    for name, item in parsed.items():
+        _check_number(item, fields[name].metadata, prefix + name)
     missing = [
         name
         for name, f in fields.items()
@@ -513,6 +529,16 @@ def parse_section(section: type, value: Any, where: str) -> Any:
     if missing:
         raise RecipeError(f"missing key '{prefix}{missing[0]}'")
     return section(**parsed)
+
+
+def _check_number(value: Any, metadata: typing.Mapping[str, Any], where: str) -> None:
+    least, above = metadata.get("least"), metadata.get("above")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if least is not None and number < least:
+                raise RecipeError(f"{where}: {number} is impossible; give {least} or more")
+            if above is not None and number <= above:
+                raise RecipeError(f"{where}: {number} is impossible; give more than {above}")
 
 
 def _parse_union(options: tuple, value: Any, where: str) -> Any:

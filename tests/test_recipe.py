@@ -244,3 +244,25 @@ def test_any_value_of_any_key_is_accepted_or_named(path, value, override):
         result = parsed_or_refused(with_key(path, value), overrides)
         assert result
         assert isinstance(result, str) or result.system in SYSTEMS
+
+
+BOUNDED = [
+    (f"{section.name}.{f.name}", f)
+    for section in dataclasses.fields(PuzzleRecipe)
+    if dataclasses.is_dataclass(section.type)
+    for f in dataclasses.fields(section.type)
+    if f.metadata.get("least") is not None or f.metadata.get("above") is not None
+]
+
+
+@pytest.mark.parametrize("path, field", BOUNDED, ids=[path for path, _ in BOUNDED])
+def test_numbers_that_make_no_sense_are_refused_where_they_are_read(path, field):
+    least, above = field.metadata["least"], field.metadata["above"]
+    wrong, way_out = (above, f"more than {above}") if least is None else (least - 1, f"{least} or more")
+    value = [wrong] if field.type == list[int] else wrong
+    with pytest.raises(RecipeError, match=rf"^{path}: {wrong}(\.0)? is impossible; give {way_out}$"):
+        parse_recipe(with_key(path, value))
+
+
+def test_keys_that_count_have_a_least_value():
+    assert len(BOUNDED) > 50

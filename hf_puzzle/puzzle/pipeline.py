@@ -77,7 +77,7 @@ from .scoring import (
     score_tasks,
     stored_values,
 )
-from .search import Candidate, Search, check_constraints, check_sizes, check_solve, estimate_solve, solve_all
+from .search import Candidate, Search, check_constraints, check_sizes, estimate_solve, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
@@ -299,7 +299,6 @@ class PuzzleRun:
         self._check_refit()
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
-        check_solve(recipe.solve)
         check_names(recipe.baselines.names)
         check_quantized(recipe.evaluate.quantized)
         if self.parent_is_known:

@@ -115,13 +115,6 @@ def check_constraints(constraints: ConstraintsConfig, cost: CostConfig) -> None:
         )
 
 
-def check_solve(config: SolveConfig) -> None:
-    """Raises RecipeError where a speed could never be confirmed."""
-    for name in ("sessions", "measure_rounds", "max_rounds"):
-        if (value := getattr(config, name)) < 1:
-            raise RecipeError(f"solve.{name}: {value} is impossible; give 1 or more")
-
-
 def check_sizes(
     config, space: SearchSpace, constraints: ConstraintsConfig, cost: CostConfig, fmt: str = DECILM
 ) -> None:
