@@ -124,6 +124,19 @@ def _steady(timings: list[Timing], tolerance: float) -> bool:
     return statistics.stdev(totals) / math.sqrt(len(totals)) <= tolerance * statistics.fmean(totals)
 
 
+def without_drift(timings: dict[str, list[Timing]]) -> dict[str, list[Timing]]:
+    """Interleaved timings, each divided by how much slower than usual all models were in its round."""
+    usual = {name: statistics.median(t.total_ms for t in rounds) for name, rounds in timings.items()}
+    slower = [
+        statistics.median(t.total_ms / usual[name] for name, t in zip(timings, row, strict=True))
+        for row in zip(*timings.values(), strict=True)
+    ]
+    return {
+        name: [Timing(t.prefill_ms / by, t.decode_ms / by) for t, by in zip(rounds, slower, strict=True)]
+        for name, rounds in timings.items()
+    }
+
+
 def median_timing(timings: list[Timing]) -> Timing:
     return Timing(statistics.median(t.prefill_ms for t in timings), statistics.median(t.decode_ms for t in timings))
 

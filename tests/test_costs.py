@@ -19,6 +19,7 @@ from hf_puzzle.costs import (
     speed_ratio,
     time_generation,
     weight_bytes,
+    without_drift,
 )
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token
 from hf_puzzle.puzzle.child import empty_child
@@ -42,6 +43,17 @@ def test_ratio_without_noise_is_exact():
         "value": pytest.approx(3), "lower_bound": pytest.approx(3), "confidence": 0.95, "rounds": 1,
         "sessions": 1,
     }  # fmt: skip
+
+
+def test_what_slows_all_models_of_a_round_is_taken_out():
+    drift, alone = [1.0, 1.3, 0.8], [1.0, 1.0, 2.0]  # one model is preempted once: that stays its own
+    models = {name: timings([base * d for d in drift]) for name, base in (("a", 10), ("b", 20), ("c", 40))}
+    models["d"] = timings([30 * d * x for d, x in zip(drift, alone, strict=True)])
+    steady = without_drift(models)
+    for name, base in (("a", 10), ("b", 20), ("c", 40)):
+        assert [t.total_ms for t in steady[name]] == pytest.approx([base] * 3)
+        assert [t.prefill_ms for t in steady[name]] == pytest.approx([0.25 * base] * 3)
+    assert [t.total_ms for t in steady["d"]] == pytest.approx([30, 30, 60])
 
 
 def simulated(rng, rounds, spread=0.1, ratio=2.0):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from ..artifacts import ArtifactError, reading
 from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
-from ..costs import Timing, Workload, median_timing
+from ..costs import Timing, Workload, median_timing, without_drift
 from ..formats import DECILM, decilm_width
 from ..recipe import CostConfig, RecipeError, parse_as
 from ..remote.configuration_decilm import FFN_WIDTH_STEP
@@ -199,7 +199,7 @@ def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> t
     layouts = {str(i): blocks for i, blocks in enumerate(fitted + unseen)}
     stacks = _stacks(space, config)
     models = stacks | {name: blocks for name, blocks in layouts.items() if name != OWN}
-    measured = bench.timings(models, batch_size, config.rounds, "cost: models", tolerance=ENOUGH)
+    measured = without_drift(bench.timings(models, batch_size, config.rounds, "cost: models", tolerance=ENOUGH))
     medians = {name: asdict(median_timing(timings)) for name, timings in measured.items()}
     children = []
     for name, blocks in {PARENT: fitted[0], **layouts}.items():

@@ -6,7 +6,7 @@ the exchanged one upwards run again: the hidden states below it are those of the
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,14 +62,17 @@ def score_blocks(
     ]
 
 
-def with_sums(scores: list[Score], space: SearchSpace) -> list[Score]:
+def with_sums(scores: list[Score], space: SearchSpace, incumbent: Sequence[Block] | None = None) -> list[Score]:
     """Scores of all blocks: those that were not measured are the sum of their two sub-blocks' exchanges.
 
-    Blocks with a dropped half are left out.
+    Blocks with a half that was not measured (dropped, or not offered) are left out.
+
+    Args:
+        incumbent: blocks that the scores were taken around; default: the parent.
     """
-    known = {(s.layer_idx, s.block): s for s in scores}
-    own, filled = space.parent, []
+    known, filled = {(s.layer_idx, s.block): s for s in scores}, []
     for layer_idx, layer in enumerate(space.layers):
+        own = incumbent[layer_idx] if incumbent is not None else space.parent
         for block in layer.blocks:
             score = known.get((layer_idx, block.id))
             if score is None:
@@ -78,9 +81,9 @@ def with_sums(scores: list[Score], space: SearchSpace) -> list[Score]:
                 if None in parts:
                     continue
                 error = math.hypot(*(part.standard_error for part in parts))
-                score = dataclasses.replace(
-                    parts[0], block=block.id, value=sum(part.value for part in parts), standard_error=error, tokens=0
-                )
+                # what the rest of an incumbent loses is in both
+                value = sum(part.value for part in parts) - (known[layer_idx, own.id].value if incumbent else 0.0)
+                score = dataclasses.replace(parts[0], block=block.id, value=value, standard_error=error, tokens=0)
             filled.append(score)
     return filled
 

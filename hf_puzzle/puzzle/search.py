@@ -21,8 +21,8 @@ from ..stages import Estimate
 from .bench import Bench, jsonable, memory_of_confirmation, seconds_of_confirmation, seconds_of_rounds
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .estimates import Pieces, largest
-from .judge import Judge, seconds_of_distance
-from .scoring import Score, forward_tokens, score_blocks, whole_score
+from .judge import Judge, scored_blocks, seconds_of_distance
+from .scoring import Score, forward_tokens, score_blocks, whole_score, with_sums
 from .search_space import SearchSpace
 from .solver import Choice, InfeasibleError, Limit, Solution, solve
 from .true_loss import Menu, evolve
@@ -529,26 +529,22 @@ class Search:
         for anchor, scores in self.rescored.items():
             if sum(a != b for a, b in zip(anchor, blocks, strict=True)) <= close:
                 return anchor, scores
-        offered = [self._worth_rescoring(i, incumbent) for i in range(len(incumbent.blocks))]
-        self.rescored[blocks] = score_blocks(self.judge, incumbent.blocks, offered)
+        offered = [self._worth_rescoring(i, own) for i, own in enumerate(incumbent.blocks)]
+        around = score_blocks(self.judge, incumbent.blocks, offered)
+        self.rescored[blocks] = with_sums(around, self.space, incumbent.blocks)
         return blocks, self.rescored[blocks]
 
-    def _worth_rescoring(self, layer_idx: int, incumbent: Candidate) -> list[Block]:
-        """The layer's own block, and those that no other block beats in score and in all that the constraints limit."""
-        rate, batch_size = parent_tokens_per_ms(self.costs, self.constraints), incumbent.batch_size
-        limited = {limit.quantity for limit in limits_for(self.constraints, self.costs, batch_size, rate)}
-        rows = {
-            score.block: (score.value, *(costs[name] for name in sorted(limited)))
-            for score in self.scores
-            if score.layer_idx == layer_idx
-            for costs in [self.costs.block_costs(Block.parse(score.block), batch_size)]
-        }
-        kept = [
-            Block.parse(block)
-            for block, row in sorted(rows.items(), key=lambda item: item[1])
-            if not any(all(a <= b for a, b in zip(other, row, strict=True)) for other in rows.values() if other != row)
+    def _worth_rescoring(self, layer_idx: int, own: Block) -> list[Block]:
+        """`own` and one exchange of a sub-block each, as `score.blocks: sub_blocks`; blocks that such do not add up to."""
+        offered = self.space.layers[layer_idx].blocks
+
+        def adds_up(block: Block) -> bool:
+            return Block(block.attention, own.ffn) in offered and Block(own.attention, block.ffn) in offered
+
+        return [
+            own,
+            *(b for b in offered if b != own and (own.attention == b.attention or own.ffn == b.ffn or not adds_up(b))),
         ]
-        return list(dict.fromkeys([incumbent.blocks[layer_idx], *kept]))
 
 
 # -- what a search takes
@@ -569,8 +565,11 @@ def _solves(p: Pieces) -> int:
 
 def _seconds_of_judging(p: Pieces) -> float:
     """Distances of the search's children, and scores around the best ones."""
-    # half of the blocks are worth it; layers above the exchanged one are the child's
-    around = 0.5 * (0.5 + 0.5 * p.share) * (whole_score(p).seconds - p.open())
+    config = p.run.score_config
+    halves = dataclasses.replace(config, blocks="sub_blocks")
+    some, scored = (sum(len(scored_blocks(layer, p.own, c)) for layer in p.space.layers) for c in (halves, config))
+    # layers above the exchanged one are the child's
+    around = some / scored * (0.5 + 0.5 * p.share) * (whole_score(p).seconds - p.open())
     return _solves(p) * seconds_of_distance(p) + p.recipe.solve.rescore_rounds * around
 
 

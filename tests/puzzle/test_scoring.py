@@ -240,6 +240,20 @@ def test_sums_of_sub_blocks_stand_for_the_blocks_that_were_not_run(space, judgin
     assert with_sums(scores, space) == scores
 
 
+def test_sums_around_a_child_count_what_the_rest_of_it_loses_once(space, judging):
+    offered = [[b for b in layer.blocks if b.attention == own.attention or b.ffn == own.ffn] for layer, own in zip(space.layers, INCUMBENT, strict=True)]  # fmt: skip
+    scores = score_blocks(judging(), INCUMBENT, offered)
+    values = {(s.layer_idx, s.block): s.value for s in scores}
+    for score in with_sums(scores, space, INCUMBENT):
+        own, block = INCUMBENT[score.layer_idx], Block.parse(score.block)
+        attention, ffn, base = (
+            values[score.layer_idx, b.id]
+            for b in (Block(block.attention, own.ffn), Block(own.attention, block.ffn), own)
+        )
+        assert base > 0
+        assert score.value == pytest.approx(attention + ffn - base)
+
+
 def test_a_layout_is_judged_once(judging, monkeypatch):
     judge = judging()
     first = judge.distance(INCUMBENT)
