@@ -3,11 +3,12 @@
     python benchmarks/baselines.py --runs runs/rivals              # days on two cores; killed, it goes on
     python benchmarks/baselines.py --runs runs/rivals --targets 2.0 --seeds 0 --max-rows 1
 
-Per target, every network gets the time that the child is predicted to take; all are timed in one session, and those more
-than 1 % off are chosen again at a corrected budget. A row is one network, seed, GKD budget and learning rate: a file below
-`--runs/rows`. The learning rate that is best on validation text counts; test text gives the numbers of `--out`: KL, how far
-a network is behind the child (paired, clustered by document), and the GKD-token multiplier: how many times the child's
-tokens a network needs to reach the child's KL, by interpolation in log tokens.
+Per target, every network gets the time that the child is predicted to take; all are timed in turn by the same fresh
+processes, and those that are more than 1 % off, and by more than their error, are chosen again at a corrected budget. A row
+is one network, seed, GKD budget and learning rate: a file below `--runs/rows`. Every network trains at the learning rate
+that is best for it on validation text at the smallest budget and the first seed; test text gives the numbers of `--out`:
+KL, how far a network is behind the child (paired, clustered by document), and the GKD-token multiplier: how many times the
+child's tokens a network needs to reach the child's KL, by interpolation in log tokens.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import functools
 import itertools
 import math
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -47,8 +49,8 @@ def picked(run: PuzzleRun, name: str, budget_ms: float) -> dict | None:
     }
 
 
-def networks_of(run: PuzzleRun, names: list[str], path: Path, corrections: int) -> dict[str, dict]:
-    """Layouts of all networks of a target, with speeds of one session."""
+def networks_of(run: PuzzleRun, names: list[str], path: Path, corrections: int, sessions: int) -> dict[str, dict]:
+    """Layouts of all networks of a target, with speeds by the same processes."""
     found = artifacts.read_json(path) if path.exists() else {}
     budget_ms = run.costs.predict(chosen_blocks(run), run.chosen["batch_size"]).total_ms
     for name in names:
@@ -58,27 +60,29 @@ def networks_of(run: PuzzleRun, names: list[str], path: Path, corrections: int) 
             print(path.stem, name, found[name], flush=True)
     found = {name: network for name, network in found.items() if network is not None}
     while not all("speed" in network for network in found.values()):
-        speeds = timed(run, [network["blocks"] for network in found.values()])
-        child_ms = dict(zip(found, speeds, strict=True))["searched"]["child_ms"]
+        speeds = timed(run, [network["blocks"] for network in found.values()], sessions)
+        child = dict(zip(found, speeds, strict=True))["searched"]["total"]
         for (name, network), speed in zip(list(found.items()), speeds, strict=True):
-            ratio = child_ms / speed["child_ms"]
-            again = picked(run, name, network["budget_ms"] * ratio) if corrections and abs(ratio - 1) > EQUAL else None
+            own = speed["total"]
+            ratio = own["value"] / child["value"]
+            error = math.hypot(*(math.log(r["value"] / r["lower_bound"]) for r in (own, child)))
+            off = abs(ratio - 1) > max(EQUAL, error)
+            again = picked(run, name, network["budget_ms"] * ratio) if corrections and off else None
             if again is not None and again["blocks"] != network["blocks"]:
                 found[name] = again
             else:
-                network["speed"] = speed | {"faster_than_child": ratio - 1}
+                network["speed"] = speed | {"faster_than_child": ratio - 1, "faster_than_child_error": error}
         corrections -= 1
-        if not all("speed" in network for network in found.values()):  # all of them again, in one session
+        if not all("speed" in network for network in found.values()):  # all of them again, by the same processes
             found = {name: {k: v for k, v in n.items() if k != "speed"} for name, n in found.items()}
         artifacts.write_json(path, found)
     return found
 
 
-def timed(run: PuzzleRun, layouts: list[list[str]]) -> list[dict]:
-    """Speeds of networks and parent, all in turn."""
+def timed(run: PuzzleRun, layouts: list[list[str]], sessions: int) -> list[dict]:
+    """Speeds of networks and parents, all in turn, by fresh processes."""
     blocks = [[Block.parse(text) for text in layout] for layout in layouts]
-    speeds = run.bench.measure(blocks, run.chosen["batch_size"], run.recipe.solve.measure_rounds)
-    return [jsonable(speed) for speed in speeds]
+    return [jsonable(speed) for speed in run.bench.confirm(blocks, run.chosen["batch_size"], sessions, 2)]
 
 
 @functools.cache
@@ -110,12 +114,25 @@ def quality(run: PuzzleRun, name: str, network: dict, setting: dict) -> dict:
     }
 
 
-def settings(tokens: list[int], rates: list[float]) -> list[dict]:
-    """What is done to every network: nothing, the refit, and GKD by budget and learning rate."""
-    trained = [
-        {"refit": True, "gkd_tokens": count, "learning_rate": rate} for count in tokens if count for rate in rates
-    ]
-    return [{"refit": refit, "gkd_tokens": 0, "learning_rate": None} for refit in (False, True)] + trained
+def settings(rows: Path, row: dict, tokens: list[int], rates: list[float], first_seed: int) -> Iterator[dict]:
+    """What is done to a network of a target and seed: nothing, the refit, and GKD by budget, at `rates` the first time."""
+    for refit in (False, True):
+        yield {"refit": refit, "gkd_tokens": 0, "learning_rate": None}
+    smallest, *larger = sorted({count for count in tokens if count}) or [None]
+    if smallest is None:
+        return
+    tried = [{"refit": True, "gkd_tokens": smallest, "learning_rate": rate} for rate in rates]
+    if row["seed"] == first_seed:
+        yield from tried
+    known = [artifacts.read_json(row_file(rows, row | {"seed": first_seed} | each)) for each in tried]
+    best = min(known, key=lambda each: each["validation_kl"])["learning_rate"]
+    for count in [smallest, *larger] if row["seed"] != first_seed else larger:
+        yield {"refit": True, "gkd_tokens": count, "learning_rate": best}
+
+
+def row_file(rows: Path, row: dict) -> Path:
+    names = ("target", "name", "seed", "refit", "gkd_tokens", "learning_rate")
+    return rows / ("_".join(str(row[name]) for name in names) + ".json")
 
 
 # -- what the rows say
@@ -203,8 +220,9 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=[2.17, 2.0, 1.45])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--names", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[0, 50_000, 200_000, 500_000])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[125_000, 250_000, 500_000])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
+    parser.add_argument("--sessions", type=int, default=12, help="fresh processes that time all networks")
     parser.add_argument("--corrections", type=int, default=2, help="layouts chosen again where measured speeds differ")
     parser.add_argument("--max-rows", type=float, default=math.inf, help="stop after so many new rows")
     parser.add_argument("--set", nargs="+", default=[], help="further settings of the recipe, as of hf-puzzle run")
@@ -214,26 +232,28 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     names, first = list(dict.fromkeys(["searched", *args.names])), args.seeds[0]
-    (args.runs / "rows").mkdir(parents=True, exist_ok=True)
+    rows = args.runs / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
     made = 0
     for seed, target in itertools.product(args.seeds, args.targets):
         run = child_of(target, seed, first, args.runs, args.set)
         path = args.runs / f"networks_{target}.json"
         if seed == first:
-            networks_of(run, names, path, args.corrections)
+            networks_of(run, names, path, args.corrections, args.sessions)
         networks = {name: n for name, n in artifacts.read_json(path).items() if name in names and n is not None}
-        for setting, name in itertools.product(settings(args.tokens, args.rates), networks):
-            row = {"target": target, "name": name, "seed": seed, **setting}
-            file = args.runs / "rows" / ("_".join(str(value) for value in row.values()) + ".json")
-            if file.exists():
-                continue
-            if made >= args.max_rows:
-                return write_summary(args.runs, args.out)
-            made += 1
-            row |= quality(run, name, networks[name], setting)
-            artifacts.write_json(file, row)
-            print(file.stem, f"KL {row['quality']['kl']:.4f}", flush=True)
-    return write_summary(args.runs, args.out)
+        for name, network in networks.items():
+            row = {"target": target, "name": name, "seed": seed}
+            for setting in settings(rows, row, args.tokens, args.rates, first):
+                file = row_file(rows, row | setting)
+                if file.exists():
+                    continue
+                if made >= args.max_rows:
+                    return write_summary(args.runs, args.out)
+                made += 1
+                found = row | setting | quality(run, name, network, setting)
+                artifacts.write_json(file, found)
+                print(file.stem, f"KL {found['quality']['kl']:.4f}", flush=True)
+        write_summary(args.runs, args.out)
 
 
 if __name__ == "__main__":
