@@ -29,7 +29,7 @@ importance: {num_tokens: 4_096}
 library: {num_tokens: 0}
 score: {num_tokens: 8_192, batch_size: 8}
 cost: {batch_sizes: [1], prefill_tokens: 8, decode_tokens: 4, rounds: 1, calibration_children: 2, stack_layers: 1, dtype: float32}
-constraints: {num_parameters: 30_200_000}
+constraints: {num_parameters: 34_000_000}
 child: {refit: false}
 distill: {num_tokens: 0}
 evaluate: {num_tokens: 16_384, batch_size: 8, task_items: 8, assisted_prompts: 0, measure_rounds: 2}

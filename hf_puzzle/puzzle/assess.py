@@ -18,7 +18,7 @@ from ..progress import bar
 from ..recipe import RecipeError
 from ..stages import Estimate
 from .baselines import FINALISTS, Baselines, describe
-from .bench import START_SECONDS, jsonable, memory_of_confirmation, seconds_of_confirmation, seconds_of_rounds
+from .bench import START_SECONDS, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
 from .distillation import distill, estimate_distill, validation_rows
@@ -93,7 +93,7 @@ def assess(run) -> dict:
     costs, batch_size = run.costs, run.chosen["batch_size"]
     del distilled
     blocks, sessions = chosen_blocks(run), run.recipe.solve.sessions
-    (speed,) = run.bench.confirm([blocks], batch_size, sessions, max(2, round(config.measure_rounds / sessions)))
+    (speed,) = run.bench.confirm([blocks], batch_size, sessions, rounds_per_session(config.measure_rounds, sessions))
     return {
         "quality": quality,
         "task": tasks,
@@ -134,7 +134,7 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
             "weight_bytes": parameters * BYTES[costs.dtype],
             "kv_bytes": total - parameters * BYTES[costs.dtype],
             "peak_bytes": None
-            if run.parent_in_memory and name == "parent"
+            if run.source.in_memory and name == "parent"
             else peak_memory_bytes(folder, workload, costs.dtype, str(run.device), trust),
         }
     return rows
@@ -200,14 +200,16 @@ def _baseline_blocks(run, name: str) -> list[Block] | None:
 
 
 def time_baselines(run) -> None:
-    """`baselines.jsonl`: every row with its speed. All layouts are timed in turn, once each: weights do not matter."""
+    """`baselines.jsonl`: every row with its speed. All layouts are timed in turn by fresh processes: weights do not matter."""
     config = run.recipe.baselines
     paths = [_row_path(run, name, tokens) for name in ["searched", *config.names] for tokens in config.num_tokens]
     rows = [row for path in paths if path.exists() and (row := artifacts.read_json(path)) is not None]
     layouts = {row["name"]: [Block.parse(text) for text in row["blocks"]] for row in rows}
     if rows:
-        rounds = max(6, run.recipe.evaluate.measure_rounds // 3)
-        speeds = dict(zip(layouts, run.bench.measure(list(layouts.values()), run.chosen["batch_size"], rounds), strict=True))  # fmt: skip
+        sessions = run.recipe.solve.sessions
+        rounds = rounds_per_session(run.recipe.evaluate.measure_rounds, sessions)
+        found = run.bench.confirm(list(layouts.values()), run.chosen["batch_size"], sessions, rounds)
+        speeds = dict(zip(layouts, found, strict=True))
         rows = [row | {"speed": jsonable(speeds[row["name"]])} for row in rows]
     artifacts.write_text(run.run_dir / "baselines.jsonl", "".join(artifacts.json_line(row) for row in rows))
 
@@ -296,10 +298,10 @@ def estimate_baseline(p: Pieces, name: str, gkd_tokens: int) -> Estimate:
 
 
 def estimate_baseline_speeds(p: Pieces) -> Estimate:
-    """P w + the layers of all networks that are timed + KV cache of one + A(T) of its prompt."""
+    """Confirmations of all networks at once."""
     names, help = p.recipe.baselines.names, "name fewer baselines.names"
     if not names:
         return Estimate(0.0, {"process": PROCESS_BYTES}, help)
-    rounds, children = max(6, p.recipe.evaluate.measure_rounds // 3), 1 + len(names)
-    seconds = p.open() + children * p.clock.init(p.child_parameters) + seconds_of_rounds(p, rounds, children)
-    return Estimate(seconds, p.timed((p.other_code + children * p.share) * p.blocks), help)
+    children = 1 + len(names)
+    seconds = p.open() + seconds_of_confirmation(p, p.recipe.evaluate.measure_rounds, children)
+    return Estimate(seconds, memory_of_confirmation(p, 0.0, children), help)

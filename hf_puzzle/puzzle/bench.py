@@ -68,6 +68,7 @@ class Bench:
         self._parents: dict[str, PreTrainedModel] = {}
         self._open: dict[tuple[str, Workload], Any] = {}  # parents, in the engine; children come and go
         self._stay = contextlib.ExitStack()
+        self._spare: list[_Process] | None = None  # that were started and not asked, where there will be more sessions
 
     def workload(self, batch_size: int) -> Workload:
         return Workload(batch_size, self.config.prefill_tokens, self.config.decode_tokens)
@@ -118,12 +119,6 @@ class Bench:
                 else:
                     models[name] = self._open[kept]
             return measure_interleaved(models, workload, rounds, self.config.clock, description, tolerance)
-
-    def measure(self, layouts: list[list[Block]], batch_size: int, rounds: int) -> list[dict]:
-        """Speeds of layouts by one session in this process, which steers a search and claims nothing: see `_speed`."""
-        names = {f"layout {i}": blocks for i, blocks in enumerate(layouts)}
-        session = self.timings(names, batch_size, rounds)
-        return [self._speed([session], name, batch_size) for name in names]
 
     def confirm(
         self,
@@ -176,6 +171,17 @@ class Bench:
 
     # -- sessions
 
+    @contextlib.contextmanager
+    def standing_by(self) -> Iterator[None]:
+        """Processes that a confirmation started and did not need wait for the next one."""
+        self._spare = []
+        try:
+            yield
+        finally:
+            for process in self._spare:
+                process.close()
+            self._spare = None
+
     @property
     def _stays(self) -> bool:
         """Whether sessions are of this process: a parent spread over devices cannot be made again beside itself."""
@@ -191,7 +197,7 @@ class Bench:
         if self.config.engine == "vllm" or self._stays:
             yield [self.timings] * count
             return
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        with tempfile.TemporaryDirectory() as folder:
             self.parent_config.save_pretrained(folder)
             config = dataclasses.replace(self.config, threads=self.config.threads or torch.get_num_threads())
             about = {
@@ -201,11 +207,19 @@ class Bench:
                 "cost": dataclasses.asdict(config),
                 "fmt": self.fmt,
             }
-            processes = [stack.enter_context(_Process(about)) for _ in range(count)]
-            for process in processes:
-                process.wait_until_ready()
-            stack.enter_context(self._parent_elsewhere())
-            yield processes
+            spare = self._spare if self._spare is not None else []
+            processes = [spare.pop() if spare else _Process() for _ in range(count)]
+            try:
+                for process in processes:
+                    process.wait_until_ready()
+                with self._parent_elsewhere():
+                    yield [functools.partial(process, about) for process in processes]
+            finally:
+                for process in processes:
+                    if self._spare is not None and process.waits:
+                        self._spare.append(process)
+                    else:
+                        process.close()
 
     @contextlib.contextmanager
     def _parent_elsewhere(self) -> Iterator[None]:
@@ -267,24 +281,33 @@ def jsonable(speed: dict) -> dict:
 
 
 class _Process:
-    """A fresh interpreter that times layouts of one parent, once."""
+    """A fresh interpreter that times layouts of one parent, once.
 
-    def __init__(self, about: dict):
+    Attributes:
+        waits: whether it is ready, and was not asked yet.
+    """
+
+    def __init__(self):
         # not multiprocessing: its children import the caller's main module, which may be a script without a guard
         program = "from hf_puzzle.puzzle.bench import _answer; _answer()"
-        self.about = about
+        self.waits = False
         # a pipe that nobody reads would stop a talkative process
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed on exit)
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `close`)
         self.process = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
         )
 
     def wait_until_ready(self) -> None:
-        self._read()
+        if not self.waits:
+            self._read()
+            self.waits = True
 
-    def __call__(self, layouts: dict[str, list[Block]], batch_size: int, rounds: int) -> dict[str, list[Timing]]:
+    def __call__(
+        self, about: dict, layouts: dict[str, list[Block]], batch_size: int, rounds: int
+    ) -> dict[str, list[Timing]]:
         names = {name: [block.id for block in blocks] for name, blocks in layouts.items()}
-        asked = self.about | {"layouts": names, "batch_size": batch_size, "rounds": rounds}
+        asked = about | {"layouts": names, "batch_size": batch_size, "rounds": rounds}
+        self.waits = False
         with contextlib.suppress(BrokenPipeError):  # it is dead: reading says why
             self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
@@ -299,10 +322,7 @@ class _Process:
         self.log.seek(0)
         raise BenchError(f"timing in a fresh process failed:\n{self.log.read()[-2000:]}")
 
-    def __enter__(self) -> "_Process":
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
         """Whoever was not asked ends here."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -335,21 +355,23 @@ def _say(value) -> None:
     sys.stdout.flush()
 
 
-def seconds_of_rounds(p, rounds: int, children: int) -> float:
-    """Generations of both parents and children in turn, and one to warm up."""
-    own, child = p.generations(Workload(max(p.recipe.cost.batch_sizes), p.recipe.cost.prefill_tokens, p.recipe.cost.decode_tokens))  # fmt: skip
-    return (rounds + 1) * (2 * own + children * child)
+def rounds_per_session(rounds: int, sessions: int) -> int:
+    """Of all rounds of a confirmation."""
+    return max(1, round(rounds / sessions))
 
 
-def seconds_of_confirmation(p, rounds: int) -> float:
-    """A child timed by fresh processes, which share `rounds`."""
-    sessions = p.recipe.solve.sessions
-    build = 2 * p.clock.init(p.parameters) + p.clock.init(p.child_parameters)
-    return sessions * (START_SECONDS + build + seconds_of_rounds(p, max(2, round(rounds / sessions)), 1))
+def seconds_of_confirmation(p, rounds: int, children: int = 1) -> float:
+    """Children timed by fresh processes, which share `rounds`: generations of both parents and the children in turn, and
+    one to warm up."""
+    cost, sessions = p.recipe.cost, p.recipe.solve.sessions
+    own, child = p.generations(Workload(max(cost.batch_sizes), cost.prefill_tokens, cost.decode_tokens))
+    build = 2 * p.clock.init(p.parameters) + children * p.clock.init(p.child_parameters)
+    timed = (rounds_per_session(rounds, sessions) + 1) * (2 * own + children * child)
+    return sessions * (START_SECONDS + build + timed)
 
 
-def memory_of_confirmation(p, targets: float) -> dict[str, float]:
-    """What is on a GPU when a fresh process times both parents and a child: this one's parent has left, its judge's
+def memory_of_confirmation(p, targets: float, children: int = 1) -> dict[str, float]:
+    """What is on a GPU when a fresh process times both parents and children: this one's parent has left, its judge's
     `targets` have not."""
-    memory = p.timed((p.other_code + p.share) * p.blocks, targets=targets)
+    memory = p.timed((p.other_code + children * p.share) * p.blocks, targets=targets)
     return memory | {"process": 2 * memory["process"]}

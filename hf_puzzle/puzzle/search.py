@@ -1,7 +1,7 @@
 """The search: constraints become limits of the MIP; the judge says how good its layouts are, the bench how fast.
 
-Target -> solve -> rescore -> measure -> recalibrate, until the *lower confidence bound* of a speed-up that was confirmed
-in fresh processes clears the target.
+Target -> solve -> rescore -> time in fresh processes -> recalibrate, until the *lower confidence bound* of a speed-up
+clears the target. Nothing is timed in this process: its heap is not that of a user's.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from ..formats import DECILM
 from ..progress import bar
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
 from ..stages import Estimate
-from .bench import Bench, jsonable, memory_of_confirmation, seconds_of_confirmation, seconds_of_rounds
+from .bench import Bench, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
 from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
 from .estimates import Pieces, largest
 from .judge import Judge, scored_blocks, seconds_of_distance
@@ -30,10 +30,9 @@ from .true_loss import Menu, evolve
 
 logger = logging.getLogger(__name__)
 
-# candidates timed together in a round: asking for a little less and a little more brackets what predictions miss
-MARGINS = (0.985, 1.0, 1.02)
-SLACK = 1.03  # a confirmed bound so far above the target is quality thrown away: one more round
-SHORTFALL = 0.99  # a confirmed bound / the value that steered to it on a quiet machine, before one was seen
+SLACK = 1.03  # a bound so far above the target is quality thrown away: one more round
+SHORTFALL = 0.99  # a bound / its value on a quiet machine
+CLEARLY = 1.005  # what a round aims at: bounds vary
 
 
 @dataclass(frozen=True)
@@ -272,8 +271,6 @@ class Search:
         self.rescored: dict[tuple[str, ...], list[Score]] = {}
         self.timed = any(getattr(constraints, name) is not None for name in TIMED)
         self.shortfall, self.memory_overhead = self._expected_shortfall() if self.timed else 1.0, 0.0
-        self._measured: dict[tuple, dict] = {}  # by batch size and layout: what a session said of it
-        self._failed: set[tuple] = set()
 
     @property
     def forward_tokens(self) -> float:
@@ -300,8 +297,9 @@ class Search:
         Raises:
             InfeasibleError: the constraints cannot be met, or were not met within `solve.max_rounds` rounds.
         """
-        candidate, measured = self._winner()
-        return (candidate, measured) if self.config.refine == "none" else self._polished(candidate, measured)
+        with self.bench.standing_by():
+            candidate, measured = self._winner()
+            return (candidate, measured) if self.config.refine == "none" else self._polished(candidate, measured)
 
     def _polished(self, candidate: Candidate, measured: dict | None) -> tuple[Candidate, dict | None]:
         """`candidate` after exchanges on the true loss, at the forward tokens that it took; itself if that is too slow."""
@@ -343,41 +341,37 @@ class Search:
         if measured is None:
             return polished, None
         speed = self._confirm(polished)
-        row = {"value_over_target": speed["value_over_target"], "confirmed": jsonable(speed)}
         last = {"round": self.rounds[-1]["round"] + 1, "margin": self.rounds[-1]["margin"]}
-        self.rounds.append({**last, **polished.to_dict(), **jsonable(speed), **row})
+        self.rounds.append({**last, **polished.to_dict(), **jsonable(speed)})
         return (polished, speed) if speed["bound_over_target"] >= 1 else (candidate, measured)
 
     def _winner(self) -> tuple[Candidate, dict | None]:
         """As of `run`, without polish."""
         if not self.timed and self.constraints.memory_gb is None:
             return self._best_candidate(1.0), None
-        margin, best = 1.0 / self.shortfall, None
+        margin, best = CLEARLY / self.shortfall, None
         for round_idx in bar(range(self.config.max_rounds), desc="solve: rounds"):
-            candidates = self._candidates_around(margin) if self.timed else [self._best_candidate(margin)]
-            measured = self._measure(candidates) if self.timed else [{}]
-            values = [
-                self._over_target(speed, c.batch_size, bounds=False)
-                for c, speed in zip(candidates, measured, strict=True)
-            ]
-            again = best is not None  # a last round, for what the confirmed bound left
-            confirmed = self._confirmed(candidates, values, best and best[0].distance)
-            for i, candidate in enumerate(candidates):
-                speed = confirmed.get(i)
-                row = {"value_over_target": values[i], "confirmed": speed and jsonable(speed)}
-                self.rounds.append(
-                    {"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(measured[i]), **row}
-                )
-                logger.info(
-                    "round %d: measured / target %.3f%s, %s %.4f", round_idx, values[i],
-                    f", confirmed at least {speed['bound_over_target']:.3f}" if speed else "",
-                    self.judge.metric.config.metric, candidate.distance,
-                )  # fmt: skip
-                if speed and speed["bound_over_target"] >= 1:  # better than `best`, else it was not confirmed
-                    best = candidate, speed
-            if best is not None and (again or not self.timed or best[1]["bound_over_target"] <= SLACK):
+            candidate = self._best_candidate(margin)
+            if best is not None and candidate.distance >= best[0].distance:
                 break
-            margin = margin / statistics.median(value * self.shortfall for value in values) * 1.002
+            speed = self._confirm(candidate)
+            value, bound = speed["value_over_target"], speed["bound_over_target"]
+            self.rounds.append({"round": round_idx, "margin": margin, **candidate.to_dict(), **jsonable(speed)})
+            logger.info(
+                "round %d: measured / target %.3f, at least %.3f, %s %.4f", round_idx, value, bound,
+                self.judge.metric.config.metric, candidate.distance,
+            )  # fmt: skip
+            last = best is not None  # for what the bound before left
+            if bound >= 1:
+                best = candidate, speed
+            if best is not None and (last or not self.timed or bound <= SLACK):
+                break
+            if self.timed:
+                if (
+                    speed["total"].sessions == self.config.sessions
+                ):  # a step at a time: one disturbed session must not cost quality for good
+                    self.shortfall = min(1.0, max(0.95 * self.shortfall, bound / value))
+                margin *= max(CLEARLY / (value * self.shortfall), 1.005 if bound < 1 else 0.0)
         if best is None:
             raise InfeasibleError(
                 f"no child was confirmed to meet the constraints in {self.config.max_rounds} rounds (see the log for each); "
@@ -386,18 +380,8 @@ class Search:
             )
         return best
 
-    def _measure(self, candidates: list[Candidate]) -> list[dict]:
-        """Speeds by one session per batch size, each layout once."""
-        keys = [(c.batch_size, c.solution.blocks) for c in candidates]
-        new = {key: c.blocks for key, c in zip(keys, candidates, strict=True) if key not in self._measured}
-        for batch_size in {b for b, _ in new}:
-            group = {key: blocks for key, blocks in new.items() if key[0] == batch_size}
-            speeds = self.bench.measure(list(group.values()), batch_size, self._rounds_per_session)
-            self._measured |= dict(zip(group, speeds, strict=True))
-        return [self._measured[key] for key in keys]
-
     def _expected_shortfall(self) -> float:
-        """How far a confirmed bound will be below its value, from how far the rounds of the cost table were apart."""
+        """How far a bound will be below its value, from how far the rounds of the cost table were apart."""
         spread = statistics.median(row.get("spread", 0.0) for rows in self.costs.children.values() for row in rows)
         error = spread * math.sqrt(2 / self._rounds_per_session / self.config.sessions)
         quantile = student_quantile(self.config.confidence, max(1, self.config.sessions - 1))
@@ -405,31 +389,7 @@ class Search:
 
     @property
     def _rounds_per_session(self) -> int:
-        return max(2, round(self.config.measure_rounds / self.config.sessions))
-
-    def _confirmed(self, candidates: list[Candidate], values: list[float], beat: float | None) -> dict[int, dict]:
-        """Confirmations of those that may clear the target, the best judged first, up to the first that does.
-
-        Args:
-            values: what the session in this process measured / the target.
-            beat: distance of the best child so far.
-        """
-        done: dict[int, dict] = {}
-        for i in sorted(range(len(candidates)), key=lambda i: candidates[i].distance):
-            key = (candidates[i].batch_size, candidates[i].solution.blocks)
-            if beat is not None and candidates[i].distance >= beat:
-                break
-            if key in self._failed or values[i] * self.shortfall < 1:
-                continue
-            done[i] = speed = self._confirm(candidates[i])
-            if self.timed:  # what clears the target in this process and not in others: the next must do so by more
-                least = max(speed["bound_over_target"], SHORTFALL * speed["value_over_target"])
-                # a step at a time: one disturbed confirmation must not cost quality for good
-                self.shortfall = min(1.0, max(0.95 * self.shortfall, least / values[i]))
-            if speed["bound_over_target"] >= 1:
-                break
-            self._failed.add(key)
-        return done
+        return rounds_per_session(self.config.measure_rounds, self.config.sessions)
 
     def _confirm(self, candidate: Candidate) -> dict:
         """Speed by fresh processes and measured memory; `bound_over_target`, and the same of values."""
@@ -465,19 +425,6 @@ class Search:
             if getattr(constraints, name) is not None:
                 reached.append(getattr(constraints, name) / speed[f"{key}_at_most" if bounds else key])
         return min(reached, default=1.0)
-
-    def _candidates_around(self, margin: float) -> list[Candidate]:
-        """Distinct best children for a few margins; margins that nothing satisfies are left out, unless none is."""
-        found: dict[tuple[str, ...], Candidate] = {}
-        for factor in MARGINS:
-            try:
-                candidate = self._best_candidate(margin * factor)
-            except InfeasibleError:
-                if not found:
-                    raise
-                break
-            found.setdefault(candidate.solution.blocks, candidate)
-        return list(found.values())
 
     def _best_candidate(self, margin: float) -> Candidate:
         """MIP, true distance of its diverse solutions, then rescoring around the best one."""
@@ -549,8 +496,6 @@ class Search:
 
 # -- what a search takes
 
-TRIED = 3  # children that a round times, and margins that it solves with
-
 
 def _is_timed(p: Pieces) -> bool:
     asked = p.recipe.constraints
@@ -558,9 +503,9 @@ def _is_timed(p: Pieces) -> bool:
 
 
 def _solves(p: Pieces) -> int:
-    """Layouts that a round gets from the solver, and judges: a search for each margin, one where no time is asked for."""
-    config, searches = p.recipe.solve, TRIED if _is_timed(p) else 1
-    return searches * config.num_solutions * len(p.recipe.cost.batch_sizes) + 2 * config.rescore_rounds
+    """Layouts that a round gets from the solver, and judges."""
+    config = p.recipe.solve
+    return config.num_solutions * len(p.recipe.cost.batch_sizes) + 2 * config.rescore_rounds
 
 
 def _seconds_of_judging(p: Pieces) -> float:
@@ -579,22 +524,18 @@ def seconds_of_rival(p: Pieces) -> float:
 
 
 def estimate_solve(p: Pieces) -> Estimate:
-    """A round of three candidates, the best of them confirmed: often that is all, sometimes not. As `score` with the child
-    that is scored around; or P w + the layers that are timed together; or a confirmation."""
+    """Two rounds where time is asked for: often one is enough, sometimes it takes three. As `score` with the child that is
+    scored around; or a confirmation."""
     config, timed = p.recipe.solve, _is_timed(p)
     binaries = sum(len(layer.blocks) for layer in p.space.layers)
-    seconds = p.open() + _solves(p) * (0.2 + 2e-4 * binaries) + _seconds_of_judging(p)  # a process each
+    a_round = _solves(p) * (0.2 + 2e-4 * binaries) + _seconds_of_judging(p)  # a process each
+    seconds = p.open() + (2 if timed else 1) * a_round
     if config.refine == "swap":
         seconds += seconds_of_rival(p) + (seconds_of_confirmation(p, config.measure_rounds) if timed else 0.0)
     scored = whole_score(p).memory
-    # a bench keeps the parent in the child's code for its next session
-    kept = timed * p.other_code * p.blocks * BYTES[p.recipe.cost.dtype]
-    moments = [scored | {"blocks": scored["blocks"] + p.share * p.blocks * p.width + kept}]
+    moments = [scored | {"blocks": scored["blocks"] + p.share * p.blocks * p.width}]
     if timed:
-        rounds = max(2, round(config.measure_rounds / config.sessions))
-        seconds += seconds_of_rounds(p, rounds, TRIED) + seconds_of_confirmation(p, config.measure_rounds)
-        seconds += TRIED * p.clock.init(p.child_parameters)
-        moments.append(p.timed((p.other_code + TRIED * p.share) * p.blocks, targets=scored["targets"]))
+        seconds += 2 * seconds_of_confirmation(p, config.measure_rounds)
         if p.on_gpu:
             moments.append(memory_of_confirmation(p, scored["targets"]))
     help = "lower score.batch_size or score.num_tokens, or cost.batch_sizes, or use parent.device_map"
