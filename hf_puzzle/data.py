@@ -7,12 +7,10 @@ that no loss and no score takes as a target. Tokenizers that add nothing leave s
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import logging
 import os
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,186 +21,15 @@ import torch
 from torch.utils.data import Dataset
 
 from . import artifacts
+from .corpora import DataError, Document, first_document, is_heldout, open_corpus
 from .progress import bar
 from .recipe import DataConfig
 
 
 logger = logging.getLogger(__name__)
 
-PYTHON_STDLIB = "python-stdlib"
-LOCAL_TEXT = "text"
-TRAINERS_DATA = "datasets of the Trainer"  # of PuzzleCallback, which makes the streams itself
-# of `datasets`: without data_files they would read the working folder
-FILE_FORMATS = ("arrow", "csv", "json", "parquet", "webdataset", "xml")
 STREAMS = 3  # how streams are made; of 1 there was no BOS, of 2 no documents' starts
 STARTS = ".documents"
-BLANK_ROWS = 1000  # as many in front of the first text are a wrong column
-
-Document = str | list[dict]  # a text, or the messages of a chat
-
-
-class DataError(ValueError):
-    """The text of a recipe is missing, too short, or cannot be tokenized; the message says by how much."""
-
-
-class Documents:
-    """`(document id, document)` of a corpus, in a fixed pseudo-random order that can be taken up again anywhere.
-
-    `python-stdlib` is the source text of the running Python's standard library (no download), `text` the local files
-    of `data_files` (globs), anything else what `datasets.load_dataset` streams: a dataset of the Hub, a folder, or
-    `json`, `csv`, `parquet` with `data_files`; its files come in an order of `data.seed`. A document is a text, or a chat:
-    the list of messages that a row has in `data.text_column`. Rows without either are skipped and counted.
-
-    Args:
-        state: of an earlier reader of the same corpus: this one begins behind the document that it gave last.
-
-    Attributes:
-        skipped: rows of a dataset without text so far.
-
-    Raises:
-        DataError: no such corpus, file or column; a row that is neither text nor chat.
-    """
-
-    def __init__(self, config: DataConfig, state: dict | None = None):
-        self.config, self._given, self.skipped = config, 0, (state or {}).get("skipped", 0)
-        self._skip = (state or {}).get("documents", 0)
-        self._rows = None
-        if config.name == PYTHON_STDLIB and config.data_files:
-            raise DataError(f"data.data_files: {PYTHON_STDLIB} has none; with name: {LOCAL_TEXT} they are text files")
-        if config.name in FILE_FORMATS and not config.data_files:
-            raise DataError(f"data.data_files: name the files of data.name {config.name} (globs, or addresses)")
-        if config.name not in (PYTHON_STDLIB, LOCAL_TEXT):
-            # a larger buffer would mix more, and lose its content with the process; sequences are drawn at random anyway
-            self._rows = _load(config).shuffle(seed=config.seed, buffer_size=1)
-            if state is not None:
-                # datasets warns that a buffer's content is lost: ours is always empty here
-                logging.getLogger("datasets.iterable_dataset").addFilter(
-                    lambda r: "shuffle buffer" not in r.getMessage()
-                )
-                self._rows.load_state_dict(state["dataset"])
-
-    def __iter__(self) -> Iterator[tuple[str, Document]]:
-        if self._rows is not None:
-            yield from self._documents()
-            self.say_skipped()
-            return
-        for number, document in enumerate(self._local()):
-            if number >= self._skip:  # files are read again, their text is not tokenized again
-                self._given = number + 1
-                yield document
-
-    def state(self) -> dict:
-        """Where this reader is, as JSON values."""
-        if self._rows is not None:
-            return {"dataset": self._rows.state_dict(), "skipped": self.skipped}
-        return {"documents": max(self._given, self._skip)}
-
-    def say_skipped(self) -> None:
-        """One warning with the number of rows without text, when reading is over."""
-        if self.skipped:
-            config = self.config
-            logger.warning(
-                "%s: %d rows without text in column %s were skipped", config.name, self.skipped, config.text_column
-            )
-            self.skipped = 0
-
-    def _documents(self) -> Iterator[tuple[str, Document]]:
-        column, found = self.config.text_column, False
-        for row in self._rows:
-            if column not in row:
-                raise DataError(_no_column(column, sorted(row)))
-            document = _document(row[column], column)
-            if document is None:
-                self.skipped += 1
-                if self.skipped == BLANK_ROWS and not found:
-                    raise DataError(f"data.text_column {column!r}: the first {BLANK_ROWS} rows have no text in it")
-                continue
-            found = True
-            text = document if isinstance(document, str) else json.dumps(document, sort_keys=True, default=str)
-            yield hashlib.sha256(text.encode()).hexdigest(), document
-
-    def _local(self) -> Iterator[tuple[str, str]]:
-        if self.config.name == PYTHON_STDLIB:
-            root = Path(sysconfig.get_paths()["stdlib"])
-            return _files(root, [p for p in root.rglob("*.py") if "site-packages" not in p.parts])
-        files = [Path(name) for pattern in self.config.data_files for name in glob.glob(pattern, recursive=True)]
-        if not files:
-            raise DataError(f"data.data_files {self.config.data_files} match no file")
-        return _files(Path(), files)
-
-
-def first_document(config: DataConfig) -> Document | None:
-    """The corpus' first document, which shows whether it can be read; None where there is none.
-
-    Raises:
-        DataError: as of `Documents`.
-    """
-    return next((document for _, document in Documents(config)), None)
-
-
-def _load(config: DataConfig):
-    import datasets
-
-    files = {"data_files": config.data_files} if config.data_files else {}
-    try:
-        return datasets.load_dataset(
-            config.name, config.config_name, split=config.split, revision=config.revision, streaming=True, **files
-        )
-    # StopIteration: of datasets, where local data_files match no file
-    except (OSError, ValueError, StopIteration) as error:
-        what = f"data.name {config.name!r}" + (f" with data_files {config.data_files}" if files else "")
-        reason = "they match no file" if isinstance(error, StopIteration) else error
-        raise DataError(f"{what} cannot be opened: {reason}") from None
-
-
-def _no_column(column: str, columns: list[str]) -> str:
-    message = f"data.text_column {column!r} is not a column; columns: {columns}"
-    if {"prompt", "completion"} <= set(columns):
-        message += (
-            "; prompts and completions make one text only when joined: give a column with both, or with messages"
-        )
-    return message
-
-
-def _document(value: object, column: str) -> Document | None:
-    """What a row holds: a text, the messages of a chat (without empty fields), or None where it is blank."""
-    if value is None or value == [] or (isinstance(value, str) and not value.strip()):
-        return None
-    if isinstance(value, str):
-        return value
-    first = value[0] if isinstance(value, list) else None
-    if isinstance(first, dict):
-        # columnar files fill absent fields with null, which templates take for present ones
-        messages = [{k: v for k, v in (message or {}).items() if v is not None} for message in value]
-        if all(isinstance(m.get("role"), str) and {"content", "tool_calls"} & set(m) for m in messages):
-            return messages
-        what = f"messages with the keys {sorted(first)}; rename them to role and content"
-    elif isinstance(first, str):
-        what = "lists of texts; join them into one text a row, or give each a row of its own"
-    elif isinstance(first, int):
-        what = "lists of numbers (token ids?); name the column of the text, which is tokenized here"
-    else:
-        what = f"values of type {type(value).__name__}; name a column of texts or of messages (role, content)"
-    raise DataError(f"data.text_column {column!r} holds {what}")
-
-
-def _files(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
-    names = {path: path.relative_to(root).as_posix() if root != Path() else path.name for path in files}
-    seen = set()
-    for path in sorted(files, key=lambda p: hashlib.sha256(names[p].encode()).hexdigest()):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError):
-            continue
-        digest = hashlib.sha256(text.encode()).digest()
-        if text.strip() and digest not in seen:  # the same text on both sides of the split would leak
-            seen.add(digest)
-            yield names[path], text
-
-
-def is_heldout(document_id: str, fraction: float) -> bool:
-    """Split by hash of the document id: stable when documents are added or removed."""
-    return int.from_bytes(hashlib.sha256(b"split:" + document_id.encode()).digest()[:4], "big") < fraction * 2**32
 
 
 def train_tokenizer(config: DataConfig, vocab_size: int, num_documents: int = 500):
@@ -211,7 +38,7 @@ def train_tokenizer(config: DataConfig, vocab_size: int, num_documents: int = 50
     from transformers import PreTrainedTokenizerFast
 
     texts = []
-    for document_id, text in Documents(config):
+    for document_id, text in open_corpus(config):
         if not isinstance(text, str):
             raise DataError(
                 f"data.text_column {config.text_column!r} holds chats: a parent that is made here has no chat template"
@@ -248,7 +75,7 @@ def as_used(documents: Sequence[Document], tokenizer, column: str = "text") -> l
     for chat in (False, True):
         where = [i for i, document in enumerate(documents) if isinstance(document, list) == chat]
         if where:
-            texts = [_rendered(documents[i], tokenizer, column) if chat else documents[i] for i in where]
+            texts = [rendered(documents[i], tokenizer, column) if chat else documents[i] for i in where]
             # a template writes BOS itself
             ids = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
             for i, tokens in zip(where, ids, strict=True):
@@ -256,7 +83,12 @@ def as_used(documents: Sequence[Document], tokenizer, column: str = "text") -> l
     return encoded
 
 
-def _rendered(messages: list[dict], tokenizer, column: str) -> str:
+def rendered(messages: list[dict], tokenizer, column: str, **options) -> str:
+    """A chat as the template writes it; `options` as of `apply_chat_template`.
+
+    Raises:
+        DataError: as of `as_used`.
+    """
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):
@@ -265,7 +97,7 @@ def _rendered(messages: list[dict], tokenizer, column: str) -> str:
             "(tokenizer.chat_template), or name a column of text"
         )
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"data.text_column {column!r}: the chat template refuses a chat: {error}") from None
 
@@ -449,12 +281,13 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
 
     Raises:
         DataError: no end-of-text token, an empty corpus, or fewer tokens than two sequences on either side; as of
-            `Documents` and `as_used`.
+            `open_corpus` and `as_used`; texts and chats whose marks differ.
     """
     marks = marks_of(tokenizer, ends, first_document(config), config.text_column)
+    closing = {}  # texts and chats may need an end apart
     wanted = {"train": config.num_tokens, "heldout": config.heldout_tokens}
     streams = _Streams(path.with_suffix(".parts"), wanted)
-    source = Documents(config, streams.reader_state)
+    source = open_corpus(config, streams.reader_state)
     progress = bar(
         total=sum(wanted.values()), initial=sum(streams.written.values()), desc="tokenize", unit="tok", unit_scale=True
     )
@@ -463,7 +296,15 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
         for (side, document), ids in zip(batch, encoded, strict=True):
             most = max(config.heldout_document_tokens, config.sequence_length)
             kept = _piece(ids, document, marks, most) if side == "heldout" else ids
-            progress.update(streams.append(side, marks.closed(kept)))
+            kind = type(document)
+            if kind not in closing:
+                closing[kind] = marks_of(tokenizer, ends, document, config.text_column)
+                if (closing[kind].prefix, closing[kind].separator) != (marks.prefix, marks.separator):
+                    raise DataError(
+                        "data.sources: the tokenizer puts other tokens in front of texts than the chat template in front "
+                        "of chats: one stream cannot hold both"
+                    )
+            progress.update(streams.append(side, closing[kind].closed(kept)))
         streams.save_if_due(source.state)
     progress.close()
     source.say_skipped()

@@ -78,6 +78,11 @@ class ParentConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("dtype the parent is loaded in", "auto")
     trust_remote_code: bool = key("run code of the parent's repository", False)
     recipe: str | None = key("recipe (`system: parent`) that makes the parent when the folder `name` is absent", None)
+    gguf_file: str | None = key(
+        "GGUF file of the folder or repository `name`: its weights are unpacked into the run folder first (pip install gguf); "
+        "dtype auto is then float32",
+        None,
+    )
     device_map: str | dict | None = key(
         "a parent larger than one device: `auto`, `balanced`, `sequential`, or a mapping of modules, as in "
         "`from_pretrained`; needs library.states: streamed and child.refit: false",
@@ -86,12 +91,13 @@ class ParentConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Text for calibration, distillation and evaluation; documents are split by hash of their id."""
+class CorpusConfig:
+    """Documents of one kind."""
 
     name: str = key(
-        "`python-stdlib`, `text` (local text files), `json`, `csv`, `parquet` (local files of rows), or a dataset id of the "
-        "Hub or a dataset's folder (streamed)"
+        "`python-stdlib`, `text` (local text files), `json`, `csv`, `parquet` (local files of rows), `self` (chats that the "
+        "parent writes: section `chats`), `mixture` (of `data.sources`), or a dataset id of the Hub or a dataset's folder "
+        "(streamed)"
     )
     config_name: str | None = key("configuration of a Hub dataset", None)
     revision: str | None = key("Hub revision of a dataset: a commit makes the run reproducible", None)
@@ -105,6 +111,20 @@ class DataConfig:
         "globs of local files, for `text`, `json`, `csv`, `parquet`; of a Hub dataset or a folder: only these of its files",
         [],
     )
+
+
+@dataclass(frozen=True)
+class SourceConfig(CorpusConfig):
+    """One of several corpora."""
+
+    weight: float = key("share of the text, in characters, relative to the other sources' weights", 1.0, above=0)
+
+
+@dataclass(frozen=True)
+class DataConfig(CorpusConfig):
+    """Text for calibration, distillation and evaluation; documents are split by hash of their id."""
+
+    sources: list[SourceConfig] = key("with `name: mixture`: the corpora that are mixed, by their weights", [])
     sequence_length: int = key("tokens per sequence", 2048, least=1)
     num_tokens: int = key("training tokens to prepare", 10_000_000, least=1)
     heldout_tokens: int = key("held-out tokens to prepare", 200_000, least=1)
@@ -116,6 +136,22 @@ class DataConfig:
         least=1,
     )
     seed: int = key("order of a Hub dataset's files", 0)
+
+
+@dataclass(frozen=True)
+class ChatsConfig:
+    """Chats that the parent writes, for `data.name: self`: what it was trained on, as far as it tells."""
+
+    num_chats: int = key("different chats", 2_000, least=1)
+    prompts: list[str] = key(
+        "globs of local files with what users ask, one prompt a line; default: the parent writes the user's turns, too",
+        [],
+    )
+    batch_size: int = key("chats that are sampled at once", 16, least=1)
+    max_prompt_tokens: int = key("longer prompts are skipped, and counted", 128, least=1)
+    max_new_tokens: int = key("of an answer: longer ones are cut", 256, least=1)
+    temperature: float = key("of sampling", 0.8, above=0)
+    top_p: float = key("of sampling: the most likely tokens with this share", 0.95, above=0)
 
 
 @dataclass(frozen=True)
@@ -365,6 +401,7 @@ class PuzzleRecipe:
     tensor_parallel: int = key("devices that the engines of `deploy` split attention heads over", 1)
     report_to: list[str] = key("trackers of the trainings, as in `transformers.TrainingArguments`", [])
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    chats: ChatsConfig = field(default_factory=ChatsConfig)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)

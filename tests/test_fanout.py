@@ -135,8 +135,7 @@ def test_slurm_jobs_leave_the_files_of_a_local_run(folder, local, tmp_path):
     pytest.importorskip("submitit")
     out = tmp_path / "run"
     shutil.copytree(local, out)
-    copied = load_run(out)
-    copied.recipe_dir = folder
+    copied = load_run(out, recipe_dir=folder)
     spec = dataclasses.replace(copied.spec, recipe_dir=str(folder))
     executor = Slurm(spec, ResourcesConfig(workers=2), cluster="local")
     before = digest(out)

@@ -564,7 +564,11 @@ def _closed_forms(p: Pieces, start: int, stop: int) -> tuple[list[int], list[int
         widths = [v for v in layer.ffn if isinstance(v, int) and v != p.own.ffn]
         linear = [hidden] * ((LINEAR in layer.attention) + (LINEAR in layer.ffn))
         heads = any(kv_heads(v) and v != p.own.attention for v in layer.attention)
-        gathered += [*[max(widths)] * bool(widths), *linear, *[hidden] * (heads and LINEAR not in layer.attention)]
+        gathered += [
+            *[max(widths, default=0)] * bool(widths),
+            *linear,
+            *[hidden] * (heads and LINEAR not in layer.attention),
+        ]
         solved += widths + linear
     return gathered, solved
 

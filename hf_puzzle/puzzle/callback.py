@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from .. import artifacts
 from ..cards import is_hub_id
 from ..conversions import ROUNDED, probe_logits, probe_tokens, relative_difference, tolerance_of
-from ..data import TRAINERS_DATA, DataError, TokenStream, around_prompt
+from ..corpora import TRAINERS_DATA, DataError
+from ..data import TokenStream, around_prompt
 from ..formats import build_model
 from ..recipe import ParentConfig, PuzzleRecipe, RecipeError, load_recipe, parse_recipe, read_yaml
 from .importance import FFNActivity

@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 
 from ..blocks import Block
+from ..corpora import LOCAL_TEXT, PYTHON_STDLIB
 from ..costs import Timing, Workload
-from ..data import LOCAL_TEXT, PYTHON_STDLIB
 from ..evaluation import CHUNK
 from ..formats import PER_LAYER, parent_block
 from ..stages import Estimate

@@ -11,7 +11,7 @@ from .. import artifacts, data
 from ..evaluation import token_losses
 from ..optim import MuonWithAdamW
 from ..preflight import check_folder
-from ..recipe import ParentRecipe, RecipeError, load_recipe
+from ..recipe import ParentRecipe, RecipeError
 from ..stages import Estimate
 from ..training import SealingTrainer, num_steps, resolve_device, show_progress, training_arguments
 from .estimates import PROCESS_BYTES, TOKENIZER_BYTES, Pieces
@@ -108,7 +108,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
 
 def estimate_parent(p: Pieces) -> Estimate:
     """16 bytes a parameter (weight, gradient, two moments), the activations of all layers, float32 logits."""
-    recipe: ParentRecipe = load_recipe(p.run.recipe_dir / p.recipe.parent.recipe)
+    recipe: ParentRecipe = p.run.source.recipe
     rows, length, layers = recipe.batch_size, recipe.data.sequence_length, p.shapes.num_layers
     clock = p.clock_for("float32", p.compute(recipe.args))
     step = clock.ends(rows, length) + layers * clock.layer(p.own, rows, length, "whole")

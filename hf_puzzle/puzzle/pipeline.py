@@ -1,6 +1,5 @@
 """The Puzzle run: its stages over one folder. Data travels through files; the parent is loaded once per process."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,17 +12,18 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..cards import origin
+from ..corpora import TRAINERS_DATA, reads_self, with_files_of_self
 from ..costs import cpu_threads
 from ..data import sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
-from ..formats import check_loading, child_config, choose_format, model_is_tied, parent_block, tell_tie, with_tie
-from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
+from ..formats import child_config, choose_format, parent_block
+from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
 from .assess import (
@@ -47,6 +47,7 @@ from .block_distillation import (
     merge_library,
     planned_names,
 )
+from .chats import PARTS, estimate_chats, write_chats
 from .child import assemble_child, child_weights, meta_child
 from .distillation import (
     Distilled,
@@ -62,8 +63,8 @@ from .estimates import estimate_data
 from .importance import channel_importance, estimate_importance
 from .judge import Judge, Metric, scored_blocks
 from .library import BlockLibrary
-from .loading import LoadingError, Shards, gathered, load_layers, load_sharded, resolve_dtype, with_true_tie
-from .parent import estimate_parent, train_parent
+from .loading import gathered, load_layers, load_sharded, resolve_dtype
+from .parent_source import ParentSource
 from .preflight import check_machine
 from .refit import calibration_rows, estimate_child, refit, wanted_tokens
 from .report import estimate_report, write_report
@@ -89,6 +90,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 3  # a third of the held-out text chooses, the rest tests
 MIN_VALIDATION_ROWS = 256
+CHATS = "chats.jsonl"  # of `data.name: self`
 
 
 class PuzzleRun:
@@ -116,80 +118,28 @@ class PuzzleRun:
         importance: dict[str, torch.Tensor] | None = None,
     ):
         self.recipe, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
-        self._given = (parent, tokenizer)
         self._streams, self._importance = tokens, importance
         self._text = text
         self.device = resolve_device(recipe.device)
+        self.source = ParentSource(recipe.parent, self.recipe_dir, self.run_dir, self.device, (parent, tokenizer))
 
     # -- what stages read
 
     @property
-    def parent_in_memory(self) -> bool:
-        return self._given[0] is not None
+    def parent_path(self) -> str:
+        return self.source.path
 
     @property
-    def parent_path(self) -> str:
-        """Folder of the parent: beside the recipe, or made by this run; else a Hub id."""
-        local = self.recipe_dir / self.recipe.parent.name
-        if (local / "config.json").exists():
-            return str(local)
-        if self.recipe.parent.recipe is not None:
-            return str(self.run_dir / "parent")
-        return self.recipe.parent.name
-
-    @functools.cached_property
     def config(self):
-        """The parent's, saying whether the head is tied as the weights have it."""
-        if self.parent_in_memory:
-            return with_tie(self._given[0].config, model_is_tied(self._given[0]))
-        p = self.recipe.parent
-        try:
-            config = AutoConfig.from_pretrained(
-                self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"parent.name {p.name!r} cannot be opened: {error}") from None
-        with contextlib.suppress(LoadingError):  # whoever reads the weights says what is wrong with them
-            config = with_true_tie(config, self.parent_shards)
-        return config
+        return self.source.config
 
     @functools.cached_property
     def parent(self) -> PreTrainedModel:
-        if self.parent_in_memory:
-            return self._given[0].eval().requires_grad_(False)
-        p = self.recipe.parent
-        model, info = AutoModelForCausalLM.from_pretrained(
-            self.parent_path,
-            revision=p.revision,
-            trust_remote_code=p.trust_remote_code,
-            dtype=p.dtype,
-            use_safetensors=True,
-            device_map=p.device_map,
-            offload_folder=self.run_dir / "offload" if p.device_map is not None else None,
-            output_loading_info=True,
-        )
-        check_loading({**info, "unexpected_keys": ()})  # of a vision tower, say
-        tell_tie(model)
-        model = model if p.device_map is not None else model.to(self.device)
-        return model.eval().requires_grad_(False)
-
-    @functools.cached_property
-    def tokenizer(self):
-        p = self.recipe.parent
-        return self._given[1] or AutoTokenizer.from_pretrained(
-            self.parent_path, revision=p.revision, trust_remote_code=p.trust_remote_code
-        )
+        return self.source.model
 
     @property
-    def _end_tokens(self) -> list[int]:
-        """Tokens that end the parent's generation."""
-        if self.parent_in_memory:
-            return data.end_tokens(self._given[0].generation_config, self.config)
-        try:
-            generation = GenerationConfig.from_pretrained(self.parent_path, revision=self.recipe.parent.revision)
-        except OSError:  # it has no such file
-            generation = None
-        return data.end_tokens(generation, self.config)
+    def tokenizer(self):
+        return self.source.tokenizer
 
     @functools.cached_property
     def tokens(self) -> dict[str, torch.Tensor]:
@@ -253,24 +203,6 @@ class PuzzleRun:
         """A child of this run, `child` or `distilled`, on the run's device."""
         return hub.open_model_folder(self.run_dir / name).to(self.device).eval()
 
-    @property
-    def makes_parent(self) -> bool:
-        """Whether the parent is the first stage's work."""
-        recipe = self.recipe.parent
-        beside = self.recipe_dir / recipe.name / "config.json"
-        return not self.parent_in_memory and recipe.recipe is not None and not beside.exists()
-
-    @property
-    def parent_is_known(self) -> bool:
-        """Whether there is a parent to look at; where a disk lost the config of one made here, it is made again."""
-        if not self.makes_parent:
-            return True
-        path = self.run_dir / "parent" / "config.json"
-        try:
-            return bool(artifacts.read_json(path))
-        except artifacts.ArtifactError:
-            return False
-
     # -- checks before any compute
 
     def check(self, here: bool = True) -> None:
@@ -301,7 +233,7 @@ class PuzzleRun:
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_quantized(recipe.evaluate.quantized)
-        if self.parent_is_known:
+        if self.source.known:
             check_parent(self.config, recipe.child.format)
             engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
@@ -316,7 +248,7 @@ class PuzzleRun:
 
     def _check_heldout(self) -> None:
         """Choosing blocks needs validation text: a third of what is held out."""
-        if self._streams is not None or self.recipe.data.name == data.TRAINERS_DATA:
+        if self._streams is not None or self.recipe.data.name == TRAINERS_DATA:
             return
         config, length = self.recipe.data, self.sequence_length
         rows = config.heldout_tokens // VALIDATION_SHARE // length
@@ -330,7 +262,7 @@ class PuzzleRun:
     def _check_refit(self) -> None:
         """The refit needs a sequence to fit to and one to judge by; a callback's are not known before its search."""
         config, length = self.recipe.child, self.sequence_length
-        if self.recipe.data.name == data.TRAINERS_DATA and self._streams is None:
+        if self.recipe.data.name == TRAINERS_DATA and self._streams is None:
             return
         if not config.refit:
             return
@@ -339,7 +271,7 @@ class PuzzleRun:
                 f"child.refit_tokens {config.refit_tokens}: two sequences of {length} at least, one to fit and one to judge; "
                 "or child.refit: false"
             )
-        widest = parent_block(self.config).ffn if self.parent_is_known else None
+        widest = parent_block(self.config).ffn if self.source.known else None
         if isinstance(widest, int) and (wanted := wanted_tokens(widest)) > (
             given := min(config.refit_tokens or wanted, self.recipe.data.num_tokens)
         ):
@@ -352,7 +284,7 @@ class PuzzleRun:
         """GKD's step is chosen on validation text; how much a callback has is known with its streams."""
         if self._streams is not None:
             heldout = len(self._streams["heldout"])
-        elif self.recipe.data.name != data.TRAINERS_DATA:
+        elif self.recipe.data.name != TRAINERS_DATA:
             heldout = self.recipe.data.heldout_tokens
         else:
             return
@@ -361,13 +293,13 @@ class PuzzleRun:
     def _check_parts(self) -> None:
         """What a parent that is never whole in memory rules out."""
         recipe = self.recipe
-        if self.parent_in_memory and recipe.library.states != "resident":
+        if self.source.in_memory and recipe.library.states != "resident":
             raise RecipeError(
                 f"library.states: {recipe.library.states} reads the parent's files; a parent in memory is resident"
             )
         if recipe.parent.device_map is None:
             return
-        if self.parent_in_memory:
+        if self.source.in_memory:
             raise RecipeError("parent.device_map: this parent is in memory already; leave the key out")
         if recipe.library.states == "resident":
             raise RecipeError("parent.device_map: BLD then reads layers from files; set library.states: streamed")
@@ -386,23 +318,26 @@ class PuzzleRun:
 
     # -- stages
 
-    def make_parent(self) -> None:
-        recipe = load_recipe(self.recipe_dir / self.recipe.parent.recipe)
-        if not isinstance(recipe, ParentRecipe):
-            raise RecipeError(f"parent.recipe {self.recipe.parent.recipe} is not a recipe with `system: parent`")
-        train_parent(recipe, self.run_dir / "parent")
+    def write_chats(self) -> None:
+        config, ends = self.recipe.chats, self.source.end_tokens
+        write_chats(self.run_dir / CHATS, self.parent, self.tokenizer, config, ends, self.recipe.seed)
+
+    @property
+    def _corpus(self) -> DataConfig:
+        """The recipe's text, with the file of the chats that the parent wrote."""
+        return with_files_of_self(self.recipe.data, self.run_dir / CHATS)
 
     def tokenize(self) -> None:
         path = self.run_dir / "tokens.safetensors"
         if self._streams is None:
-            data.tokenize_to(path, self.recipe.data, self.tokenizer, self._end_tokens)
+            data.tokenize_to(path, self._corpus, self.tokenizer, self.source.end_tokens)
         else:
             data.write_streams(path, self._streams)
 
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
         if self._streams is None:
-            check_streams(self.parent, self.tokenizer, self.recipe.data, self.tokens["validation"])
+            check_streams(self.parent, self.tokenizer, self._corpus, self.tokens["validation"])
         if ranking is None:
             input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
             ranking = channel_importance(self.parent, input_ids, config.batch_size)
@@ -431,7 +366,7 @@ class PuzzleRun:
         layers, config = range(start, stop), self.recipe.library
         source, parent = None, None
         if config.states != "resident":
-            shards, placed = self.parent_shards, {"dtype": self.recipe.parent.dtype, "device": self.device}
+            shards, placed = self.source.shards, {"dtype": self.recipe.parent.dtype, "device": self.device}
             if below is not None:
                 source = Upstream(channel(below))
             elif start or config.states == "streamed":
@@ -450,10 +385,6 @@ class PuzzleRun:
             source,
             channel(above) if above is not None else None,
         )
-
-    @property
-    def parent_shards(self) -> Shards:
-        return Shards(self.parent_path, self.recipe.parent.revision)
 
     def merge_library(self) -> None:
         merge_library(self.space, self.library, self.recipe.library)
@@ -526,9 +457,9 @@ class PuzzleRun:
 
     def make_child(self) -> None:
         blocks = [Block.parse(text) for text in self.chosen["blocks"]]
-        if not self.recipe.child.refit and not self.parent_in_memory:
+        if not self.recipe.child.refit and not self.source.in_memory:
             # layer by layer from the parent's files; the refit, and a parent without files, need the child in memory
-            p, shards = self.recipe.parent, self.parent_shards
+            p, shards = self.recipe.parent, self.source.shards
             weights = child_weights(shards, self.config, self.library, blocks, self.space.parent, self.fmt, p.dtype)
             dtype = resolve_dtype(p.dtype, self.config, shards)
             child = meta_child(child_config(self.config, blocks, self.fmt), dtype, self.parent_path, p.revision)
@@ -618,24 +549,13 @@ class PuzzleRun:
         for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
             del library[name]
         del score["tokens_per_task"]
-        stages = []
-        if self.makes_parent:
-            made = to_dict(load_recipe(self.recipe_dir / r.parent.recipe))
-            stages.append(
-                Stage(
-                    "parent",
-                    self.make_parent,
-                    made,
-                    (),
-                    ("parent",),
-                    ("parent-checkpoints",),
-                    estimate=estimate_parent,
-                )
-            )
-        parent = "parent" if stages else None
-        source = {"parent": to_dict(r.parent), **({} if parent else {"content": self._parent_fingerprint()})}
-        stages += [
-            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], (parent,) if parent else (), ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
+        made, asks = self.source.stage(), reads_self(r.data) and self._streams is None
+        parent = ("parent",) if made else ()
+        source = {"parent": to_dict(r.parent), **({} if made else {"content": self.source.fingerprint()})}
+        stages = [
+            *([made] if made else []),
+            *([Stage("chats", self.write_chats, [to_dict(r.chats), source, shared], parent, (CHATS,), (CHATS + PARTS,), estimate=estimate_chats)] if asks else []),
+            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], ("chats",) if asks else parent, ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",), estimate=estimate_importance),
             Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True, estimate=estimate_library),
@@ -660,12 +580,6 @@ class PuzzleRun:
         marks = [str(stream.prefix) for stream in streams.values() if getattr(stream, "prefix", ())][:1]
         return [hashlib.sha256(streams[name].numpy().tobytes()).hexdigest() for name in sorted(streams)] + marks
 
-    def _parent_fingerprint(self) -> str:
-        if self.parent_in_memory:
-            return artifacts.fingerprint({k: v.double().sum().item() for k, v in self._given[0].state_dict().items()})
-        path = Path(self.parent_path)
-        return artifacts.folder_fingerprint(path) if path.is_dir() else f"{path}@{self.recipe.parent.revision}"
-
     def run(self, only: str | None = None, start: str | None = None, say=logger.info, on: str | None = None) -> None:
         """Run the stages that are missing or stale; a folder in use by another process is refused.
 
@@ -688,7 +602,7 @@ class PuzzleRun:
             )
         if on == "slurm" and self.recipe.library.states == "pipeline":
             raise RecipeError("library.states: pipeline needs --on ray; on Slurm, take streamed")
-        if on is not None and self.parent_in_memory:
+        if on is not None and self.source.in_memory:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
         self.check(here=on is None) if rank == 0 else self.check_recipe()
         if rank > 0:
@@ -718,7 +632,11 @@ def stages_of(recipe: PuzzleRecipe, run_dir: Path, recipe_dir: Path) -> list[Sta
     return PuzzleRun(recipe, run_dir, recipe_dir).stages()
 
 
-def load_run(run_dir: Path, overrides: list[str] = ()) -> PuzzleRun:
-    """A run folder as it was made, with further overrides; enough to look at it and to solve it again."""
+def load_run(run_dir: Path, overrides: list[str] = (), recipe_dir: str | Path = ".") -> PuzzleRun:
+    """A run folder as it was made, with further overrides; enough to look at it and to solve it again.
+
+    Args:
+        recipe_dir: folder that a relative parent path starts from.
+    """
     saved = parse_as(list[str], artifacts.read_json(run_dir / "overrides.json"), f"{run_dir}/overrides.json")
-    return PuzzleRun(load_recipe(run_dir / "recipe.yaml", [*saved, *overrides]), run_dir)
+    return PuzzleRun(load_recipe(run_dir / "recipe.yaml", [*saved, *overrides]), run_dir, recipe_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import LlamaConfig
 
 from ..costs import cpu_threads
-from ..recipe import ParentRecipe, PuzzleRecipe, RecipeError, load_recipe
+from ..recipe import PuzzleRecipe, RecipeError
 from .machines import find_machine
 from .pipeline import PuzzleRun
 from .planner import NOWHERE, Plan, make_plan, only_looked_at
@@ -17,10 +17,8 @@ def _parent_config(run: PuzzleRun, parent: str | None):
     """Of one of `PARENTS`, of the parent that the run makes, or of the recipe's."""
     if parent is not None:
         return parent_config(parent)
-    if run.makes_parent:
-        recipe = load_recipe(run.recipe_dir / run.recipe.parent.recipe)
-        if not isinstance(recipe, ParentRecipe):
-            raise RecipeError(f"parent.recipe {run.recipe.parent.recipe} is not a recipe with `system: parent`")
+    if run.source.trained:
+        recipe = run.source.recipe
         try:
             return LlamaConfig(**recipe.config, vocab_size=recipe.vocab_size)
         except (TypeError, ValueError) as error:

@@ -79,10 +79,11 @@ def only_looked_at(run, config=None):
         config: of another parent.
     """
     seen = copy.copy(run)
-    seen.config, data = config if config is not None else run.config, run.recipe.data
+    seen.source, data = copy.copy(run.source), run.recipe.data
+    seen.source.config, seen.source.fingerprint = config if config is not None else run.config, lambda: ""
     for name in ("space", "metric", "fmt"):
         vars(seen).pop(name, None)
-    seen.run_dir, seen._streams, seen._parent_fingerprint = NOWHERE, None, lambda: ""
+    seen.run_dir, seen._streams = NOWHERE, None
     streams = run._streams
     train, heldout = (len(streams["train"]), len(streams["heldout"])) if streams else (data.num_tokens, data.heldout_tokens)  # fmt: skip
     sizes = {"train": train, "validation": heldout // 3, "test": heldout - heldout // 3}

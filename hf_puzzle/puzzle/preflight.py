@@ -1,12 +1,14 @@
 """What the stages of a Puzzle run need of this machine; every function tries one thing, before any compute."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
 from huggingface_hub import get_safetensors_metadata
 from huggingface_hub.errors import NotASafetensorsRepoError
 
-from ..data import TRAINERS_DATA, as_used, first_document
+from ..corpora import MIXTURE, SELF, TRAINERS_DATA, DataError, first_document, reads_self
+from ..data import as_used
 from ..engines.measuring import open_engine
 from ..preflight import NotReadyError, check_folder, check_room, check_tokenizer, first_line
 from ..recipe import DataConfig
@@ -26,14 +28,14 @@ def check_machine(run, here: bool = True) -> None:
         ValueError: a named subclass, with the reason and the way out.
     """
     check_folder(run.run_dir)
-    if run.parent_is_known:
+    if run.source.known:
         _check_room(run, here)
-    if not run.makes_parent:  # one that was made here is mended by its stage
-        if not run.parent_in_memory:
+    if not run.source.trained:  # one that was made here is mended by its stage
+        if not run.source.in_memory and not run.source.unpacked:
             check_weights(run.parent_path, run.recipe.parent.revision)
         check_tokenizer(lambda: run.tokenizer, run.recipe.parent.name)
     if not (run.run_dir / "tokens.safetensors").exists():
-        check_text(run.recipe.data, None if run.makes_parent else run.tokenizer)
+        check_text(run.recipe.data, None if run.source.trained else run.tokenizer)
     pick_solver(run.recipe.solve.solver)
     open_engine(run.recipe.cost.engine)
 
@@ -62,6 +64,14 @@ def check_text(config: DataConfig, tokenizer) -> None:
     Raises:
         DataError: no such corpus, file or column; rows that are neither text nor chats; chats without a template.
     """
+    if reads_self(config) and not getattr(tokenizer, "chat_template", None):
+        raise DataError("data.name self: the parent's tokenizer has no chat template, so it writes no chats")
+    if config.name == SELF:
+        return
+    if config.name == MIXTURE:
+        config = dataclasses.replace(config, sources=[each for each in config.sources if each.name != SELF])
+        if not config.sources:
+            return
     if config.name != TRAINERS_DATA and isinstance(document := first_document(config), list):
         as_used([document], tokenizer, config.text_column)
 

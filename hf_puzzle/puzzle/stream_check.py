@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from ..anatomy import input_device
-from ..data import DataError, Documents, as_used, cut, is_heldout, marks_of
+from ..corpora import DataError, is_heldout, open_corpus
+from ..data import as_used, cut, marks_of
 from ..evaluation import mean_and_error, token_losses
 from ..recipe import DataConfig
 
@@ -65,7 +66,7 @@ def check_streams(parent, tokenizer, config: DataConfig, heldout: torch.Tensor) 
 
 def _documents(tokenizer, config: DataConfig) -> Iterator[tuple[list[int], int]]:
     """Held-out documents as inference has them, with where their text begins."""
-    heldout = (document for name, document in Documents(config) if is_heldout(name, config.heldout_fraction))
+    heldout = (document for name, document in open_corpus(config) if is_heldout(name, config.heldout_fraction))
     for document in itertools.islice(heldout, DOCUMENTS):
         (ids,) = as_used([document], tokenizer, config.text_column)
         yield ids, len(marks_of(tokenizer, document=document, column=config.text_column).prefix)

@@ -26,6 +26,7 @@ from transformers import DynamicCache
 from .. import artifacts, data
 from ..anatomy import Head, head_of
 from ..blocks import NONE, Block, Variant, kv_heads, num_experts, window
+from ..corpora import open_corpus
 from ..costs import Timing, Workload, clock_ms, weight_bytes
 from ..evaluation import QUANTITIES, Answer
 from ..formats import choose_format, parent_block, stock_class
@@ -387,7 +388,7 @@ class Measured(Clock):
             return super().tokenize(config)
         corpus, load = self.text
         start = self.now()
-        tokenizer, documents = load(), iter(data.Documents(corpus))
+        tokenizer, documents = load(), iter(open_corpus(corpus))
         texts = [next(documents)[1]]  # lists all files first
         listed = self.now()
         texts += [

@@ -108,8 +108,7 @@ def test_run_of_a_parent_in_parts_is_the_run_of_the_whole(folder, capfd):
 
 def _take_over(parts, stages, folder):
     """Mark stages whose outputs were copied as finished; their inputs differ only by where the parent lies."""
-    run, manifest = load_run(parts), artifacts.Manifest(parts)
-    run.recipe_dir = folder
+    run, manifest = load_run(parts, recipe_dir=folder), artifacts.Manifest(parts)
     inputs = {}
     for stage in run.stages():
         inputs[stage.name] = artifacts.fingerprint(stage.settings, [inputs[need] for need in stage.needs])

@@ -133,8 +133,7 @@ def test_a_parent_whose_config_calls_its_own_head_tied(finished, refit, tmp_path
     parent.save_pretrained(folder / "tiny_parent")
     out, changes = folder / "run", ["--set", f"child.refit={refit}", "--set", "constraints.num_parameters=200000"]
     assert cli("run", folder / "tiny.yaml", "--out", out, *changes, "--set", "baselines.names=[]") == 0
-    run = load_run(out)
-    run.recipe_dir = folder
+    run = load_run(out, recipe_dir=folder)
     assert not run.config.tie_word_embeddings
     for name in ("child", "distilled"):
         child = run.load_child(name)

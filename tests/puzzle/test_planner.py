@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_run import write_recipes
-from transformers import LlamaForCausalLM, Qwen3Config
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from hf_puzzle.cli import main
 from hf_puzzle.costs import Workload
@@ -322,3 +322,11 @@ def test_seventy_billion_parameters_are_planned_without_their_memory():
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert int(done.stdout.strip().splitlines()[-1]) * 1024 < 2e9
+
+
+def test_a_menu_without_narrower_ffns_has_a_plan(tmp_path):
+    folder = write_recipes(tmp_path)
+    config = LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "narrow")
+    recipe = load_recipe(folder / "tiny.yaml", ["parent.name=narrow", "parent.recipe=null"])
+    assert plan(recipe, folder).stages
