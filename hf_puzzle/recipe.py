@@ -151,7 +151,7 @@ class ChatsConfig:
     max_prompt_tokens: int = key("longer prompts are skipped, and counted", 128, least=1)
     max_new_tokens: int = key("of an answer: longer ones are cut", 256, least=1)
     temperature: float = key("of sampling", 0.8, above=0)
-    top_p: float = key("of sampling: the most likely tokens with this share", 0.95, above=0)
+    min_p: float = key("of sampling: tokens less likely than this share of the most likely one are left out", 0.05, least=0)
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,10 @@ class _Writer:
         length, device = max(map(len, rows)), self.parent.device
         padded = torch.tensor([[self.pad] * (length - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+        # min_p, not top_p: nothing sorts the vocabulary, which takes a third of a small model's step on a CPU
         output = self.parent.generate(
             padded, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=True, top_k=0, num_beams=1,
-            temperature=self.config.temperature, top_p=self.config.top_p, eos_token_id=self.ends, pad_token_id=self.pad,
+            temperature=self.config.temperature, min_p=self.config.min_p, eos_token_id=self.ends, pad_token_id=self.pad,
         )  # fmt: skip
         results = []
         for row in output[:, length:].tolist():
