@@ -151,7 +151,9 @@ class ChatsConfig:
     max_prompt_tokens: int = key("longer prompts are skipped, and counted", 128, least=1)
     max_new_tokens: int = key("of an answer: longer ones are cut", 256, least=1)
     temperature: float = key("of sampling", 0.8, above=0)
-    min_p: float = key("of sampling: tokens less likely than this share of the most likely one are left out", 0.05, least=0)
+    min_p: float = key(
+        "of sampling: tokens less likely than this share of the most likely one are left out", 0.05, least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,11 @@ class CostConfig:
 
     engine: Literal["transformers", "llama.cpp", "vllm"] = key(
         "what the models are timed in; children of Llama-shaped parents only, except `transformers`", "transformers"
+    )
+    gguf_type: Literal["auto", "f32", "f16", "bf16", "q8_0"] = key(
+        "of the files that llama.cpp is timed with, as users deploy them; `auto`: as `cost.dtype`. Memory is counted in "
+        "`cost.dtype`",
+        "auto",
     )
     batch_sizes: list[int] = key("sequences generated at once; the search sweeps them", [1], least=1)
     prefill_tokens: int = key("prompt tokens per sequence", 512, least=1)
@@ -356,6 +363,12 @@ class EvaluateConfig:
     assisted_new_tokens: int = key("tokens generated after each of them", 64, least=1)
     assisted_draft_tokens: int = key("tokens the child drafts per step of the parent", 4, least=1)
     quantized: list[str] = key("also evaluate the child with weights in int8, int4 (extra `quanto`)", [])
+    gguf: list[str] = key(
+        "also evaluate parent and child in llama.cpp, as GGUF files of these types: f32, f16, bf16, q8_0 (extra `llama-cpp`)",
+        [],
+    )
+    chats: int = key("held-out chats whose prompts parent and child answer greedily; 0 skips it", 0, least=0)
+    chat_tokens: int = key("tokens of such an answer, at most", 128, least=1)
     measure_rounds: int = key("interleaved timing rounds, over `solve.sessions` fresh processes", 12, least=1)
 
 

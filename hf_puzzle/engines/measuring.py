@@ -57,8 +57,13 @@ def open_engine(engine: str) -> str:
 
 
 @contextlib.contextmanager
-def open_model(model: PreTrainedModel, engine: str, workload: Workload, threads: int | None = None) -> Iterator[Any]:
+def open_model(
+    model: PreTrainedModel, engine: str, workload: Workload, threads: int | None = None, gguf_type: str = "auto"
+) -> Iterator[Any]:
     """The same model as something that `costs.time_generation` can time in `engine`: transformers or llama.cpp.
+
+    Args:
+        gguf_type: as of `cost.gguf_type`.
 
     Raises:
         rewrites.CannotRun: a child that the engine cannot run.
@@ -69,7 +74,7 @@ def open_model(model: PreTrainedModel, engine: str, workload: Workload, threads:
     model = as_engine_runs_it(model, engine)
     tokens = workload.prefill_tokens + workload.decode_tokens
     with tempfile.TemporaryDirectory() as folder, llama_cpp.from_model(
-        model, folder, tokens, _OUTTYPES[model.dtype],
+        model, folder, tokens, _OUTTYPES[model.dtype] if gguf_type == "auto" else gguf_type,
         n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
     ) as runnable:  # fmt: skip
         yield runnable

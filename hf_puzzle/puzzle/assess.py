@@ -1,26 +1,32 @@
 """The last numbers of a run: child and baselines against the parent, on text and clock that the search never saw."""
 
 import dataclasses
+import itertools
 import logging
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from .. import artifacts
 from ..blocks import Block
+from ..chat_evaluation import compare_chats, prompt_ids
+from ..corpora import DataError, is_heldout, open_corpus
 from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_bytes
 from ..data import given_tokens
+from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
 from ..progress import bar
-from ..recipe import RecipeError
+from ..recipe import EvaluateConfig, RecipeError
 from ..stages import Estimate
 from .baselines import FINALISTS, Baselines, describe
 from .bench import START_SECONDS, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
 from .block_costs import BYTES
 from .child import assemble_child, cast_parameters, empty_child
+from .deployed import in_llama_cpp
 from .distillation import distill, estimate_distill, validation_rows
 from .estimates import PROCESS_BYTES, Pieces, largest
 from .judge import seconds_of_distance
@@ -30,6 +36,7 @@ from .search import seconds_of_rival
 
 logger = logging.getLogger(__name__)
 
+GGUF_TYPES = get_args(OutType)
 ROWS = "baselines"  # folder of one file per network and GKD budget
 
 
@@ -47,9 +54,15 @@ def _compared(targets: Targets, model, name: str) -> dict:
     return targets.compare(model, f"evaluate {name}").to_dict() | {"tokens": targets.rows.input_ids.numel()}
 
 
-def check_quantized(names: list[str]) -> None:
-    """Raises RecipeError for weights that optimum-quanto does not have, or without the package."""
-    for name in names:
+def check_evaluated(config: EvaluateConfig) -> None:
+    """Raises RecipeError for weights that optimum-quanto does not have, types that our GGUF files do not have, or without
+    the packages."""
+    for name in config.gguf:
+        if name not in GGUF_TYPES:
+            raise RecipeError(f"evaluate.gguf: {name!r} is none of {', '.join(GGUF_TYPES)}")
+        if find_spec("llama_cpp") is None or find_spec("gguf") is None:
+            raise RecipeError("evaluate.gguf needs llama-cpp-python and gguf: pip install 'hf_puzzle[llama-cpp]'")
+    for name in config.quantized:
         if name not in WEIGHTS:
             raise RecipeError(f"evaluate.quantized: {name!r} is none of {', '.join(WEIGHTS)}")
         if find_spec("optimum") is None or find_spec("optimum.quanto") is None:
@@ -90,6 +103,19 @@ def assess(run) -> dict:
             parent, distilled, prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
             run.recipe.cost.clock,
         )  # fmt: skip
+    chats = _chats(run, distilled) if config.chats else None
+    gguf = [
+        in_llama_cpp(
+            parent,
+            distilled,
+            targets.rows,
+            outtype,
+            config.measure_rounds,
+            run.recipe.cost.threads,
+            clock=run.recipe.cost.clock,
+        )
+        for outtype in config.gguf
+    ]
     costs, batch_size = run.costs, run.chosen["batch_size"]
     del distilled
     blocks, sessions = chosen_blocks(run), run.recipe.solve.sessions
@@ -99,12 +125,28 @@ def assess(run) -> dict:
         "task": tasks,
         "speed": jsonable(speed),
         "assisted": drafted,
+        "chats": chats,
+        "gguf": gguf,
         "quantized": [_quantized(run, targets, weights) for weights in config.quantized],
         "memory": _memory(run, blocks, costs.workload_of(batch_size)),
         "gkd_tokens": run.recipe.distill.num_tokens,
         "workload": dataclasses.asdict(costs.workload_of(batch_size)),
         "environment": artifacts.environment(),
     }
+
+
+def _chats(run, child) -> dict:
+    """Parent and child answering what users say in held-out chats, none of which chose anything."""
+    config = run.recipe.evaluate
+    chosen_by = len(run.tokens["validation"].documents)  # they come first
+    heldout = (d for name, d in open_corpus(run.corpus) if is_heldout(name, run.recipe.data.heldout_fraction))
+    chats = (d for d in itertools.islice(heldout, chosen_by, None) if isinstance(d, list))
+    prompts = prompt_ids(list(itertools.islice(chats, config.chats)), run.tokenizer)
+    if not prompts:
+        raise DataError("evaluate.chats: the text has no held-out chat behind the validation documents; set it to 0")
+    if len(prompts) < config.chats:
+        logger.warning("evaluate.chats: the text has only %d held-out chats", len(prompts))
+    return compare_chats(run.parent, child, prompts, run.source.end_tokens, config.chat_tokens, config.batch_size)
 
 
 def _quantized(run, targets: Targets, weights: str) -> dict:

@@ -113,7 +113,9 @@ class Bench:
                 kept = (name, workload) if name in (PARENT, OWN) else None
                 if kept not in self._open:
                     stack = passing if kept is None else self._stay
-                    models[name] = stack.enter_context(open_model(make(), engine, workload, self.config.threads))
+                    models[name] = stack.enter_context(
+                        open_model(make(), engine, workload, self.config.threads, self.config.gguf_type)
+                    )
                     if kept is not None:
                         self._open[kept] = models[name]
                 else:

@@ -29,7 +29,7 @@ from ..training import check_trackers, resolve_device, training_arguments
 from .assess import (
     assess,
     baseline_tasks,
-    check_quantized,
+    check_evaluated,
     estimate_baseline,
     estimate_baseline_speeds,
     estimate_evaluate,
@@ -232,7 +232,7 @@ class PuzzleRun:
         self._check_parts()
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
-        check_quantized(recipe.evaluate.quantized)
+        check_evaluated(recipe.evaluate)
         if self.source.known:
             check_parent(self.config, recipe.child.format)
             engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
@@ -323,21 +323,21 @@ class PuzzleRun:
         write_chats(self.run_dir / CHATS, self.parent, self.tokenizer, config, ends, self.recipe.seed)
 
     @property
-    def _corpus(self) -> DataConfig:
+    def corpus(self) -> DataConfig:
         """The recipe's text, with the file of the chats that the parent wrote."""
         return with_files_of_self(self.recipe.data, self.run_dir / CHATS)
 
     def tokenize(self) -> None:
         path = self.run_dir / "tokens.safetensors"
         if self._streams is None:
-            data.tokenize_to(path, self._corpus, self.tokenizer, self.source.end_tokens)
+            data.tokenize_to(path, self.corpus, self.tokenizer, self.source.end_tokens)
         else:
             data.write_streams(path, self._streams)
 
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
         if self._streams is None:
-            check_streams(self.parent, self.tokenizer, self._corpus, self.tokens["validation"])
+            check_streams(self.parent, self.tokenizer, self.corpus, self.tokens["validation"])
         if ranking is None:
             input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
             ranking = channel_importance(self.parent, input_ids, config.batch_size)

@@ -101,12 +101,45 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
                 f"{speed['value']:.2f}x (>= {speed['lower_bound']:.2f}x), {drafted['identical']} of {drafted['prompts']} identical",
             )
         )
+    if chats := evaluation.get("chats"):
+        rows += _chat_rows(chats)
+    for row in evaluation.get("gguf") or []:
+        parent, child = row["quality"]["parent"], row["quality"]["child"]
+        kind, work = f"llama.cpp, {row['outtype']}", row["workload"]
+        speed = row["speed"]["total"]
+        rows += [
+            (f"{kind}: top-1 accuracy", f"{parent['top1']:.2%}", f"{child['top1']:.2%}", kept_text(child)),
+            (f"{kind}: KL from the parent in transformers, nats", f"{parent['kl']:.4f}", f"{child['kl']:.4f}", ""),
+            (f"{kind}: file", f"{row['file_bytes']['parent'] / 1e6:.1f} MB", f"{row['file_bytes']['child'] / 1e6:.1f} MB",
+             f"{row['file_bytes']['child'] / row['file_bytes']['parent']:.1%}"),
+            (f"{kind}: {work['prefill_tokens']} tokens in, {work['decode_tokens']} out, batch {work['batch_size']}",
+             *(f"{row['median_ms'][name]['prefill_ms'] + row['median_ms'][name]['decode_ms']:.0f} ms" for name in ("parent", "child")),
+             f"{speed['value']:.2f}x (>= {speed['lower_bound']:.2f}x)" + (", **slower**" if speed["value"] < 1 else "")),
+        ]  # fmt: skip
     for row in evaluation.get("quantized", []):
         quality = row["quality"]
         rows.append(
             (f"child in {row['weights']}: weights", f"{memory / 1e6:.1f} MB", f"{row['weight_bytes'] / 1e6:.1f} MB",
              f"top-1 kept {kept_text(quality)}")
         )  # fmt: skip
+    return rows
+
+
+def _chat_rows(chats: dict) -> list[tuple[str, str, str, str]]:
+    """Greedy answers to the same prompts."""
+
+    def share(name: str) -> str:
+        return f"{chats[name]:.1%} +- {chats[f'{name}_stderr']:.1%}"
+
+    where = f"chat ({chats['prompts']} prompts)"
+    rows = [
+        (f"{where}: tokens of the parent's answers that are the child's first choice", "", "", share("agreement")),
+        (f"{where}: share of an answer before the first difference", "", "", share("same_start")),
+        (f"{where}: tokens an answer, at most {chats['max_new_tokens']}", f"{chats['parent_tokens']:.0f}", f"{chats['child_tokens']:.0f}",
+         f"{chats['wordiness']:.2f} +- {chats['wordiness_stderr']:.2f}" if "wordiness" in chats else "-"),
+    ]  # fmt: skip
+    for name, what in (("ended", "answers that end by themselves"), ("loops", "answers that end in a loop"), ("empty", "empty answers")):  # fmt: skip
+        rows.append((f"{where}: {what}", share(f"parent_{name}"), share(f"child_{name}"), ""))
     return rows
 
 
