@@ -1,6 +1,7 @@
 """`hf-puzzle`: run a recipe, look at a run, solve it again; check, convert and export what it made."""
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -379,6 +380,15 @@ def _check(args: argparse.Namespace) -> int:
     for verdict in check_folder(args.folder):
         table.add_row(*map(_plain, verdict))
     Console().print(table)
+    measured = next((f for f in (args.folder / "eval.json", args.folder.parent / "eval.json") if f.exists()), None)
+    if measured is not None:
+        from . import artifacts
+        from .puzzle.report import slower_than_parent
+
+        # another program's eval.json says nothing of a child
+        with contextlib.suppress(artifacts.ArtifactError), artifacts.reading(measured):
+            for line in slower_than_parent(artifacts.read_json(measured)):
+                print(f"measured ({measured}): {line.replace('**', '')}")
     return 0
 
 

@@ -14,7 +14,15 @@ from .. import artifacts
 from ..blocks import Block
 from ..chat_evaluation import compare_chats, prompt_ids
 from ..corpora import DataError, is_heldout, open_corpus
-from ..costs import Workload, assisted_generation, peak_memory_bytes, weight_bytes
+from ..costs import (
+    Workload,
+    assisted_generation,
+    cpu_threads,
+    measure_interleaved,
+    peak_memory_bytes,
+    speed_ratio,
+    weight_bytes,
+)
 from ..data import given_tokens
 from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
@@ -37,6 +45,7 @@ from .search import seconds_of_rival
 logger = logging.getLogger(__name__)
 
 GGUF_TYPES = get_args(OutType)
+ALONE = Workload(1, 32, 32)  # one short request: where a cheaper child may gain nothing
 ROWS = "baselines"  # folder of one file per network and GKD budget
 
 
@@ -103,6 +112,11 @@ def assess(run) -> dict:
             parent, distilled, prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
             run.recipe.cost.clock,
         )  # fmt: skip
+    with cpu_threads(run.recipe.cost.threads):
+        timings = measure_interleaved(
+            {"parent": parent, "child": distilled}, ALONE, 4, run.recipe.cost.clock, "batch 1"
+        )
+    alone = {"workload": vars(ALONE), "total": speed_ratio(timings["parent"], timings["child"]).to_dict()}
     chats = _chats(run, distilled) if config.chats else None
     gguf = [
         in_llama_cpp(
@@ -125,6 +139,7 @@ def assess(run) -> dict:
         "task": tasks,
         "speed": jsonable(speed),
         "assisted": drafted,
+        "alone": alone,
         "chats": chats,
         "gguf": gguf,
         "quantized": [_quantized(run, targets, weights) for weights in config.quantized],

@@ -67,7 +67,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
     kept = "-" if answers["kept"] is None else f"{answers['kept']:.1%} +- {answers['kept_stderr']:.1%}"
 
     def ratio(key: str) -> str:
-        return f"{speed[key]['value']:.2f}x (>= {speed[key]['lower_bound']:.2f}x)"
+        return _gain(speed[key])
 
     return [
         ("throughput, tokens/s", f"{speed['parent_tokens_per_s']:.0f}", f"{speed['tokens_per_s']:.0f}", ratio("total")),
@@ -88,6 +88,16 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
     ]  # fmt: skip
 
 
+def _gain(ratio: dict) -> str:
+    slower = ", **slower than its parent**" if ratio["value"] < 1 else ""
+    return f"{ratio['value']:.2f}x (>= {ratio['lower_bound']:.2f}x){slower}"
+
+
+def slower_than_parent(evaluation: dict) -> list[str]:
+    """Where a run measured its child to be slower than the parent, a line each."""
+    return [f"{name}: {gain}" for name, *_, gain in summary_rows(evaluation) if "slower than its parent" in gain]
+
+
 def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
     """What some runs measure: the child as draft of its parent, and with weights in fewer bits."""
     rows, memory = [], evaluation["memory"]["parent"]["weight_bytes"]
@@ -100,6 +110,11 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
                 f"{drafted['median_ms']['assisted']:.0f} ms",
                 f"{speed['value']:.2f}x (>= {speed['lower_bound']:.2f}x), {drafted['identical']} of {drafted['prompts']} identical",
             )
+        )
+    if alone := evaluation.get("alone"):
+        speed, work = alone["total"], alone["workload"]
+        rows.append(
+            (f"batch 1, {work['prefill_tokens']} tokens in, {work['decode_tokens']} out", "", "", _gain(speed))
         )
     if chats := evaluation.get("chats"):
         rows += _chat_rows(chats)
@@ -114,7 +129,7 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
              f"{row['file_bytes']['child'] / row['file_bytes']['parent']:.1%}"),
             (f"{kind}: {work['prefill_tokens']} tokens in, {work['decode_tokens']} out, batch {work['batch_size']}",
              *(f"{row['median_ms'][name]['prefill_ms'] + row['median_ms'][name]['decode_ms']:.0f} ms" for name in ("parent", "child")),
-             f"{speed['value']:.2f}x (>= {speed['lower_bound']:.2f}x)" + (", **slower**" if speed["value"] < 1 else "")),
+             _gain(speed)),
         ]  # fmt: skip
     for row in evaluation.get("quantized", []):
         quality = row["quality"]

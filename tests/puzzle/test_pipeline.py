@@ -144,6 +144,18 @@ def test_a_parent_whose_config_calls_its_own_head_tied(finished, refit, tmp_path
     assert parameters == child.num_parameters()
 
 
+def test_check_says_where_the_child_is_slower(copied, capsys):
+    assert cli("check", copied / "distilled") == 0
+    assert "slower than its parent" not in capsys.readouterr().out
+    evaluation = artifacts.read_json(copied / "eval.json")
+    evaluation["alone"]["total"]["value"] = 0.9
+    artifacts.write_json(copied / "eval.json", evaluation)
+    assert cli("check", copied / "distilled") == 0
+    assert "batch 1, 32 tokens in, 32 out: 0.90x" in capsys.readouterr().out
+    artifacts.write_json(copied / "eval.json", {"of": "another program"})
+    assert cli("check", copied / "distilled") == 0
+
+
 def test_a_parent_without_a_head_is_refused_before_any_compute(finished, tmp_path, capsys):
     folder = write_recipes(tmp_path)
     shutil.copytree(finished / "parent", folder / "tiny_parent")
