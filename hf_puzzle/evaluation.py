@@ -21,6 +21,8 @@ from .progress import bar
 
 CHUNK = 1024  # tokens whose logits exist at once
 QUANTITIES = ("kl", "loss", "hit", "same")  # of a child on a token
+CALIBRATION = "calibration"  # and these: how sure it is of its first choice, and the Brier score
+BINS = 15  # of confidence
 
 
 def kl_divergence(parent_logits: torch.Tensor, child_logits: torch.Tensor, chunk: int = 512) -> torch.Tensor:
@@ -126,11 +128,17 @@ class Verdict:
     """Means over the counted tokens of each row, `(num_rows,)` each, float64.
 
     `kl` is KL(parent || child) in nats, `loss` and `parent_loss` next-token cross-entropies in nats, `hit` and
-    `parent_hit` top-1 accuracies, `same` the share of equal top-1 tokens.
+    `parent_hit` top-1 accuracies, `same` the share of equal top-1 tokens, `flip` that of tokens that one has right and the
+    other wrong, `confidence` the probability of the first choice, `brier` the sum over the vocabulary of squared errors.
+
+    Attributes:
+        ece, parent_ece: expected calibration error of the first choice over all tokens, in `BINS` bins of confidence.
     """
 
     columns: dict[str, torch.Tensor]
     documents: torch.Tensor
+    ece: float
+    parent_ece: float
 
     def mean(self, name: str) -> tuple[float, float]:
         """Mean of a column and its standard error, clustered by document."""
@@ -138,7 +146,8 @@ class Verdict:
 
     def to_dict(self) -> dict:
         """`top1_kept` (accuracy of the child / of the parent), `top1`, `parent_top1`, `agreement`, `kl`, `loss`,
-        `parent_loss`; `*_stderr` of the first, `kl` and `loss`; `documents` and `rows` that they rest on."""
+        `parent_loss`, `flips`, `ece`, `brier` and the parent's; `*_stderr` of the first, `kl` and `loss`; `documents` and
+        `rows` that they rest on."""
         kept, kept_error = ratio_and_error(self.columns["hit"], self.columns["parent_hit"], self.documents)
         (kl, kl_error), (loss, loss_error) = self.mean("kl"), self.mean("loss")
         known = math.isfinite(kept)  # a parent that is never right
@@ -155,6 +164,11 @@ class Verdict:
             "loss": loss,
             "loss_stderr": loss_error,
             "parent_loss": self.mean("parent_loss")[0],
+            "flips": self.mean("flip")[0],
+            "ece": self.ece,
+            "parent_ece": self.parent_ece,
+            "brier": self.mean("brier")[0],
+            "parent_brier": self.mean("parent_brier")[0],
         }
 
 
@@ -189,7 +203,8 @@ class Targets:
         Args:
             networks: final hidden states, `(rows, length, hidden_size)` each.
             head: float32 map to logits; default: the parent's.
-            wanted: any of `QUANTITIES`; `parent_loss` and `parent_hit` come along where theirs do.
+            wanted: any of `QUANTITIES`, `CALIBRATION` for `confidence` and `brier`; `parent_loss`, `parent_hit`,
+                `parent_confidence` and `parent_brier` come along where theirs do.
         """
         ids, head = self.batches[index], head or self.head
         shape = (ids.shape[0], ids.shape[1] - 1)
@@ -213,10 +228,21 @@ class Targets:
     def verdict(self, states: Iterable[torch.Tensor], head=None) -> Verdict:
         """Of one network, from its final hidden states on each batch."""
         columns: dict[str, list[torch.Tensor]] = {}
+        bins = torch.zeros(2, BINS, dtype=torch.float64)  # sum of confidence less hits, of child and parent
+        count = 0
         for index, each in enumerate(states):
-            for name, values in self.tokens(index, [each], head)[0].items():
+            (found,) = self.tokens(index, [each], head, (*QUANTITIES, CALIBRATION))
+            found["flip"] = (found["hit"] != found["parent_hit"]).float()
+            for name, values in found.items():
                 columns.setdefault(name, []).append(self.per_row(index, values))
-        return Verdict({name: torch.cat(parts) for name, parts in columns.items()}, self.rows.documents)
+            counted = targets(self.batches[index].cpu(), self.rows.given) != -100
+            count += int(counted.sum())
+            for row, who in enumerate(("", "parent_")):
+                sure, hit = (found[f"{who}{name}"][counted].double() for name in ("confidence", "hit"))
+                bins[row].index_add_(0, (sure * BINS).long().clamp(0, BINS - 1), sure - hit)
+        ece, parent_ece = (bins.abs().sum(1) / count).tolist()
+        joined = {name: torch.cat(parts) for name, parts in columns.items()}
+        return Verdict(joined, self.rows.documents, ece, parent_ece)
 
     @torch.no_grad()
     def compare(self, child: PreTrainedModel, description: str = "evaluate") -> Verdict:
@@ -244,6 +270,15 @@ class Answer:
     def loss(self) -> torch.Tensor:
         return self.normaliser - self.logits.gather(-1, self.following[:, None])[:, 0]
 
+    @property
+    def confidence(self) -> torch.Tensor:
+        return (self.logits.gather(-1, self.best[:, None])[:, 0] - self.normaliser).exp()
+
+    @property
+    def brier(self) -> torch.Tensor:
+        squares = ((2 * self.logits).logsumexp(-1) - 2 * self.normaliser).exp()
+        return 1 + squares - 2 * (-self.loss).exp()
+
     def _expected(self, logits: torch.Tensor) -> torch.Tensor:
         if self._probabilities is None:
             self._probabilities = (self.logits - self.normaliser[:, None]).exp()
@@ -261,6 +296,9 @@ class Answer:
             found |= {
                 name: (who.best == self.following).float() for name, who in (("hit", child), ("parent_hit", self))
             }
+        if CALIBRATION in wanted:
+            for name, who in (("", child), ("parent_", self)):
+                found |= {f"{name}confidence": who.confidence, f"{name}brier": who.brier}
         if "same" in wanted:
             found["same"] = (child.best == self.best).float()
         return found

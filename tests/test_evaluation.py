@@ -80,6 +80,22 @@ def test_comparison_is_the_one_by_hand(llama, qwen2, calibration):
     assert result["kl_stderr"] == pytest.approx(per_sequence.std().item() / len(per_sequence) ** 0.5, rel=1e-4)
 
 
+@torch.no_grad()
+def test_calibration_is_the_one_by_hand(llama, qwen2, calibration):
+    result = Targets(llama, Rows.of(calibration[:8]), 3).compare(qwen2).to_dict()
+    right = {}
+    for name, model in (("", qwen2), ("parent_", llama)):
+        p = model(calibration[:8]).logits[:, :-1].double().softmax(-1)
+        following = calibration[:8, 1:]
+        truth = torch.nn.functional.one_hot(following, p.shape[-1])
+        assert result[f"{name}brier"] == pytest.approx((p - truth).square().sum(-1).mean().item(), rel=1e-4)
+        sure, first = p.max(-1)
+        right[name] = first == following
+        gaps = [(sure - right[name].double())[(sure * 15).floor() == b].sum().abs().item() for b in range(15)]
+        assert result[f"{name}ece"] == pytest.approx(sum(gaps) / sure.numel(), abs=1e-5)
+    assert result["flips"] == pytest.approx((right[""] != right["parent_"]).double().mean().item())
+
+
 def test_tokens_that_inference_is_given_are_no_targets():
     rows = torch.tensor([[9, 1, 2, 0, 9, 3], [9, 4, 5, 6, 7, 8]])
     assert torch.equal(targets(rows), rows[:, 1:])

@@ -78,6 +78,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
          kept_text(quality)),
         (f"cloze accuracy ({task['parent']['items']} items)", f"{task['parent']['accuracy']:.1%}",
          f"{task['distilled']['accuracy']:.1%}", kept),
+        *_calibration_rows(quality),
         ("loss, nats", f"{quality['parent_loss']:.4f}", f"{quality['loss']:.4f}", f"+{quality['loss'] - quality['parent_loss']:.4f}"),
         ("KL(parent || child), nats", "0", f"{quality['kl']:.4f}", f"+- {quality['kl_stderr']:.4f}"),
         ("parameters", f"{memory['parent']['num_parameters'] / 1e6:.2f} M", f"{memory['child']['num_parameters'] / 1e6:.2f} M",
@@ -86,6 +87,16 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         bytes_row("peak memory, loading and generating", "peak_bytes"),
         *_extra_rows(evaluation),
     ]  # fmt: skip
+
+
+def _calibration_rows(quality: dict) -> list[tuple[str, str, str, str]]:
+    if "ece" not in quality:
+        return []
+    return [
+        ("tokens that one has right and the other wrong", "", "", f"{quality['flips']:.2%}"),
+        ("expected calibration error", f"{quality['parent_ece']:.4f}", f"{quality['ece']:.4f}", ""),
+        ("Brier score", f"{quality['parent_brier']:.4f}", f"{quality['brier']:.4f}", ""),
+    ]
 
 
 def _gain(ratio: dict) -> str:
