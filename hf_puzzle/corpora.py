@@ -55,6 +55,8 @@ class Documents:
         self._rows = None
         if config.name == PYTHON_STDLIB and config.data_files:
             raise DataError(f"data.data_files: {PYTHON_STDLIB} has none; with name: {LOCAL_TEXT} they are text files")
+        if config.prompts and config.name != SELF:
+            raise DataError(f"data.prompts are answered with `name: {SELF}` only, not with {config.name}")
         if config.name == SELF:
             raise DataError("data.name self: the parent writes these chats in a Puzzle run only")
         if config.name in FILE_FORMATS and not config.data_files:
@@ -176,13 +178,23 @@ def open_corpus(config: DataConfig, state: dict | None = None) -> Documents | Mi
     return Documents(config, state, config.seed)
 
 
+def prompts_of_self(config: DataConfig) -> list[str]:
+    """Globs of the files with prompts that the parent answers; empty where it writes them itself."""
+    corpora = [corpus for corpus in (config, *config.sources) if corpus.name == SELF]
+    if len(corpora) > 1:
+        raise DataError("data.sources: the parent writes its chats once; name `self` once")
+    return corpora[0].prompts if corpora else []
+
+
 def with_files_of_self(config: DataConfig, chats: Path) -> DataConfig:
     """`config` reading the chats that the parent wrote, wherever it says `self`, from a file."""
 
     def placed(corpus):
         if corpus.name != SELF:
             return corpus
-        return dataclasses.replace(corpus, name="json", data_files=[str(chats)], text_column="messages", split="train")
+        return dataclasses.replace(
+            corpus, name="json", data_files=[str(chats)], text_column="messages", split="train", prompts=[]
+        )
 
     return dataclasses.replace(placed(config), sources=[placed(source) for source in config.sources])
 

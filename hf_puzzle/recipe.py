@@ -111,6 +111,11 @@ class CorpusConfig:
         "globs of local files, for `text`, `json`, `csv`, `parquet`; of a Hub dataset or a folder: only these of its files",
         [],
     )
+    prompts: list[str] = key(
+        "of `self`: globs of local files with what users ask, one prompt a line; default: the parent writes the user's turns, "
+        "too",
+        [],
+    )
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,6 @@ class ChatsConfig:
     """Chats that the parent writes, for `data.name: self`: what it was trained on, as far as it tells."""
 
     num_chats: int = key("different chats", 2_000, least=1)
-    prompts: list[str] = key(
-        "globs of local files with what users ask, one prompt a line; default: the parent writes the user's turns, too",
-        [],
-    )
     batch_size: int = key("chats that are sampled at once", 16, least=1)
     max_prompt_tokens: int = key("longer prompts are skipped, and counted", 128, least=1)
     max_new_tokens: int = key("of an answer: longer ones are cut", 256, least=1)

@@ -79,6 +79,7 @@ def test_streams_of_texts_and_chats_end_each_document_once(tmp_path, sources):
         ({"name": "mixture", "sources": [SourceConfig(name="mixture")]}, "within a mixture"),
         ({"name": "mixture", "sources": [SourceConfig(name="text", data_files=["nowhere/*.txt"])]}, "match no file"),
         ({"name": "self"}, "Puzzle run"),
+        ({"name": "python-stdlib", "prompts": ["x.txt"]}, "name: self"),
     ],
 )
 def test_what_is_no_mixture_is_refused(changes, message):

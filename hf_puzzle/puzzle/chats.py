@@ -7,14 +7,14 @@ The user's turns are given, or written by the parent too, from the place in its 
 import glob
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from .. import artifacts, data
-from ..corpora import DataError
+from ..corpora import DataError, prompts_of_self
 from ..costs import Workload
 from ..progress import bar
 from ..recipe import ChatsConfig
@@ -38,7 +38,13 @@ class ChatsError(DataError):
 
 
 def write_chats(
-    path: Path, parent: PreTrainedModel, tokenizer, config: ChatsConfig, ends: list[int], seed: int = 0
+    path: Path,
+    parent: PreTrainedModel,
+    tokenizer,
+    config: ChatsConfig,
+    ends: list[int],
+    seed: int = 0,
+    files: Sequence[str] = (),
 ) -> dict[str, int]:
     """`path`: a line `{"messages": [user, assistant]}` for each of at most `config.num_chats` chats.
 
@@ -46,6 +52,7 @@ def write_chats(
 
     Args:
         ends: tokens that end the parent's generation.
+        files: globs of files with prompts, one a line; without them the parent writes the user's turns, too.
 
     Returns:
         How many were written, and how many were skipped as `empty`, `repeated`, `long` (a prompt), or `unfinished` (written
@@ -62,7 +69,7 @@ def write_chats(
     for batch in batches:
         skipped.update(batch["skipped"])
     progress = bar(total=config.num_chats, initial=min(len(seen), config.num_chats), desc="chats")
-    for index, prompts in enumerate(_prompts(config)):
+    for index, prompts in enumerate(_prompts(files, config.batch_size)):
         if index < len(batches):
             continue
         if len(seen) >= config.num_chats or _exhausted(batches, config):
@@ -89,18 +96,18 @@ def write_chats(
     return {"chats": len(chats), **skipped}
 
 
-def _prompts(config: ChatsConfig) -> Iterator[list[str] | None]:
+def _prompts(files: Sequence[str], batch_size: int) -> Iterator[list[str] | None]:
     """Prompts of each batch; None where the parent writes them."""
-    if not config.prompts:
+    if not files:
         while True:
             yield None
-    files = sorted(name for pattern in config.prompts for name in glob.glob(pattern, recursive=True))
-    if not files:
-        raise ChatsError(f"chats.prompts {config.prompts} match no file")
-    lines = [line.strip() for name in files for line in Path(name).read_text(encoding="utf-8").splitlines()]
+    found = sorted(name for pattern in files for name in glob.glob(pattern, recursive=True))
+    if not found:
+        raise ChatsError(f"data.prompts {list(files)} match no file")
+    lines = [line.strip() for name in found for line in Path(name).read_text(encoding="utf-8").splitlines()]
     known = list(dict.fromkeys(filter(None, lines)))
-    for start in range(0, len(known), config.batch_size):
-        yield known[start : start + config.batch_size]
+    for start in range(0, len(known), batch_size):
+        yield known[start : start + batch_size]
 
 
 def _exhausted(batches: list[dict], config: ChatsConfig) -> bool:
@@ -192,7 +199,10 @@ def estimate_chats(p: Pieces) -> Estimate:
     answer = Workload(config.batch_size, config.max_prompt_tokens, config.max_new_tokens)
     prompt = Workload(config.batch_size, 32, config.max_prompt_tokens)
     own = [p.own] * p.shapes.num_layers
-    each = sum(p.generation(own, w).total_ms / 1e3 for w in ((answer,) if config.prompts else (answer, prompt)))
+    each = sum(
+        p.generation(own, w).total_ms / 1e3
+        for w in ((answer,) if prompts_of_self(p.recipe.data) else (answer, prompt))
+    )
     tokens = config.batch_size * (answer.prefill_tokens + answer.decode_tokens)
     cache = float(tokens * kv_bytes_per_token(p.run.config, p.own.attention, p.dtype) * p.shapes.num_layers)
     memory = p.held(cache=cache, activations=p.activations(config.batch_size * config.max_prompt_tokens, p.width))

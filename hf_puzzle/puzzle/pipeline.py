@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..cards import origin
-from ..corpora import TRAINERS_DATA, reads_self, with_files_of_self
+from ..corpora import TRAINERS_DATA, prompts_of_self, reads_self, with_files_of_self
 from ..costs import cpu_threads
 from ..data import sequences
 from ..engines.measuring import check_measured
@@ -320,7 +320,8 @@ class PuzzleRun:
 
     def write_chats(self) -> None:
         config, ends = self.recipe.chats, self.source.end_tokens
-        write_chats(self.run_dir / CHATS, self.parent, self.tokenizer, config, ends, self.recipe.seed)
+        files = prompts_of_self(self.recipe.data)
+        write_chats(self.run_dir / CHATS, self.parent, self.tokenizer, config, ends, self.recipe.seed, files)
 
     @property
     def corpus(self) -> DataConfig:
@@ -554,7 +555,7 @@ class PuzzleRun:
         source = {"parent": to_dict(r.parent), **({} if made else {"content": self.source.fingerprint()})}
         stages = [
             *([made] if made else []),
-            *([Stage("chats", self.write_chats, [to_dict(r.chats), source, shared], parent, (CHATS,), (CHATS + PARTS,), estimate=estimate_chats)] if asks else []),
+            *([Stage("chats", self.write_chats, [to_dict(r.chats), prompts_of_self(r.data), source, shared], parent, (CHATS,), (CHATS + PARTS,), estimate=estimate_chats)] if asks else []),
             Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], ("chats",) if asks else parent, ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",), estimate=estimate_importance),
             Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),

@@ -1,5 +1,6 @@
 """Chats of a tiny parent: counted, different, resumable; what cannot chat is refused by name."""
 
+import dataclasses
 import json
 from collections import Counter
 
@@ -53,8 +54,8 @@ def rows_of(path):
 
 
 def test_every_prompt_is_answered_once_and_the_rest_is_counted(parent, tokenizer, ends, asked, tmp_path):
-    config = ChatsConfig(**{**vars(CONFIG), "prompts": asked, "num_chats": 50})
-    found = write_chats(tmp_path / "chats.jsonl", parent, tokenizer, config, ends)
+    config = dataclasses.replace(CONFIG, num_chats=50)
+    found = write_chats(tmp_path / "chats.jsonl", parent, tokenizer, config, ends, files=asked)
     rows = rows_of(tmp_path / "chats.jsonl")
     assert found["chats"] == len(rows)
     assert found["long"] == 1
@@ -67,7 +68,7 @@ def test_every_prompt_is_answered_once_and_the_rest_is_counted(parent, tokenizer
 
 
 def test_the_parent_writes_both_turns(parent, tokenizer, ends, tmp_path):
-    config = ChatsConfig(**{**vars(CONFIG), "max_prompt_tokens": 400, "num_chats": 3})
+    config = dataclasses.replace(CONFIG, max_prompt_tokens=400, num_chats=3)
     found = write_chats(tmp_path / "chats.jsonl", parent, tokenizer, config, ends)
     rows = rows_of(tmp_path / "chats.jsonl")
     assert found["chats"] == len(rows) == 3
@@ -79,9 +80,9 @@ def test_the_parent_writes_both_turns(parent, tokenizer, ends, tmp_path):
 
 
 def test_a_killed_call_goes_on_and_writes_the_same(parent, tokenizer, ends, asked, tmp_path, monkeypatch):
-    config = ChatsConfig(**{**vars(CONFIG), "prompts": asked})
+    config = CONFIG
     whole, path = tmp_path / "whole.jsonl", tmp_path / "chats.jsonl"
-    write_chats(whole, parent, tokenizer, config, ends, seed=3)
+    write_chats(whole, parent, tokenizer, config, ends, 3, asked)
     batch, calls = chats._Writer.batch, []
 
     def killed(self, *arguments):
@@ -92,15 +93,15 @@ def test_a_killed_call_goes_on_and_writes_the_same(parent, tokenizer, ends, aske
 
     monkeypatch.setattr(chats._Writer, "batch", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_chats(path, parent, tokenizer, config, ends, seed=3)
+        write_chats(path, parent, tokenizer, config, ends, 3, asked)
     monkeypatch.setattr(chats._Writer, "batch", batch)
     torch.manual_seed(17)  # of the caller: it neither matters nor moves
     before = torch.get_rng_state()
-    write_chats(path, parent, tokenizer, config, ends, seed=3)
+    write_chats(path, parent, tokenizer, config, ends, 3, asked)
     assert torch.equal(torch.get_rng_state(), before)
     assert path.read_text() == whole.read_text()
     other = tmp_path / "other.jsonl"
-    write_chats(other, parent, tokenizer, config, ends, seed=4)
+    write_chats(other, parent, tokenizer, config, ends, 4, asked)
     assert other.read_text() != whole.read_text()
 
 
@@ -134,6 +135,5 @@ def test_a_tokenizer_that_cannot_chat_is_refused(parent, tokenizer, ends, tmp_pa
 
 
 def test_prompts_of_nowhere_are_refused(parent, tokenizer, ends, tmp_path):
-    config = ChatsConfig(**{**vars(CONFIG), "prompts": [str(tmp_path / "no.txt")]})
     with pytest.raises(ChatsError, match="match no file"):
-        write_chats(tmp_path / "chats.jsonl", parent, tokenizer, config, ends)
+        write_chats(tmp_path / "chats.jsonl", parent, tokenizer, CONFIG, ends, files=[str(tmp_path / "no.txt")])
