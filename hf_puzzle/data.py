@@ -331,6 +331,15 @@ def _piece(ids: list[int], document: Document, marks: Marks, most: int) -> list[
     return [*ids[:start], *ids[begin : begin + room]]
 
 
+def packed(documents: Sequence[Document], tokenizer, ends: Sequence[int] = ()) -> TokenStream:
+    """A stream of documents in memory, as `tokenize_to` packs them."""
+    marks = marks_of(tokenizer, ends, documents[0])
+    pieces = [marks.closed(ids) for ids in as_used(documents, tokenizer)]
+    starts = np.cumsum([0, *map(len, pieces[:-1])])
+    tokens = torch.tensor([token for piece in pieces for token in piece], dtype=torch.int32)
+    return TokenStream.of(tokens, marks.prefix, marks.separator, torch.from_numpy(starts))
+
+
 class _Streams:
     """Growing token streams on disk: one file of int32 each, one of their documents' starts, and how much of them counts,
     with the reader's position."""

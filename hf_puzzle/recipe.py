@@ -340,6 +340,13 @@ class DistillConfig:
         "`muon` drives the hidden matrices with Muon, the rest with AdamW", "adamw"
     )
     kl_weight: float = key("weight of KL(parent || child) on the logits", 1.0, least=0)
+    divergence: Literal["forward", "reverse", "mixed"] = key(
+        "KL(parent || child), KL(child || parent), or their mean", "forward"
+    )
+    on_policy_tokens: int = key(
+        "tokens of a further phase on chats that the child writes, as of section `chats`; 0 skips it", 0, least=0
+    )
+    on_policy_divergence: Literal["forward", "reverse", "mixed"] = key("in that phase", "reverse")
     cosine_weight: float = key("weight of 1 - cosine of the hidden states, mean over layers", 1.0, least=0)
     lm_weight: float = key("weight of the LM loss; the paper finds it harmful", 0.0, least=0)
     attn_implementation: str | None = key(

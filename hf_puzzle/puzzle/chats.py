@@ -5,9 +5,10 @@ The user's turns are given, or written by the parent too, from the place in its 
 """
 
 import glob
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def write_chats(
     config: ChatsConfig,
     ends: list[int],
     seed: int = 0,
-    files: Sequence[str] = (),
+    prompts: Iterable[list[str] | None] | None = None,
 ) -> dict[str, int]:
     """`path`: a line `{"messages": [user, assistant]}` for each of at most `config.num_chats` chats.
 
@@ -52,7 +53,8 @@ def write_chats(
 
     Args:
         ends: tokens that end the parent's generation.
-        files: globs of files with prompts, one a line; without them the parent writes the user's turns, too.
+        prompts: of each batch, as of `prompts_of_files`; by default, and where a batch has None, the parent writes the
+            user's turns, too.
 
     Returns:
         How many were written, and how many were skipped as `empty`, `repeated`, `long` (a prompt), or `unfinished` (written
@@ -69,14 +71,14 @@ def write_chats(
     for batch in batches:
         skipped.update(batch["skipped"])
     progress = bar(total=config.num_chats, initial=min(len(seen), config.num_chats), desc="chats")
-    for index, prompts in enumerate(_prompts(files, config.batch_size)):
+    for index, asked in enumerate(itertools.repeat(None) if prompts is None else prompts):
         if index < len(batches):
             continue
         if len(seen) >= config.num_chats or _exhausted(batches, config):
             break
         with torch.random.fork_rng(devices=[parent.device] if parent.device.type == "cuda" else []):
             torch.manual_seed(1_000_003 * seed + index)
-            chats, missed = writer.batch(prompts, seen)
+            chats, missed = writer.batch(asked, seen)
         batches.append({"chats": chats, "skipped": missed})
         artifacts.append_jsonl(parts, batches[-1])
         skipped.update(missed)
@@ -96,18 +98,25 @@ def write_chats(
     return {"chats": len(chats), **skipped}
 
 
-def _prompts(files: Sequence[str], batch_size: int) -> Iterator[list[str] | None]:
-    """Prompts of each batch; None where the parent writes them."""
+def prompts_of_files(files: Sequence[str], batch_size: int) -> Iterator[list[str]]:
+    """Batches of the prompts in some files (globs, none where there are none), one a line.
+
+    Raises:
+        ChatsError: no such file.
+    """
     if not files:
-        while True:
-            yield None
+        return iter(())
     found = sorted(name for pattern in files for name in glob.glob(pattern, recursive=True))
     if not found:
         raise ChatsError(f"data.prompts {list(files)} match no file")
     lines = [line.strip() for name in found for line in Path(name).read_text(encoding="utf-8").splitlines()]
     known = list(dict.fromkeys(filter(None, lines)))
-    for start in range(0, len(known), batch_size):
-        yield known[start : start + batch_size]
+    return batches_of(known, batch_size)
+
+
+def batches_of(prompts: Sequence[str], batch_size: int) -> Iterator[list[str]]:
+    for start in range(0, len(prompts), batch_size):
+        yield list(prompts[start : start + batch_size])
 
 
 def _exhausted(batches: list[dict], config: ChatsConfig) -> bool:

@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 SPACING, PROBES = 3.0, 4  # between learning rates that are tried, and how many there are at most
 PROBE_STEPS = 5  # of one of them: fewer say nothing
+REVERSE = {"forward": 0.0, "mixed": 0.5, "reverse": 1.0}  # share of KL(child || parent)
 SHARES = "shares"  # folder of a checkpoint with every process's part of model and optimizer
 
 
@@ -56,7 +57,7 @@ class _LinearKL(torch.autograd.Function):
     """`chunked_kl` where the student's head is one matrix: its gradients are taken while the logits are there."""
 
     @staticmethod
-    def forward(ctx, student, weight, bias, head: Head, teacher, teacher_head, chunk: int):
+    def forward(ctx, student, weight, bias, head: Head, teacher, teacher_head, chunk: int, reverse: float):
         inputs, wanted = (student, weight, bias), ctx.needs_input_grad[:3]
         grads = [torch.zeros_like(x, dtype=torch.float32) if w else None for x, w in zip(inputs, wanted, strict=True)]
         total = student.new_zeros((), dtype=torch.float32)
@@ -66,11 +67,16 @@ class _LinearKL(torch.autograd.Function):
             raw = F.linear(student[place], weight, bias)
             logits = head.finished(raw.float())
             log_q = logits.log_softmax(-1)
-            p = log_p.exp()
-            total += torch.linalg.vecdot(p, log_p.sub_(log_q)).sum()
+            p, q, behind = log_p.exp(), log_q.exp(), log_p.sub_(log_q)
+            total += (1 - reverse) * torch.linalg.vecdot(p, behind).sum()
+            backwards = torch.linalg.vecdot(q, behind) if reverse else None  # -KL(student || teacher)
+            if reverse:
+                total -= reverse * backwards.sum()
             if not any(wanted):
                 continue
-            slope = log_q.exp_().sub_(p)  # of the KL by the logits
+            # of the divergence by the logits
+            further = reverse * q * (behind - backwards[:, None]) if reverse else 0.0
+            slope = q.sub_(p).mul_(1 - reverse).sub_(further)
             if head.cap:
                 slope *= 1 - (logits / head.cap).square()
             half = slope.to(raw.dtype)
@@ -92,17 +98,20 @@ class _LinearKL(torch.autograd.Function):
             None if g is None else (g * (grad * ctx.scale)).to(dtype)
             for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
 
 
-def _kl_of_chunk(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head) -> torch.Tensor:
+def _kl_of_chunk(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head, reverse: float):
     log_p = F.log_softmax(teacher_head(teacher).float(), dim=-1)
     log_q = F.log_softmax(student_head(student).float(), dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum()
+    return (((1 - reverse) * log_p.exp() - reverse * log_q.exp()) * (log_p - log_q)).sum()
 
 
-def chunked_kl(student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head, chunk: int) -> torch.Tensor:
-    """Mean KL(teacher || student) per token, from the final hidden states, `chunk` tokens of logits at a time.
+def chunked_kl(
+    student: torch.Tensor, teacher: torch.Tensor, student_head, teacher_head, chunk: int, reverse: float = 0.0
+) -> torch.Tensor:
+    """Mean divergence per token, from the final hidden states, `chunk` tokens of logits at a time:
+    (1 - reverse) KL(teacher || student) + reverse KL(student || teacher).
 
     Memory holds `chunk x vocabulary`, never all tokens. Where the student's head is a plain matrix, the gradients of its
     states and weights come out of the forward pass; of any other (adapters, quantised) the backward pass makes the logits
@@ -115,10 +124,12 @@ def chunked_kl(student: torch.Tensor, teacher: torch.Tensor, student_head, teach
     student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     if isinstance(student_head, Head) and type(student_head.matrix) is nn.Linear:
         matrix = student_head.matrix
-        return _LinearKL.apply(student, matrix.weight, matrix.bias, student_head, teacher, teacher_head, chunk)
+        return _LinearKL.apply(
+            student, matrix.weight, matrix.bias, student_head, teacher, teacher_head, chunk, reverse
+        )
     total = student.new_zeros((), dtype=torch.float32)
     for s, t in zip(student.split(chunk), teacher.split(chunk), strict=True):
-        total = total + checkpoint(_kl_of_chunk, s, t, student_head, teacher_head, use_reentrant=False)
+        total = total + checkpoint(_kl_of_chunk, s, t, student_head, teacher_head, reverse, use_reentrant=False)
     return total / len(student)
 
 
@@ -182,7 +193,9 @@ class GKDTrainer(SealingTrainer):
         if config.kl_weight:
             heads = head_of(unwrapped), head_of(self.teacher)
             with self.accelerator.autocast():  # Trainer's own ends with the model's forward
-                parts["kl"] = chunked_kl(final, teacher.hidden_states[-1], *heads, config.chunk_tokens)
+                parts["kl"] = chunked_kl(
+                    final, teacher.hidden_states[-1], *heads, config.chunk_tokens, REVERSE[config.divergence]
+                )
             loss = loss + config.kl_weight * parts["kl"]
         if config.cosine_weight:
             parts["cosine"] = cosine_distance(outputs.hidden_states, teacher.hidden_states)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -17,9 +18,9 @@ from transformers import PreTrainedModel
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..cards import origin
-from ..corpora import TRAINERS_DATA, prompts_of_self, reads_self, with_files_of_self
+from ..corpora import TRAINERS_DATA, is_heldout, open_corpus, prompts_of_self, reads_self, with_files_of_self
 from ..costs import cpu_threads
-from ..data import sequences
+from ..data import TokenStream, sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
 from ..formats import child_config, choose_format, parent_block
@@ -47,7 +48,7 @@ from .block_distillation import (
     merge_library,
     planned_names,
 )
-from .chats import PARTS, estimate_chats, write_chats
+from .chats import PARTS, batches_of, estimate_chats, prompts_of_files, write_chats
 from .child import assemble_child, child_weights, meta_child
 from .distillation import (
     Distilled,
@@ -321,7 +322,8 @@ class PuzzleRun:
     def write_chats(self) -> None:
         config, ends = self.recipe.chats, self.source.end_tokens
         files = prompts_of_self(self.recipe.data)
-        write_chats(self.run_dir / CHATS, self.parent, self.tokenizer, config, ends, self.recipe.seed, files)
+        prompts = prompts_of_files(files, config.batch_size) if files else None
+        write_chats(self.run_dir / CHATS, self.parent, self.tokenizer, config, ends, self.recipe.seed, prompts)
 
     @property
     def corpus(self) -> DataConfig:
@@ -499,12 +501,54 @@ class PuzzleRun:
             parent = load_sharded(self.parent_path, self.config, processes, p.dtype, p.revision)
         else:
             child, parent = self.load_child("child"), self.parent
-        if not config.num_tokens:
-            return child, None
-        return distill(
-            child, parent, self.tokens["train"], config, self.sequence_length, self.run_dir / "distill_checkpoints",
-            validation_rows(self.tokens["validation"], config, self.sequence_length, self.recipe.seed), self.recipe.seed,
-        )  # fmt: skip
+        folder, seed = self.run_dir / "distill_checkpoints", self.recipe.seed
+        rows = validation_rows(self.tokens["validation"], config, self.sequence_length, seed)
+        done = None
+        if config.num_tokens:
+            child, done = distill(
+                child, parent, self.tokens["train"], config, self.sequence_length, folder, rows, seed
+            )
+        if config.on_policy_tokens:
+            if num_processes() > 1:
+                raise RecipeError(
+                    "distill.on_policy_tokens: the child writes in one process; run distill without torchrun"
+                )
+            stream = self._written_by(child, folder / "on_policy")
+            config = dataclasses.replace(
+                config, num_tokens=config.on_policy_tokens, divergence=config.on_policy_divergence
+            )
+            child, further = distill(
+                child,
+                parent,
+                stream,
+                config,
+                self.sequence_length,
+                folder / "on_policy" / "checkpoints",
+                rows,
+                seed + 1,
+            )
+            done = (
+                further
+                if done is None
+                else dataclasses.replace(
+                    further, kl_before=done.kl_before, steps=done.steps + further.steps, step=done.step + further.step
+                )
+            )
+        return child, done
+
+    def _written_by(self, child: PreTrainedModel, folder: Path) -> TokenStream:
+        """Chats of the child, on what users say in the chats that it is trained on; where there are none, on its own."""
+        heldout, ends, config = self.recipe.data.heldout_fraction, self.source.end_tokens, self.recipe.chats
+        documents = (
+            d for name, d in open_corpus(self.corpus) if isinstance(d, list) and not is_heldout(name, heldout)
+        )
+        said = (next((m.get("content") for m in d if m["role"] == "user"), None) for d in documents)
+        asked = list(itertools.islice((s for s in said if isinstance(s, str)), 4 * config.num_chats))
+        prompts = batches_of(list(dict.fromkeys(asked)), config.batch_size) if asked else None
+        written = folder / CHATS
+        write_chats(written, child, self.tokenizer, config, ends, self.recipe.seed + 1, prompts)
+        chats = [row["messages"] for row in artifacts.read_jsonl(written)]
+        return data.packed(chats, self.tokenizer, ends)
 
     @property
     def _shards_gkd(self) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 from huggingface_hub import get_safetensors_metadata
 from huggingface_hub.errors import NotASafetensorsRepoError
 
-from ..corpora import MIXTURE, SELF, TRAINERS_DATA, DataError, first_document, reads_self
+from ..corpora import MIXTURE, SELF, TRAINERS_DATA, DataError, first_document, prompts_of_self, reads_self
 from ..data import as_used
 from ..engines.measuring import open_engine
 from ..preflight import NotReadyError, check_folder, check_room, check_tokenizer, first_line
 from ..recipe import DataConfig
+from .chats import prompts_of_files
 from .loading import LoadingError, Shards
 from .planner import disk_still_needed, plan_here
 from .solver import pick_solver
@@ -34,6 +35,8 @@ def check_machine(run, here: bool = True) -> None:
         if not run.source.in_memory and not run.source.unpacked:
             check_weights(run.parent_path, run.recipe.parent.revision)
         check_tokenizer(lambda: run.tokenizer, run.recipe.parent.name)
+    if run.recipe.distill.on_policy_tokens:
+        check_chats(None if run.source.trained else run.tokenizer, "distill.on_policy_tokens: the child")
     if not (run.run_dir / "tokens.safetensors").exists():
         check_text(run.recipe.data, None if run.source.trained else run.tokenizer)
     pick_solver(run.recipe.solve.solver)
@@ -55,6 +58,12 @@ def _check_room(run, here: bool) -> None:
     )
 
 
+def check_chats(tokenizer, who: str) -> None:
+    """Raises DataError where there is no chat template to write chats with."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(f"{who} writes no chats: the parent's tokenizer has no chat template")
+
+
 def check_text(config: DataConfig, tokenizer) -> None:
     """Read the first document of a corpus, local or of the Hub, and render it where it is a chat.
 
@@ -64,8 +73,9 @@ def check_text(config: DataConfig, tokenizer) -> None:
     Raises:
         DataError: no such corpus, file or column; rows that are neither text nor chats; chats without a template.
     """
-    if reads_self(config) and not getattr(tokenizer, "chat_template", None):
-        raise DataError("data.name self: the parent's tokenizer has no chat template, so it writes no chats")
+    if reads_self(config):
+        check_chats(tokenizer, "data.name self: the parent")
+        prompts_of_files(prompts_of_self(config), 1)
     if config.name == SELF:
         return
     if config.name == MIXTURE:

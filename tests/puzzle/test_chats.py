@@ -10,7 +10,7 @@ import torch
 from hf_puzzle import artifacts
 from hf_puzzle.data import train_tokenizer
 from hf_puzzle.puzzle import chats
-from hf_puzzle.puzzle.chats import ChatsError, write_chats
+from hf_puzzle.puzzle.chats import ChatsError, prompts_of_files, write_chats
 from hf_puzzle.recipe import ChatsConfig, DataConfig
 
 
@@ -55,7 +55,7 @@ def rows_of(path):
 
 def test_every_prompt_is_answered_once_and_the_rest_is_counted(parent, tokenizer, ends, asked, tmp_path):
     config = dataclasses.replace(CONFIG, num_chats=50)
-    found = write_chats(tmp_path / "chats.jsonl", parent, tokenizer, config, ends, files=asked)
+    found = write_chats(tmp_path / "chats.jsonl", parent, tokenizer, config, ends, prompts=prompts_of_files(asked, 4))
     rows = rows_of(tmp_path / "chats.jsonl")
     assert found["chats"] == len(rows)
     assert found["long"] == 1
@@ -82,7 +82,7 @@ def test_the_parent_writes_both_turns(parent, tokenizer, ends, tmp_path):
 def test_a_killed_call_goes_on_and_writes_the_same(parent, tokenizer, ends, asked, tmp_path, monkeypatch):
     config = CONFIG
     whole, path = tmp_path / "whole.jsonl", tmp_path / "chats.jsonl"
-    write_chats(whole, parent, tokenizer, config, ends, 3, asked)
+    write_chats(whole, parent, tokenizer, config, ends, 3, prompts_of_files(asked, 4))
     batch, calls = chats._Writer.batch, []
 
     def killed(self, *arguments):
@@ -93,15 +93,15 @@ def test_a_killed_call_goes_on_and_writes_the_same(parent, tokenizer, ends, aske
 
     monkeypatch.setattr(chats._Writer, "batch", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_chats(path, parent, tokenizer, config, ends, 3, asked)
+        write_chats(path, parent, tokenizer, config, ends, 3, prompts_of_files(asked, 4))
     monkeypatch.setattr(chats._Writer, "batch", batch)
     torch.manual_seed(17)  # of the caller: it neither matters nor moves
     before = torch.get_rng_state()
-    write_chats(path, parent, tokenizer, config, ends, 3, asked)
+    write_chats(path, parent, tokenizer, config, ends, 3, prompts_of_files(asked, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert path.read_text() == whole.read_text()
     other = tmp_path / "other.jsonl"
-    write_chats(other, parent, tokenizer, config, ends, 4, asked)
+    write_chats(other, parent, tokenizer, config, ends, 4, prompts_of_files(asked, 4))
     assert other.read_text() != whole.read_text()
 
 
@@ -134,6 +134,6 @@ def test_a_tokenizer_that_cannot_chat_is_refused(parent, tokenizer, ends, tmp_pa
         write_chats(tmp_path / "chats.jsonl", parent, other, CONFIG, ends)
 
 
-def test_prompts_of_nowhere_are_refused(parent, tokenizer, ends, tmp_path):
+def test_prompts_of_nowhere_are_refused(tmp_path):
     with pytest.raises(ChatsError, match="match no file"):
-        write_chats(tmp_path / "chats.jsonl", parent, tokenizer, CONFIG, ends, files=[str(tmp_path / "no.txt")])
+        prompts_of_files([str(tmp_path / "no.txt")], 4)

@@ -73,15 +73,17 @@ HEADS = {
 @pytest.mark.parametrize(
     "kind, bias", [("matrix", False), ("matrix", True), ("scaled", False), ("capped", True), ("any map", False)]
 )
-def test_chunked_kl_and_its_gradients_are_the_whole(chunk, kind, bias):
+@pytest.mark.parametrize("reverse", [0.0, 0.5, 1.0])
+def test_chunked_kl_and_its_gradients_are_the_whole(chunk, kind, bias, reverse):
     generator = torch.Generator().manual_seed(0)
     matrices = [nn.Linear(8, 50, bias=bias) for _ in range(2)]
     heads = [HEADS[kind](matrix) for matrix in matrices]
     student, teacher = (torch.randn(3, 7, 8, generator=generator, requires_grad=True) for _ in range(2))
     trained = [student, *matrices[0].parameters()]
-    whole = kl_divergence(heads[1](teacher).detach(), heads[0](student)).mean()
+    theirs, ours = heads[1](teacher).detach(), heads[0](student)
+    whole = ((1 - reverse) * kl_divergence(theirs, ours) + reverse * kl_divergence(ours, theirs)).mean()
     expected = torch.autograd.grad(3 * whole, trained)
-    got = chunked_kl(student, teacher.detach(), *heads, chunk)
+    got = chunked_kl(student, teacher.detach(), *heads, chunk, reverse)
     torch.testing.assert_close(got, whole)
     for mine, theirs in zip(torch.autograd.grad(3 * got, trained), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
