@@ -1,6 +1,7 @@
 """Where a causal LM's ends are, whatever its family: its device, its final hidden states, its map to the vocabulary."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -92,5 +93,28 @@ def float_head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tens
         weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
     if type(head.matrix) is not nn.Linear or weight.device.type == "meta" or not weight.dtype.is_floating_point:
         return lambda states: head(states.to(model.dtype)).float()  # offloaded, quantised
+    half = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _has_bf16_tiles()
     weight, bias = weight.float(), None if bias is None else bias.detach().float()
-    return replace(head, matrix=lambda states: F.linear(states.float(), weight, bias))
+
+    def linear(states: torch.Tensor) -> torch.Tensor:
+        # values that bfloat16 holds: their products are exact there, and are summed in float32 all the same
+        with _products_in_bf16() if half and states.dtype == torch.bfloat16 else contextlib.nullcontext():
+            return F.linear(states.float(), weight, bias)
+
+    return replace(head, matrix=linear)
+
+
+def _has_bf16_tiles() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 (AMX), and torch lets float32 ones be multiplied so."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    return hasattr(matmul, "fp32_precision") and torch.cpu._is_amx_tile_supported()
+
+
+@contextlib.contextmanager
+def _products_in_bf16() -> Iterator[None]:
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
