@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import family_model
 
-from hf_puzzle.anatomy import final_states, float_head_of
+from hf_puzzle.anatomy import final_states, float_head_of, head_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -16,5 +16,5 @@ def test_logits_are_those_of_float64(family, dtype):
     found = float_head_of(model)(states)
     assert found.dtype == torch.float32
     assert torch.backends.mkldnn.matmul.fp32_precision == before
-    exact = float_head_of(model.double())(states.double().float()).double()
+    exact = head_of(model.double())(states.double())
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
