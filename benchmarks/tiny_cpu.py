@@ -49,7 +49,7 @@ def child_of(target: float, seed: int, first_seed: int, runs: Path, settings: Se
     ):
         for name in names:
             link = run.run_dir / name
-            if not link.exists():
+            if not link.is_symlink():
                 link.symlink_to(Path("..") / folder.name / name)
     if not (run.run_dir / "child" / "config.json").exists():
         with cpu_threads(recipe.threads):
