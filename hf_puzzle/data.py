@@ -29,7 +29,7 @@ from .recipe import DataConfig
 logger = logging.getLogger(__name__)
 
 STREAMS = 3  # how streams are made; of 1 there was no BOS, of 2 no documents' starts
-STARTS = ".documents"
+STARTS, ANSWERS = ".documents", ".answers"
 
 
 def train_tokenizer(config: DataConfig, vocab_size: int, num_documents: int = 500):
@@ -81,6 +81,33 @@ def as_used(documents: Sequence[Document], tokenizer, column: str = "text") -> l
             for i, tokens in zip(where, ids, strict=True):
                 encoded[i] = list(tokens)
     return encoded
+
+
+def answers_of(messages: list[dict], tokenizer, column: str = "text") -> list[tuple[int, int]]:
+    """`(first, behind the last)` token of each answer of the assistant in a chat, as `as_used` encodes it; what ends its
+    turn is part of it.
+
+    Raises:
+        DataError: as of `as_used`; a template that writes earlier turns otherwise once a later one is there.
+    """
+    text, spans = rendered(messages, tokenizer, column), []
+    for k, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = rendered(messages[:k], tokenizer, column, add_generation_prompt=True)
+        until = rendered(messages[: k + 1], tokenizer, column)
+        if not (until.startswith(before) and text.startswith(until.rstrip())):
+            raise DataError(
+                f"data.text_column {column!r}: the chat template writes a turn otherwise once others follow it, so that "
+                "answers cannot be told apart; set distill.answers_only to false"
+            )
+        spans.append((len(before), len(until.rstrip())))
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    found = []
+    for begin, end in spans:
+        inside = [i for i, (a, b) in enumerate(offsets) if begin <= a < b <= end]
+        found += [(inside[0], inside[-1] + 1)] if inside else []
+    return found
 
 
 def rendered(messages: list[dict], tokenizer, column: str, **options) -> str:
@@ -191,11 +218,14 @@ class TokenStream(torch.Tensor):
         prefix: tokens in front of every sequence.
         separator: the token between documents.
         documents: where each document starts, ascending, int64; None where that is unknown, as of slices.
+        answers: `(first, behind the last)` token of what assistants wrote, ascending, `(count, 2)`, int64; None where that
+            was not asked for, and of slices.
     """
 
     prefix: tuple[int, ...] = ()
     separator: int | None = None
     documents: torch.Tensor | None = None
+    answers: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -204,9 +234,11 @@ class TokenStream(torch.Tensor):
         prefix: Sequence[int] = (),
         separator: int | None = None,
         documents: torch.Tensor | None = None,
+        answers: torch.Tensor | None = None,
     ) -> "TokenStream":
         stream = tokens.view_as(tokens).as_subclass(cls)  # a tensor of its own: attributes stay off the caller's
         stream.prefix, stream.separator, stream.documents = tuple(prefix), separator, documents
+        stream.answers = None if answers is None else answers.view(-1, 2)
         return stream
 
     def split_at_document(self, position: int) -> tuple["TokenStream", "TokenStream"]:
@@ -243,8 +275,11 @@ def write_streams(path: Path, streams: dict[str, torch.Tensor]) -> None:
     prefix, separator = getattr(first, "prefix", ()), getattr(first, "separator", None)
     marks = {"prefix": json.dumps(prefix), "separator": json.dumps(separator)} if prefix else None
     tensors = {name: t.as_subclass(torch.Tensor) for name, t in streams.items()}
-    starts = {f"{name}{STARTS}": getattr(t, "documents", None) for name, t in streams.items()}
-    artifacts.write_tensors(path, tensors | {name: each for name, each in starts.items() if each is not None}, marks)
+    for name, t in streams.items():
+        for ending, known in ((STARTS, getattr(t, "documents", None)), (ANSWERS, getattr(t, "answers", None))):
+            if known is not None:
+                tensors[f"{name}{ending}"] = known.contiguous()
+    artifacts.write_tensors(path, tensors, marks)
 
 
 def read_streams(path: Path) -> dict[str, TokenStream]:
@@ -252,24 +287,26 @@ def read_streams(path: Path) -> dict[str, TokenStream]:
     marks, tensors = artifacts.tensors_metadata(path), artifacts.read_tensors(path)
     prefix, separator = json.loads(marks.get("prefix", "[]")), json.loads(marks.get("separator", "null"))
     return {
-        name: TokenStream.of(tokens, prefix, separator, tensors.get(f"{name}{STARTS}"))
+        name: TokenStream.of(
+            tokens, prefix, separator, tensors.get(f"{name}{STARTS}"), tensors.get(f"{name}{ANSWERS}")
+        )
         for name, tokens in tensors.items()
-        if not name.endswith(STARTS)
+        if not name.endswith((STARTS, ANSWERS))
     }
 
 
-def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> dict[str, TokenStream]:
+def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = (), answers: bool = False) -> dict[str, TokenStream]:
     """`tokenize_to`, into memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.safetensors"
-        tokenize_to(path, config, tokenizer, ends)
+        tokenize_to(path, config, tokenizer, ends, answers)
         return {
-            side: TokenStream.of(stream.clone(), stream.prefix, stream.separator, stream.documents)
+            side: TokenStream.of(stream.clone(), stream.prefix, stream.separator, stream.documents, stream.answers)
             for side, stream in read_streams(path).items()
         }
 
 
-def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] = ()) -> None:
+def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] = (), answers: bool = False) -> None:
     """Pack the corpus into two int32 streams, `train` and `heldout`: documents as inference has them, an end between.
 
     Reads documents until both `data.num_tokens` and `data.heldout_tokens` are reached. Memory holds one batch of documents:
@@ -278,6 +315,7 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
 
     Args:
         ends: as of `marks_of`.
+        answers: whether to note what assistants wrote, `TokenStream.answers`.
 
     Raises:
         DataError: no end-of-text token, an empty corpus, or fewer tokens than two sequences on either side; as of
@@ -286,7 +324,7 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
     marks = marks_of(tokenizer, ends, first_document(config), config.text_column)
     closing = {}  # texts and chats may need an end apart
     wanted = {"train": config.num_tokens, "heldout": config.heldout_tokens}
-    streams = _Streams(path.with_suffix(".parts"), wanted)
+    streams = _Streams(path.with_suffix(".parts"), wanted, answers)
     source = open_corpus(config, streams.reader_state)
     progress = bar(
         total=sum(wanted.values()), initial=sum(streams.written.values()), desc="tokenize", unit="tok", unit_scale=True
@@ -304,7 +342,8 @@ def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] =
                         "data.sources: the tokenizer puts other tokens in front of texts than the chat template in front "
                         "of chats: one stream cannot hold both"
                     )
-            progress.update(streams.append(side, closing[kind].closed(kept)))
+            spans = answers_of(document, tokenizer, config.text_column) if answers and kind is list else ()
+            progress.update(streams.append(side, closing[kind].closed(kept), spans))
         streams.save_if_due(source.state)
     progress.close()
     source.say_skipped()
@@ -331,22 +370,29 @@ def _piece(ids: list[int], document: Document, marks: Marks, most: int) -> list[
     return [*ids[:start], *ids[begin : begin + room]]
 
 
-def packed(documents: Sequence[Document], tokenizer, ends: Sequence[int] = ()) -> TokenStream:
-    """A stream of documents in memory, as `tokenize_to` packs them."""
+def packed(documents: Sequence[Document], tokenizer, ends: Sequence[int] = (), answers: bool = False) -> TokenStream:
+    """A stream of documents of one kind in memory, as `tokenize_to` packs them."""
     marks = marks_of(tokenizer, ends, documents[0])
     pieces = [marks.closed(ids) for ids in as_used(documents, tokenizer)]
-    starts = np.cumsum([0, *map(len, pieces[:-1])])
+    starts = np.cumsum([0, *map(len, pieces[:-1])]).tolist()
     tokens = torch.tensor([token for piece in pieces for token in piece], dtype=torch.int32)
-    return TokenStream.of(tokens, marks.prefix, marks.separator, torch.from_numpy(starts))
+    spans = None
+    if answers:
+        parts = zip(starts, documents, strict=True)
+        found = [
+            (start + a, start + b) for start, d in parts if isinstance(d, list) for a, b in answers_of(d, tokenizer)
+        ]
+        spans = torch.tensor(found, dtype=torch.int64).view(-1, 2)
+    return TokenStream.of(tokens, marks.prefix, marks.separator, torch.tensor(starts), spans)
 
 
 class _Streams:
-    """Growing token streams on disk: one file of int32 each, one of their documents' starts, and how much of them counts,
-    with the reader's position."""
+    """Growing token streams on disk: one file of int32 each, one of their documents' starts, one of their answers where they
+    are noted, and how much of them counts, with the reader's position."""
 
     EVERY = 2**20  # tokens between two positions
 
-    def __init__(self, folder: Path, wanted: dict[str, int]):
+    def __init__(self, folder: Path, wanted: dict[str, int], answers: bool = False):
         self.folder, self.wanted, self.saved = folder, wanted, 0
         self.written, self.reader_state = dict.fromkeys(wanted, 0), None
         folder.mkdir(parents=True, exist_ok=True)
@@ -355,30 +401,42 @@ class _Streams:
             if all(self._path(side).stat().st_size >= 4 * state["tokens"][side] for side in wanted):
                 self.written, self.reader_state = state["tokens"], state["reader"]
         self.saved = sum(self.written.values())
-        self.starts = {side: self._known_starts(side) for side in wanted}
+        # rows of positions, by side: of one number each, and of two
+        self.starts = {side: self._known_places(side, "starts", 1) for side in wanted}
+        self.answers = {side: self._known_places(side, "answers", 2) for side in wanted} if answers else None
         for side, count in self.written.items():  # what was appended behind the last position comes again
             with open(self._path(side), "ab") as file:
                 file.truncate(4 * count)
-            self._starts_path(side).write_bytes(np.array(self.starts[side], dtype="<i8").tobytes())
 
     def _path(self, side: str) -> Path:
         return self.folder / f"{side}.int32"
 
-    def _starts_path(self, side: str) -> Path:
-        return self.folder / f"{side}.starts.int64"
+    def _places_path(self, side: str, kind: str) -> Path:
+        return self.folder / f"{side}.{kind}.int64"
 
-    def _known_starts(self, side: str) -> list[int]:
-        path = self._starts_path(side)
+    def _known_places(self, side: str, kind: str, width: int) -> list[list[int]]:
+        path = self._places_path(side, kind)
         raw = path.read_bytes() if path.exists() else b""
-        starts = np.frombuffer(raw[: len(raw) // 8 * 8], dtype="<i8")
-        return starts[starts < self.written[side]].tolist()
+        rows = np.frombuffer(raw[: len(raw) // (8 * width) * 8 * width], dtype="<i8").reshape(-1, width)
+        rows = rows[rows[:, 0] < self.written[side]]
+        path.write_bytes(rows.tobytes())
+        return rows.tolist()
 
-    def append(self, side: str, ids: list[int]) -> int:
-        """Append at most what is still wanted; the number of tokens taken."""
-        ids = ids[: self.wanted[side] - self.written[side]]
-        self.starts[side].append(self.written[side])
-        with open(self._starts_path(side), "ab") as file:
-            file.write(np.array(self.starts[side][-1:], dtype="<i8").tobytes())
+    def _note(self, side: str, kind: str, rows: list[list[int]]) -> None:
+        getattr(self, kind)[side] += rows
+        with open(self._places_path(side, kind), "ab") as file:
+            file.write(np.array(rows, dtype="<i8").tobytes())
+
+    def append(self, side: str, ids: list[int], answers: Sequence[tuple[int, int]] = ()) -> int:
+        """Append at most what is still wanted; the number of tokens taken.
+
+        Args:
+            answers: of these tokens, as of `answers_of`.
+        """
+        ids, begin = ids[: self.wanted[side] - self.written[side]], self.written[side]
+        self._note(side, "starts", [[begin]])
+        if self.answers is not None:
+            self._note(side, "answers", [[begin + a, begin + min(b, len(ids))] for a, b in answers if a < len(ids)])
         with open(self._path(side), "ab") as file:
             file.write(np.array(ids, dtype="<i4").tobytes())
         self.written[side] += len(ids)
@@ -388,7 +446,8 @@ class _Streams:
         if sum(self.written.values()) - self.saved < self.EVERY:
             return
         for side in self.wanted:
-            for path in (self._path(side), self._starts_path(side)):
+            kinds = ("starts",) if self.answers is None else ("starts", "answers")
+            for path in (self._path(side), *(self._places_path(side, kind) for kind in kinds)):
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
         artifacts.write_json(self.folder / "state.json", {"tokens": self.written, "reader": reader_state()})
@@ -399,8 +458,13 @@ class _Streams:
             side: torch.from_file(str(self._path(side)), size=count, dtype=torch.int32)
             for side, count in self.written.items()
         }
-        starts = {side: torch.tensor(self.starts[side], dtype=torch.int64) for side in arrays}
-        streams = {side: TokenStream.of(t, marks.prefix, marks.separator, starts[side]) for side, t in arrays.items()}
+        streams = {
+            side: TokenStream.of(
+                t, marks.prefix, marks.separator, torch.tensor(self.starts[side], dtype=torch.int64).flatten(),
+                torch.tensor(self.answers[side], dtype=torch.int64) if self.answers is not None else None,
+            )
+            for side, t in arrays.items()
+        }  # fmt: skip
         write_streams(path, streams)
 
 
@@ -489,7 +553,19 @@ class TokenBlocks(Dataset):
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": cut(self.tokens, self.starts[self.order[index]], self.sequence_length)[0]}
+        start = self.starts[self.order[index]]
+        row, stop = cut(self.tokens, start, self.sequence_length)
+        if getattr(self.tokens, "answers", None) is None:
+            return {"input_ids": row}
+        return {"input_ids": row, "answers": self._in_answers(len(row), stop)}
+
+    def _in_answers(self, length: int, stop: int) -> torch.Tensor:
+        """Which of the `length` tokens in front of position `stop` an assistant wrote; those of a prefix are no answer's."""
+        prefix, answers = len(getattr(self.tokens, "prefix", ())), self.tokens.answers
+        places = torch.arange(stop - length + prefix, stop)
+        last = torch.searchsorted(answers[:, 0].contiguous(), places, right=True) - 1
+        ends = torch.cat([answers[:, 1], torch.zeros(1, dtype=torch.int64)])  # row -1: in front of the first
+        return torch.cat([torch.zeros(prefix, dtype=torch.bool), places < ends[last]])
 
     def documents(self) -> torch.Tensor:
         """The document that each sequence begins in, `(len(self),)`; one of its own where the stream does not say."""
@@ -498,7 +574,7 @@ class TokenBlocks(Dataset):
         return starts if known is None else torch.searchsorted(known, starts, right=True)
 
     def tensor(self) -> torch.Tensor:
-        """All sequences at once, shape `(len(self), sequence_length)`, int64."""
+        """Tokens of all sequences at once, shape `(len(self), sequence_length)`, int64."""
         return torch.stack([self[i]["input_ids"] for i in range(len(self))])
 
 

@@ -343,6 +343,7 @@ class DistillConfig:
     divergence: Literal["forward", "reverse", "mixed"] = key(
         "KL(parent || child), KL(child || parent), or their mean", "forward"
     )
+    answers_only: bool = key("of chats, only what the assistant wrote counts in the losses", False)
     on_policy_tokens: int = key(
         "tokens of a further phase on chats that the child writes, as of section `chats`; 0 skips it", 0, least=0
     )

@@ -13,18 +13,17 @@ import torch
 from tokenizers import processors
 
 from hf_puzzle import data
+from hf_puzzle.corpora import DataError, Documents, first_document, is_heldout
 from hf_puzzle.data import (
-    DataError,
-    Documents,
     Marks,
     TokenBlocks,
     TokenStream,
+    answers_of,
     as_used,
     cut,
     end_tokens,
-    first_document,
-    is_heldout,
     marks_of,
+    packed,
     read_streams,
     sequences,
     tokenize,
@@ -541,3 +540,104 @@ def test_held_out_documents_are_cut_from_anywhere_and_keep_their_borders(corpus,
     assert len(first) in starts.tolist()
     assert second.documents[0] == 0
     assert len(first.documents) + len(second.documents) == len(starts)
+
+
+# -- what assistants wrote
+
+TURNS = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|turn|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def chatting(tokenizer, tmp_path):
+    """A tokenizer with turns, and a corpus of chats of one to three turns whose answers alone have the word `yes`."""
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|end|>"]})
+    other.chat_template = TURNS
+    rows = []
+    for i in range(60):
+        turns = [{"role": "system", "content": f"s{i}"}] if i % 3 else []
+        for k in range(1 + i % 3):
+            turns += [
+                {"role": "user", "content": f"w{i}x{k} please"},
+                {"role": "assistant", "content": f"yes {i} {k}"},
+            ]
+        rows.append({"messages": turns if i % 5 else turns[:-1]})  # the last turn may be the user's
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(name="json", data_files=[str(path)], text_column="messages", sequence_length=16, num_tokens=10**6, heldout_tokens=10**6, heldout_fraction=0.3)  # fmt: skip
+    return other, config, [row["messages"] for row in rows]
+
+
+def said(tokenizer, ids, spans):
+    return [tokenizer.decode(ids[a:b]) for a, b in spans]
+
+
+def test_answers_are_what_the_assistant_wrote_and_its_end(chatting):
+    tokenizer, _, chats = chatting
+    for chat in chats:
+        (ids,) = as_used([chat], tokenizer)
+        expected = [m["content"] + "<|end|>" for m in chat if m["role"] == "assistant"]
+        assert said(tokenizer, ids, answers_of(chat, tokenizer)) == expected
+
+
+def test_streams_know_their_answers_and_so_do_sequences(chatting):
+    tokenizer, config, _ = chatting
+    stream = tokenize(config, tokenizer, answers=True)["train"]
+    expected = [text + "<|end|>" for text in tokenizer.decode(stream).split("<|turn|>assistant\n")[1:]]
+    expected = [text.split("<|end|>")[0] + "<|end|>" for text in expected]
+    assert said(tokenizer, stream.tolist(), stream.answers.tolist()) == expected
+    inside = torch.zeros(len(stream), dtype=torch.bool)
+    for a, b in stream.answers.tolist():
+        inside[a:b] = True
+    blocks = TokenBlocks(stream, config.sequence_length)
+    assert len(blocks.tokens.prefix) == 1  # the template begins with BOS
+    counted = 0
+    for i in range(len(blocks)):
+        row = blocks[i]
+        assert row["answers"].shape == row["input_ids"].shape
+        assert not row["answers"][0]
+        counted += int(row["answers"].sum())
+    covered = sum(cut(stream, start, config.sequence_length)[1] - start for start in blocks.starts)
+    assert inside[:covered].sum() - 1 <= counted <= inside.sum()
+    assert "answers" not in TokenBlocks(tokenize(config, tokenizer)["train"], 16)[0]
+    packed_too = packed(list(chatting[2][:9]), tokenizer, answers=True)
+    texts = said(tokenizer, packed_too.tolist(), packed_too.answers.tolist())
+    assert texts == [m["content"] + "<|end|>" for chat in chatting[2][:9] for m in chat if m["role"] == "assistant"]
+
+
+def test_killed_tokenization_keeps_its_answers(chatting, tmp_path, monkeypatch):
+    tokenizer, config, _ = chatting
+    monkeypatch.setattr(data, "_batches", functools.partial(data._batches, batch_size=3))
+    monkeypatch.setattr(data._Streams, "EVERY", 50)
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    tokenize_to(whole, config, tokenizer, answers=True)
+    append, calls = data._Streams.append, []
+
+    def dying(self, *arguments):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return append(self, *arguments)
+
+    monkeypatch.setattr(data._Streams, "append", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_to(killed, config, tokenizer, answers=True)
+    monkeypatch.setattr(data._Streams, "append", append)
+    tokenize_to(killed, config, tokenizer, answers=True)
+    for side, stream in read_streams(whole).items():
+        again = read_streams(killed)[side]
+        assert torch.equal(again, stream)
+        assert torch.equal(again.answers, stream.answers)
+        assert torch.equal(again.documents, stream.documents)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(chatting):
+    tokenizer, _, chats = chatting
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + (m['content'] if loop.last else '...') }}{% endfor %}"
+    )
+    with pytest.raises(DataError, match="answers_only"):
+        answers_of(next(c for c in chats if len(c) > 4), tokenizer)

@@ -149,8 +149,9 @@ def cosine_distance(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tens
 class GKDTrainer(SealingTrainer):
     """`Trainer` of a child (`model`) against its parent (`teacher`), both with heads over the same vocabulary.
 
-    KL and cosine look at every position: a child that agrees with its parent there too loses nothing. The LM loss leaves
-    out the tokens that inference is `given` (`TokenStream.given`). Works under `torchrun` like any Trainer. Models of `loading.load_sharded` stay sharded, as does the optimizer, and
+    KL and cosine look at every position: a child that agrees with its parent there too loses nothing; with `answers` in the
+    inputs, at those in front of what assistants wrote. The LM loss leaves out the tokens that inference is `given`
+    (`TokenStream.given`). Works under `torchrun` like any Trainer. Models of `loading.load_sharded` stay sharded, as does the optimizer, and
     checkpoints hold the shares; any others are replicated.
     """
 
@@ -180,7 +181,7 @@ class GKDTrainer(SealingTrainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        input_ids = inputs["input_ids"]
+        input_ids, answers = inputs["input_ids"], inputs.get("answers")
         # models are called as a whole, so that DDP and FSDP see their forward; one position of logits is enough
         with torch.no_grad():
             teacher = self.teacher(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
@@ -189,20 +190,28 @@ class GKDTrainer(SealingTrainer):
         final = outputs.hidden_states[-1]
         config = self.config
         loss = final.new_zeros((), dtype=torch.float32)
-        parts = {}
+        parts: dict[str, torch.Tensor] = {}
+        students, teachers, following = outputs.hidden_states, teacher.hidden_states, targets(input_ids, self.given)
+        if answers is not None:  # of chats: positions whose next token an assistant wrote
+            counted = answers[:, 1:]
+            if not counted.any():
+                self._parts = {}
+                return (0.0 * final.sum(), outputs) if return_outputs else 0.0 * final.sum()
+            students, teachers = (tuple(h[:, :-1][counted] for h in states) for states in (students, teachers))
+            following = following.masked_fill(~counted, -100)
         if config.kl_weight:
             heads = head_of(unwrapped), head_of(self.teacher)
             with self.accelerator.autocast():  # Trainer's own ends with the model's forward
                 parts["kl"] = chunked_kl(
-                    final, teacher.hidden_states[-1], *heads, config.chunk_tokens, REVERSE[config.divergence]
+                    students[-1], teachers[-1], *heads, config.chunk_tokens, REVERSE[config.divergence]
                 )
             loss = loss + config.kl_weight * parts["kl"]
         if config.cosine_weight:
-            parts["cosine"] = cosine_distance(outputs.hidden_states, teacher.hidden_states)
+            parts["cosine"] = cosine_distance(students, teachers)
             loss = loss + config.cosine_weight * parts["cosine"]
         if config.lm_weight:
             logits = head_of(unwrapped)(final[:, :-1])
-            parts["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), targets(input_ids, self.given).flatten())
+            parts["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), following.flatten())
             loss = loss + config.lm_weight * parts["lm"]
         self._parts = {name: value.detach() for name, value in parts.items()}
         return (loss, outputs) if return_outputs else loss

@@ -333,7 +333,8 @@ class PuzzleRun:
     def tokenize(self) -> None:
         path = self.run_dir / "tokens.safetensors"
         if self._streams is None:
-            data.tokenize_to(path, self.corpus, self.tokenizer, self.source.end_tokens)
+            answers = self.recipe.distill.answers_only
+            data.tokenize_to(path, self.corpus, self.tokenizer, self.source.end_tokens, answers)
         else:
             data.write_streams(path, self._streams)
 
@@ -548,7 +549,7 @@ class PuzzleRun:
         written = folder / CHATS
         write_chats(written, child, self.tokenizer, config, ends, self.recipe.seed + 1, prompts)
         chats = [row["messages"] for row in artifacts.read_jsonl(written)]
-        return data.packed(chats, self.tokenizer, ends)
+        return data.packed(chats, self.tokenizer, ends, self.recipe.distill.answers_only)
 
     @property
     def _shards_gkd(self) -> bool:
@@ -600,7 +601,7 @@ class PuzzleRun:
         stages = [
             *([made] if made else []),
             *([Stage("chats", self.write_chats, [to_dict(r.chats), prompts_of_self(r.data), source, shared], parent, (CHATS,), (CHATS + PARTS,), estimate=estimate_chats)] if asks else []),
-            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *self._given_text()], ("chats",) if asks else parent, ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
+            Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *(["answers"] if r.distill.answers_only else []), *self._given_text()], ("chats",) if asks else parent, ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",), estimate=estimate_importance),
             Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True, estimate=estimate_library),

@@ -246,6 +246,34 @@ def assert_close_states(first, second, tolerance):
         torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=tolerance, msg=name)
 
 
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
+def test_with_answers_only_they_count(child, llama, calibration, tmp_path, weights):
+    kl, cosine, lm = weights
+    config = dataclasses.replace(CONFIG, kl_weight=kl, cosine_weight=cosine, lm_weight=lm)
+    short = {"eval_strategy": "no", "eval_on_start": False, "save_strategy": "no", "load_best_model_at_end": False}
+    args = distillation.gkd_arguments(config, calibration.shape[1], tmp_path, True, **short)
+    trainer = GKDTrainer(llama, config, args, model=child)
+    batch = calibration[:3]
+    answers = torch.zeros_like(batch, dtype=torch.bool)
+    answers[0, 4:7] = answers[2, 1:3] = answers[2, 15] = True
+    loss = trainer.compute_loss(child, {"input_ids": batch, "answers": answers})
+    with torch.no_grad():
+        outputs, parents = (m(batch, output_hidden_states=True) for m in (child, llama))
+        places = [(0, t) for t in (3, 4, 5)] + [(2, 0), (2, 1), (2, 14)]
+        p, q = (torch.stack([o.logits[place] for place in places]) for o in (parents, outputs))
+        following = torch.tensor([batch[i, t + 1] for i, t in places])
+        states = [
+            torch.stack([1 - F.cosine_similarity(a[place], b[place], dim=-1) for place in places]).mean()
+            for a, b in zip(outputs.hidden_states[1:], parents.hidden_states[1:], strict=True)
+        ]
+    expected = (
+        kl * kl_divergence(p, q).mean() + cosine * torch.stack(states).mean() + lm * F.cross_entropy(q, following)
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    none = trainer.compute_loss(child, {"input_ids": batch, "answers": torch.zeros_like(answers)})
+    assert none == 0
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_micro_batches_add_up_to_the_batch(run, child, monkeypatch, optimizer):
     children, losses = [], []
