@@ -5,7 +5,7 @@
 
 Per target, every network gets the time that the child is predicted to take; all are timed in turn by the same fresh
 processes, and those that are more than 1 % off, and by more than their error, are chosen again at a corrected budget. A row
-is one network, seed, GKD budget and learning rate: a file below `--runs/rows`. Every network trains at the learning rate
+is one network, seed, GKD budget and learning rate: a file below `--runs/rows`, from all of which `--out` is made. Every network trains at the learning rate
 that is best for it on validation text at the smallest budget and the first seed; test text gives the numbers of `--out`:
 KL, how far a network is behind the child (paired, clustered by document), and the GKD-token multiplier: how many times the
 child's tokens a network needs to reach the child's KL, by interpolation in log tokens.
@@ -178,10 +178,15 @@ def behind(best: dict[tuple, dict]) -> list[dict]:
 
 
 def multipliers(best: dict[tuple, dict]) -> list[dict]:
-    """By target, network and the child's GKD tokens; of the mean curves over seeds."""
+    """By target, network and the child's GKD tokens; of the mean curves over the seeds that have every budget."""
+    budgets = {tokens for *_, tokens in best if tokens}
+    seeds: dict[int, set] = {}
+    for _, _, seed, _, tokens in best:
+        seeds.setdefault(seed, set()).update({tokens} - {0})
+    whole = {seed for seed, known in seeds.items() if known == budgets}
     curves: dict[tuple, dict[int, list[float]]] = {}
-    for (target, name, _, _, tokens), row in best.items():
-        if tokens:
+    for (target, name, seed, _, tokens), row in best.items():
+        if tokens and seed in whole:
             curves.setdefault((target, name), {}).setdefault(tokens, []).append(row["quality"]["kl"])
     means = {key: sorted((t, statistics.fmean(kl)) for t, kl in curve.items()) for key, curve in curves.items()}
     found = []

@@ -47,8 +47,8 @@ def quality_table(data: dict) -> list[str]:
 def baseline_table(data: dict) -> list[str]:
     """One line per target, network and GKD budget, after the refit; means over seeds."""
     lines = [
-        "| network | GKD tokens | measured speed-up | top-1 kept | KL, nats | behind the child, nats | GKD-token multiplier |",
-        "|---|---|---|---|---|---|---|",
+        "| network | GKD tokens | measured speed-up | top-1 kept | KL, nats | behind the child, nats | GKD-token multiplier | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     place = operator.itemgetter("target", "name", "gkd_tokens")
     behind = {place(row): row for row in data["behind"] if row["refit"]}
@@ -65,8 +65,20 @@ def baseline_table(data: dict) -> list[str]:
             lead = f"{behind[key]['kl']:+.4f} +- {1.96 * behind[key]['kl_stderr']:.4f}"
         if key in multipliers:
             more = f"{multipliers[key]['relation'].strip('=')} {multipliers[key]['multiplier']:.2f}".strip()
-        lines.append(f"| {name} | {tokens:,} | {speed:.2f}x | {kept:.2%} | {kl:.4f} | {lead} | {more} |")
+        lines.append(f"| {name} | {tokens:,} | {speed:.2f}x | {kept:.2%} | {kl:.4f} | {lead} | {more} | {len(rows)} |")
     return lines
+
+
+def _speeds(data: dict) -> list[dict]:
+    return [network["speed"] for networks in data["networks"].values() for network in networks.values()]
+
+
+def _sessions(data: dict) -> int:
+    return min(speed["total"]["sessions"] for speed in _speeds(data))
+
+
+def _speed_error(data: dict) -> float:
+    return max(speed["total"]["value"] / speed["total"]["lower_bound"] - 1 for speed in _speeds(data))
 
 
 def results() -> str:
@@ -84,8 +96,10 @@ def results() -> str:
     if data := load("baselines.json"):
         parts += [
             "Simpler choices, and searches on the true loss, from the same library, with the same refit and the same GKD "
-            "tokens, timed in one session (`benchmarks/baselines.json`). Behind the child: difference in KL on the same text, "
-            "95 % interval clustered by document. Multiplier: GKD tokens that reach the child's KL, by those of the child.",
+            "tokens, each given the child's predicted time and timed in turn by the same "
+            f"{_sessions(data)} fresh processes (`benchmarks/baselines.json`; speeds are known to +- {_speed_error(data):.0%}). "
+            "Behind the child: difference in KL on the same text, 95 % interval clustered by document. Multiplier: GKD tokens "
+            "that reach the child's KL, by those of the child.",
             "\n".join(baseline_table(data)),
         ]
     facts = []
