@@ -89,7 +89,7 @@ def results() -> str:
         parts += [
             f"The demo's parent on {machine['cpu']}, {machine['cpu_count']} cores, 64 tokens in and 64 out, batch 64, float32 "
             "(`benchmarks/tiny_cpu.json`). Speed against the parent as transformers runs it; bounds are one-sided, 95 %, "
-            "over 20 interleaved rounds. Top-1 accuracy on test text, relative to the parent's "
+            "over fresh processes. Top-1 accuracy on test text, relative to the parent's "
             f"{data['rows'][0]['quality']['parent_top1']:.1%}.",
             "\n".join(quality_table(data)),
         ]

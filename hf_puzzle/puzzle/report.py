@@ -228,14 +228,14 @@ def render(
                 r["round"],
                 f"{r['margin']:.3f}",
                 _ratio_text(r, "total", "value"),
-                _ratio_text(confirmed, "total", "lower_bound"),
-                _ratio_text(confirmed, "same_code", "lower_bound"),
+                _ratio_text(r, "total", "lower_bound"),
+                _ratio_text(r, "same_code", "lower_bound"),
+                f"{r['total'].get('sessions', 1)}" if "total" in r else "-",
                 _number(r["distance"]),
             )
             for r in solutions["rounds"]
-            for confirmed in [r.get("confirmed") or {}]
         ]
-        header = ["round", "margin", "measured", "confirmed, at least", "in the same code, at least", "distance"]
+        header = ["round", "margin", "measured", "at least", "in the same code, at least", "processes", "distance"]
         parts += ["## Rounds of the search", markdown_table(header, rows)]
     return "\n\n".join(parts) + "\n"
 
