@@ -13,6 +13,7 @@ from hf_puzzle.recipe import (
     ParentRecipe,
     PuzzleRecipe,
     RecipeError,
+    SourceConfig,
     describe_keys,
     load_recipe,
     parse_recipe,
@@ -193,9 +194,12 @@ def test_describe_keys_covers_every_key_with_default_and_help():
     recipe = parse_recipe(SMALLEST)
     rows = {name: (default, help_text) for name, default, help_text in describe_keys(PuzzleRecipe)}
     values = dict(leaves(recipe))
+    assert all(help_text.strip() for _, help_text in rows.values())
+    sources = {name.removeprefix("data.sources[].") for name in rows if "[]" in name}
+    assert sources == {field.name for field in dataclasses.fields(SourceConfig)}
+    rows = {name: row for name, row in rows.items() if "[]" not in name}
     assert set(rows) == set(values)
-    for name, (default, help_text) in rows.items():
-        assert help_text.strip(), name
+    for name, (default, _) in rows.items():
         assert default in ("required", str(values[name])), name
     required = {name for name, (default, _) in rows.items() if default == "required"}
     assert required == {"parent.name", "data.name", "library.num_tokens", "distill.num_tokens"}
