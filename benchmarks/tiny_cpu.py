@@ -1,4 +1,4 @@
-"""Quality kept at a measured speed, over GKD budgets and seeds: the numbers the README quotes.
+"""Quality kept at a measured speed, over GKD budgets and seeds.
 
     python benchmarks/tiny_cpu.py --runs runs/bench            # all of it, about an hour and a half on two cores
     python benchmarks/tiny_cpu.py --runs runs/bench --targets 2.17 --seeds 0 --tokens 500000
