@@ -45,6 +45,15 @@ def _library() -> ModuleType:
     return llama_cpp
 
 
+def _repacks(library: ModuleType) -> bool:
+    """Whether weights may be laid out anew for this CPU's products.
+
+    Not for AMX: quantised products there end the process with an illegal access (llama-cpp-python 0.3.36; llama.cpp's
+    issue 20824). Without them the same file runs by AVX-512.
+    """
+    return b"AMX_INT8 = 1" not in library.llama_print_system_info()
+
+
 def version() -> str:
     """Load the library, and gguf, which writes its files; the version of llama-cpp-python.
 
@@ -117,6 +126,7 @@ class LlamaCpp:
 
         model_params = library.llama_model_default_params()
         model_params.n_gpu_layers = 0
+        model_params.use_extra_bufts = _repacks(library)
         self._model = library.llama_model_load_from_file(str(path).encode(), model_params)
         if not self._model:
             raise self._error(f"llama.cpp does not load {path}")
