@@ -20,6 +20,7 @@ from .progress import bar
 
 
 CHUNK = 1024  # tokens whose logits exist at once
+IN_CACHE = 1 << 20  # logits that what follows from them is computed of at once: passes over more come from memory
 QUANTITIES = ("kl", "loss", "hit", "same")  # of a child on a token
 CALIBRATION = "calibration"  # and these: how sure it is of its first choice, and the Brier score
 BINS = 15  # of confidence
@@ -214,11 +215,12 @@ class Targets:
         own = self.states[index][:, :-1].flatten(0, 1)
         for start in range(0, len(own), CHUNK):
             place = slice(start, start + CHUNK)
-            parent = Answer(self.head(own[place]), following[place].to(own.device))
+            answers = Answer.split(self.head(own[place]), following[place].to(own.device))
             for found, states in zip(parts, flat, strict=True):
-                child = Answer(head(states[place]), parent.following)
-                for name, value in parent.against(child, wanted).items():
-                    found.setdefault(name, []).append(value)
+                children = Answer.split(head(states[place]), following[place].to(own.device))
+                for parent, child in zip(answers, children, strict=True):
+                    for name, value in parent.against(child, wanted).items():
+                        found.setdefault(name, []).append(value)
         return [{name: torch.cat(values).view(shape).cpu() for name, values in found.items()} for found in parts]
 
     def per_row(self, index: int, values: torch.Tensor) -> torch.Tensor:
@@ -259,6 +261,12 @@ class Answer:
         self.logits, self.following = logits, following
         self.normaliser = logits.logsumexp(-1)
         self._probabilities = self._entropy_term = self._best = None
+
+    @classmethod
+    def split(cls, logits: torch.Tensor, following: torch.Tensor) -> list["Answer"]:
+        """Of some tokens each, `IN_CACHE` logits at a time on a CPU."""
+        rows = max(1, IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+        return [cls(*part) for part in zip(logits.split(rows), following.split(rows), strict=True)]
 
     @property
     def best(self) -> torch.Tensor:

@@ -96,6 +96,17 @@ def test_calibration_is_the_one_by_hand(llama, qwen2, calibration):
     assert result["flips"] == pytest.approx((right[""] != right["parent_"]).double().mean().item())
 
 
+@pytest.mark.parametrize("chunk, in_cache", [(1024, 1 << 10), (7, 1 << 20), (16, 1)])
+def test_pieces_do_not_change_the_comparison(llama, qwen2, calibration, monkeypatch, chunk, in_cache):
+    rows = Rows.of(calibration[:4])
+    expected = Targets(llama, rows, 2).compare(qwen2)
+    monkeypatch.setattr("hf_puzzle.evaluation.CHUNK", chunk)
+    monkeypatch.setattr("hf_puzzle.evaluation.IN_CACHE", in_cache)
+    found = Targets(llama, rows, 2).compare(qwen2)
+    for name, column in expected.columns.items():
+        torch.testing.assert_close(found.columns[name], column, rtol=1e-5, atol=1e-6)
+
+
 def test_tokens_that_inference_is_given_are_no_targets():
     rows = torch.tensor([[9, 1, 2, 0, 9, 3], [9, 4, 5, 6, 7, 8]])
     assert torch.equal(targets(rows), rows[:, 1:])
