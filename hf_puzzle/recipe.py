@@ -378,6 +378,11 @@ class EvaluateConfig:
     )
     chats: int = key("held-out chats whose prompts parent and child answer greedily; 0 skips it", 0, least=0)
     chat_tokens: int = key("tokens of such an answer, at most", 128, least=1)
+    keys: int = key(
+        "texts in which numbers are hidden and asked for, of 1, 2 and 4 times data.sequence_length; 0 skips it",
+        0,
+        least=0,
+    )
     measure_rounds: int = key("interleaved timing rounds, over `solve.sessions` fresh processes", 12, least=1)
 
 

@@ -27,6 +27,7 @@ from ..data import given_tokens
 from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
+from ..key_retrieval import TIMES, compare_keys
 from ..progress import bar
 from ..recipe import EvaluateConfig, RecipeError
 from ..stages import Estimate
@@ -118,6 +119,10 @@ def assess(run) -> dict:
         )
     alone = {"workload": vars(ALONE), "total": speed_ratio(timings["parent"], timings["child"]).to_dict()}
     chats = _chats(run, distilled) if config.chats else None
+    keys = compare_keys(
+        parent, distilled, run.tokens["test"], run.tokenizer, config.keys, run.sequence_length, config.batch_size,
+        run.recipe.seed + 13,
+    ) if config.keys else []  # fmt: skip
     gguf = [
         in_llama_cpp(
             parent,
@@ -141,6 +146,7 @@ def assess(run) -> dict:
         "assisted": drafted,
         "alone": alone,
         "chats": chats,
+        "keys": keys,
         "gguf": gguf,
         "quantized": [_quantized(run, targets, weights) for weights in config.quantized],
         "memory": _memory(run, blocks, costs.workload_of(batch_size)),
@@ -322,6 +328,12 @@ def estimate_evaluate(p: Pieces) -> Estimate:
         # plain, then the draft's tokens and the parent's steps, about half of the tokens
         own, child = p.generations(Workload(1, p.length // 2, config.assisted_new_tokens))
         seconds += (config.assisted_prompts + 1) * (1.5 * own + child)
+    if config.chats:
+        batch = min(config.batch_size, config.chats)
+        seconds += math.ceil(config.chats / batch) * sum(p.generations(Workload(batch, p.length // 2, config.chat_tokens)))
+    if config.keys:
+        texts = p.clock.parent(config.batch_size, p.length) + p.child_forward(config.batch_size, p.length)
+        seconds += math.ceil(sum(TIMES) * config.keys / config.batch_size) * texts
     seconds += seconds_of_confirmation(p, config.measure_rounds) + 2 * START_SECONDS
     # the cloze task's logits are of its continuations, in float32, with their logarithms and a copy
     memory["logits"] = max(memory["logits"], 12.0 * rows * config.task_continuation * p.shapes.vocab)

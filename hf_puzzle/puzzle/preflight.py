@@ -10,6 +10,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError
 from ..corpora import MIXTURE, SELF, TRAINERS_DATA, DataError, first_document, prompts_of_self, reads_self
 from ..data import as_used
 from ..engines.measuring import open_engine
+from ..key_retrieval import check_length
 from ..preflight import NotReadyError, check_folder, check_room, check_tokenizer, first_line
 from ..recipe import DataConfig
 from .chats import prompts_of_files
@@ -39,6 +40,8 @@ def check_machine(run, here: bool = True) -> None:
         check_chats(None if run.source.trained else run.tokenizer, "distill.on_policy_tokens: the child")
     if not (run.run_dir / "tokens.safetensors").exists():
         check_text(run.recipe.data, None if run.source.trained else run.tokenizer)
+    if run.recipe.evaluate.keys and not run.source.trained:
+        check_length(run.tokenizer, run.sequence_length)
     pick_solver(run.recipe.solve.solver)
     open_engine(run.recipe.cost.engine)
 

@@ -129,6 +129,10 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         )
     if chats := evaluation.get("chats"):
         rows += _chat_rows(chats)
+    for row in evaluation.get("keys") or []:
+        kept = "-" if row["kept"] is None else f"{row['kept']:.1%} +- {row['kept_stderr']:.1%}"
+        what = f"numbers found again in {row['length']} tokens ({row['items']} texts)"
+        rows.append((what, f"{row['parent']:.1%}", f"{row['child']:.1%}", kept))
     for row in evaluation.get("gguf") or []:
         parent, child = row["quality"]["parent"], row["quality"]["child"]
         kind, work = f"llama.cpp, {row['outtype']}", row["workload"]
