@@ -378,6 +378,9 @@ class EvaluateConfig:
     )
     chats: int = key("held-out chats whose prompts parent and child answer greedily; 0 skips it", 0, least=0)
     chat_tokens: int = key("tokens of such an answer, at most", 128, least=1)
+    batch_sizes: list[int] = key(
+        "short requests at once, whose times to the first and for each further token are measured", [1], least=1
+    )
     keys: int = key(
         "texts in which numbers are hidden and asked for, of 1, 2 and 4 times data.sequence_length; 0 skips it",
         0,

@@ -33,7 +33,8 @@ RECIPE = {
     "solve": {"num_solutions": 2, "measure_rounds": 3, "sessions": 1, "time_limit_s": 20},
     "child": {"refit_tokens": 256},
     "distill": {"num_tokens": 256, "batch_size": 4, "learning_rate": 1.0e-3, "optimizer": "muon"},
-    "evaluate": {"num_tokens": 256, "task_items": 8, "task_context": 8, "task_continuation": 4, "measure_rounds": 3},
+    "evaluate": {"num_tokens": 256, "task_items": 8, "task_context": 8, "task_continuation": 4, "measure_rounds": 3,
+        "batch_sizes": [1, 2]},
     "baselines": {"names": ["drop_layers", "greedy"], "num_tokens": [0]},
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from ..costs import (
     assisted_generation,
     cpu_threads,
     measure_interleaved,
+    median_timing,
     peak_memory_bytes,
     speed_ratio,
     weight_bytes,
@@ -46,7 +47,7 @@ from .search import seconds_of_rival
 logger = logging.getLogger(__name__)
 
 GGUF_TYPES = get_args(OutType)
-ALONE = Workload(1, 32, 32)  # one short request: where a cheaper child may gain nothing
+SHORT = 32  # tokens in and out of a request: where a cheaper child may gain nothing
 ROWS = "baselines"  # folder of one file per network and GKD budget
 
 
@@ -113,11 +114,7 @@ def assess(run) -> dict:
             parent, distilled, prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
             run.recipe.cost.clock,
         )  # fmt: skip
-    with cpu_threads(run.recipe.cost.threads):
-        timings = measure_interleaved(
-            {"parent": parent, "child": distilled}, ALONE, 4, run.recipe.cost.clock, "batch 1"
-        )
-    alone = {"workload": vars(ALONE), "total": speed_ratio(timings["parent"], timings["child"]).to_dict()}
+    requests = [_short_requests(run, distilled, size) for size in config.batch_sizes]
     chats = _chats(run, distilled) if config.chats else None
     keys = compare_keys(
         parent, distilled, run.tokens["test"], run.tokenizer, config.keys, run.sequence_length, config.batch_size,
@@ -144,7 +141,7 @@ def assess(run) -> dict:
         "task": tasks,
         "speed": jsonable(speed),
         "assisted": drafted,
-        "alone": alone,
+        "requests": requests,
         "chats": chats,
         "keys": keys,
         "gguf": gguf,
@@ -154,6 +151,21 @@ def assess(run) -> dict:
         "workload": dataclasses.asdict(costs.workload_of(batch_size)),
         "environment": artifacts.environment(),
     }
+
+
+def _short_requests(run, child, batch_size: int) -> dict:
+    """So many at once, by parent and child in turn in this process."""
+    workload = Workload(batch_size, SHORT, SHORT)
+    with cpu_threads(run.recipe.cost.threads):
+        timings = measure_interleaved(
+            {"parent": run.parent, "child": child}, workload, 4, run.recipe.cost.clock, f"batch {batch_size}"
+        )
+    ratios = {
+        part: speed_ratio(timings["parent"], timings["child"], part=f"{part}_ms").to_dict()
+        for part in ("total", "prefill", "decode")
+    }
+    medians = {name: vars(median_timing(rounds)) for name, rounds in timings.items()}
+    return {"workload": vars(workload), **ratios, "median_ms": medians}
 
 
 def _chats(run, child) -> dict:
@@ -328,9 +340,12 @@ def estimate_evaluate(p: Pieces) -> Estimate:
         # plain, then the draft's tokens and the parent's steps, about half of the tokens
         own, child = p.generations(Workload(1, p.length // 2, config.assisted_new_tokens))
         seconds += (config.assisted_prompts + 1) * (1.5 * own + child)
+    seconds += sum(5 * sum(p.generations(Workload(size, SHORT, SHORT))) for size in config.batch_sizes)
     if config.chats:
         batch = min(config.batch_size, config.chats)
-        seconds += math.ceil(config.chats / batch) * sum(p.generations(Workload(batch, p.length // 2, config.chat_tokens)))
+        seconds += math.ceil(config.chats / batch) * sum(
+            p.generations(Workload(batch, p.length // 2, config.chat_tokens))
+        )
     if config.keys:
         texts = p.clock.parent(config.batch_size, p.length) + p.child_forward(config.batch_size, p.length)
         seconds += math.ceil(sum(TIMES) * config.keys / config.batch_size) * texts

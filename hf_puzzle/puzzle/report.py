@@ -36,6 +36,8 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
     draw_scores(scores, solutions["chosen"]["blocks"], parent, figures / "scores.png")
     draw_frontier(evaluation, baselines, figures / "frontier.png")
     draw_costs(costs, solutions, figures / "costs.png")
+    if len(evaluation.get("requests") or []) > 1:
+        draw_requests(evaluation["requests"], figures / "requests.png")
     if len({row["gkd_tokens"] for row in baselines}) > 1:
         draw_budgets(baselines, figures / "budgets.png")
     gkd = artifacts.read_json(run_dir / "distilled" / "puzzle.json").get("gkd")
@@ -122,11 +124,8 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
                 f"{speed['value']:.2f}x (>= {speed['lower_bound']:.2f}x), {drafted['identical']} of {drafted['prompts']} identical",
             )
         )
-    if alone := evaluation.get("alone"):
-        speed, work = alone["total"], alone["workload"]
-        rows.append(
-            (f"batch 1, {work['prefill_tokens']} tokens in, {work['decode_tokens']} out", "", "", _gain(speed))
-        )
+    for row in evaluation.get("requests") or []:
+        rows += _request_rows(row)
     if chats := evaluation.get("chats"):
         rows += _chat_rows(chats)
     for row in evaluation.get("keys") or []:
@@ -153,6 +152,25 @@ def _extra_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
              f"top-1 kept {kept_text(quality)}")
         )  # fmt: skip
     return rows
+
+
+def _request_rows(row: dict) -> list[tuple[str, str, str, str]]:
+    """What one of several short requests at once waits for."""
+    work, median = row["workload"], row["median_ms"]
+    where = f"batch {work['batch_size']}, {work['prefill_tokens']} tokens in, {work['decode_tokens']} out"
+
+    def times(of) -> tuple[str, str]:
+        return tuple(f"{of(median[name]):.1f} ms" for name in ("parent", "child"))
+
+    return [
+        (f"{where}: to the first token", *times(lambda t: t["prefill_ms"]), _gain(row["prefill"])),
+        (f"{where}: each further token", *times(lambda t: per_token_ms(t, work)), _gain(row["decode"])),
+    ]
+
+
+def per_token_ms(timing: dict, workload: dict) -> float:
+    """Of a `costs.Timing`: its first token came with the prompt."""
+    return timing["decode_ms"] / max(1, workload["decode_tokens"] - 1)
 
 
 def _chat_rows(chats: dict) -> list[tuple[str, str, str, str]]:
@@ -222,6 +240,8 @@ def render(
         "## Quality against speed",
         "![frontier](figures/frontier.png)",
     ]
+    if len(evaluation.get("requests") or []) > 1:
+        parts += ["## Throughput against the speed of one request", "![requests](figures/requests.png)"]
     if baselines:
         parts += [_baseline_table(baselines)]
         if (figures / "budgets.png").exists():
@@ -461,6 +481,22 @@ def draw_costs(costs: CostTable, solutions: dict, path: Path) -> None:
     axes.plot([low, high], [low, high], color=GRID, zorder=0)
     axes.set(xlabel="predicted, ms per batch", ylabel="measured, ms per batch", xlim=(low, high), ylim=(low, high))
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_requests(rows: list[dict], path: Path) -> None:
+    """Tokens per second of all requests against those of one, a line each for parent and child; labels are batch sizes."""
+    figure, axes = _figure(5.4, 4.0)
+    for name, colour in (("parent", PARENT), ("child", CHILD)):
+        sizes = [row["workload"]["batch_size"] for row in rows]
+        each = [1e3 / per_token_ms(row["median_ms"][name], row["workload"]) for row in rows]
+        every = [speed * size for speed, size in zip(each, sizes, strict=True)]
+        axes.plot(each, every, marker="o", color=colour, label=name)
+        for x, y, size in zip(each, every, sizes, strict=True):
+            axes.annotate(f"{size}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=colour)
+    axes.set(xlabel="generated tokens per second of a request", ylabel="of all requests")
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 

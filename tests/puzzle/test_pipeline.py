@@ -145,13 +145,19 @@ def test_a_parent_whose_config_calls_its_own_head_tied(finished, refit, tmp_path
 
 
 def test_check_says_where_the_child_is_slower(copied, capsys):
-    assert cli("check", copied / "distilled") == 0
-    assert "slower than its parent" not in capsys.readouterr().out
     evaluation = artifacts.read_json(copied / "eval.json")
-    evaluation["alone"]["total"]["value"] = 0.9
+    (one, two) = evaluation["requests"]
+    assert (one["workload"]["batch_size"], two["workload"]["batch_size"]) == (1, 2)
+    for ratios in (one, two, evaluation["speed"]):
+        for part in {"total", "prefill", "decode", "same_code"} & ratios.keys():
+            ratios[part]["value"] = 1.5
     artifacts.write_json(copied / "eval.json", evaluation)
     assert cli("check", copied / "distilled") == 0
-    assert "batch 1, 32 tokens in, 32 out: 0.90x" in capsys.readouterr().out
+    assert "slower than its parent" not in capsys.readouterr().out
+    one["decode"]["value"] = 0.9
+    artifacts.write_json(copied / "eval.json", evaluation)
+    assert cli("check", copied / "distilled") == 0
+    assert "batch 1, 32 tokens in, 32 out: each further token: 0.90x" in capsys.readouterr().out
     artifacts.write_json(copied / "eval.json", {"of": "another program"})
     assert cli("check", copied / "distilled") == 0
 
