@@ -22,9 +22,11 @@ from ..costs import (
     median_timing,
     peak_memory_bytes,
     speed_ratio,
+    time_generation,
     weight_bytes,
 )
 from ..data import given_tokens
+from ..energy import Counters
 from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
@@ -155,17 +157,20 @@ def assess(run) -> dict:
 
 def _short_requests(run, child, batch_size: int) -> dict:
     """So many at once, by parent and child in turn in this process."""
-    workload = Workload(batch_size, SHORT, SHORT)
+    workload, models = Workload(batch_size, SHORT, SHORT), {"parent": run.parent, "child": child}
+    clock, counters = run.recipe.cost.clock, Counters()
     with cpu_threads(run.recipe.cost.threads):
-        timings = measure_interleaved(
-            {"parent": run.parent, "child": child}, workload, 4, run.recipe.cost.clock, f"batch {batch_size}"
-        )
+        timings = measure_interleaved(models, workload, 4, clock, f"batch {batch_size}")
+        joules = {}
+        for name, model in models.items() if counters.zones else ():
+            used = counters.joules(lambda model=model: [time_generation(model, workload) for _ in range(3)])
+            joules[name] = None if used is None else used / 3 / workload.tokens
     ratios = {
         part: speed_ratio(timings["parent"], timings["child"], part=f"{part}_ms").to_dict()
         for part in ("total", "prefill", "decode")
     }
     medians = {name: vars(median_timing(rounds)) for name, rounds in timings.items()}
-    return {"workload": vars(workload), **ratios, "median_ms": medians}
+    return {"workload": vars(workload), **ratios, "median_ms": medians, "joules_per_token": joules}
 
 
 def _chats(run, child) -> dict:

@@ -162,10 +162,14 @@ def _request_rows(row: dict) -> list[tuple[str, str, str, str]]:
     def times(of) -> tuple[str, str]:
         return tuple(f"{of(median[name]):.1f} ms" for name in ("parent", "child"))
 
-    return [
+    rows = [
         (f"{where}: to the first token", *times(lambda t: t["prefill_ms"]), _gain(row["prefill"])),
         (f"{where}: each further token", *times(lambda t: per_token_ms(t, work)), _gain(row["decode"])),
     ]
+    if joules := {name: used for name, used in row["joules_per_token"].items() if used is not None}:
+        used = [f"{1e3 * joules[name]:.1f} mJ" for name in ("parent", "child")]
+        rows += [(f"{where}: energy of the processor per token", *used, f"{joules['child'] / joules['parent']:.1%}")]
+    return rows
 
 
 def per_token_ms(timing: dict, workload: dict) -> float:

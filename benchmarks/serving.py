@@ -1,0 +1,193 @@
+"""What users of a server wait for: parent and child behind `transformers serve` and llama.cpp's server, under Poisson load.
+
+    python benchmarks/serving.py --parent runs/smollm2_135m/parent --child runs/smollm2_135m/distilled
+
+Both servers of an engine stand at once and answer the same requests at the same times, in turns of one model each, so that
+a machine's drift meets both; the other one is idle meanwhile. Arrivals are Poisson at a share of what the parent can do
+(one request after the other), requests in flight are bounded, and those that wait for a place count from their arrival.
+Needs the extras `serving` of transformers, `server` of llama-cpp-python.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hf_puzzle import artifacts
+from hf_puzzle.engines.gguf import write_gguf
+
+
+ROOT = Path(__file__).parent.parent
+PROMPTS = (
+    "What is the capital of Norway, and what is it known for?",
+    "Write a short note to a neighbour whose parcel came to my door.",
+    "Explain to a child why the sky is blue.",
+    "List three things to check before a long bicycle trip.",
+    "What does a package manager do?",
+    "Give me a name for a café beside a railway station, and say why.",
+    "How do I boil an egg so that the yolk stays soft?",
+    "Summarise in two sentences what a library is for.",
+)
+IN_FLIGHT = 8
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def command_of(engine: str, path: Path, port: int, threads: int) -> list[str]:
+    place = ["--host", "127.0.0.1", "--port", str(port)]
+    if engine == "transformers":
+        return [str(Path(sys.executable).with_name("transformers")), "serve", str(path), *place, "--trust-remote-code", "--device", "cpu"]  # fmt: skip
+    return [sys.executable, "-m", "llama_cpp.server", "--model", str(path), "--n_ctx", "2048", "--n_threads", str(threads), *place]  # fmt: skip
+
+
+@contextlib.contextmanager
+def server(engine: str, path: Path, threads: int, log: Path) -> Iterator[int]:
+    """A running server's port."""
+    port = free_port()
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(command_of(engine, path, port, threads), env=env, stdout=output, stderr=output)
+        try:
+            for _ in range(600):
+                if process.poll() is not None:
+                    raise SystemExit(f"{engine} ended with {process.returncode}: {log.read_text()[-2000:]}")
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.5)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def ask(port: int, model: str, prompt: str, max_tokens: int) -> tuple[list[float], str]:
+    """Times at which pieces of a streamed answer came, and the answer."""
+    body = {
+        "model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, "temperature": 0,
+        "stream": True,
+    }  # fmt: skip
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise SystemExit(f"{response.status}: {response.read()[:500]}")
+    times, said = [], ""
+    for line in response:
+        if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+            continue
+        choices = json.loads(line[6:]).get("choices") or [{}]
+        if piece := choices[0].get("delta", {}).get("content"):
+            times.append(time.perf_counter())
+            said += piece
+    connection.close()
+    return times, said
+
+
+def load(port: int, model: str, arrivals: list[float], prompts: list[str], max_tokens: int) -> list[dict]:
+    """Send the requests at their times; seconds to the first piece, between pieces, and in all, of each."""
+    places, found, start = threading.Semaphore(IN_FLIGHT), [None] * len(arrivals), time.perf_counter()
+
+    def one(index: int) -> None:
+        arrived = start + arrivals[index]
+        time.sleep(max(0.0, arrived - time.perf_counter()))
+        with places:
+            times, said = ask(port, model, prompts[index], max_tokens)
+        each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+        found[index] = {"first_s": times[0] - arrived, "each_s": each, "total_s": times[-1] - arrived, "pieces": len(times), "answer": said}  # fmt: skip
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(len(arrivals))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if None in found:
+        raise SystemExit("a request failed")
+    return found
+
+
+def summary(rows: list[dict]) -> dict:
+    """p50 and p95 of each time."""
+    found = {"requests": len(rows), "pieces": sum(row["pieces"] for row in rows)}
+    for name in ("first_s", "each_s", "total_s"):
+        cuts = statistics.quantiles([row[name] for row in rows], n=20, method="inclusive")
+        found[name] = {"p50": cuts[9], "p95": cuts[18]}
+    return found
+
+
+def measured(engine: str, paths: dict[str, Path], args, folder: Path) -> dict:
+    """Both models of an engine, in turns."""
+    with contextlib.ExitStack() as stack:
+        ports = {
+            name: stack.enter_context(server(engine, path, args.threads, folder / f"{engine}_{name}.log"))
+            for name, path in paths.items()
+        }
+        names = {name: str(path) for name, path in paths.items()}
+        alone = {name: [] for name in paths}
+        for repeat in range(4):
+            for name, port in ports.items():
+                start = time.perf_counter()
+                times, _ = ask(port, names[name], PROMPTS[repeat], args.max_tokens)
+                if repeat:  # the first one loads
+                    alone[name].append(times[-1] - start)
+        seconds = {name: statistics.median(each) for name, each in alone.items()}
+        rate = args.load / seconds["parent"]
+        rows = {name: [] for name in paths}
+        draws = random.Random(0)
+        for turn in range(args.turns):
+            gaps = [draws.expovariate(rate) for _ in range(args.requests)]
+            arrivals = [sum(gaps[: i + 1]) for i in range(len(gaps))]
+            prompts = [PROMPTS[draws.randrange(len(PROMPTS))] for _ in arrivals]
+            for name in list(paths)[:: -1 if turn % 2 else 1]:
+                rows[name] += load(ports[name], names[name], arrivals, prompts, args.max_tokens)
+    found = {name: summary(each) | {"alone_s": seconds[name]} for name, each in rows.items()}
+    ratios = {
+        name: {cut: found["parent"][name][cut] / found["child"][name][cut] for cut in ("p50", "p95")}
+        for name in ("first_s", "each_s", "total_s")
+        if found["child"][name]["p50"]
+    }
+    return {"requests_per_s": rate, "models": found, "parent_over_child": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parent", type=Path, required=True)
+    parser.add_argument("--child", type=Path, required=True)
+    parser.add_argument("--engines", nargs="+", default=["transformers", "llama.cpp"])
+    parser.add_argument("--outtype", default="q8_0", help="of the GGUF files")
+    parser.add_argument("--load", type=float, default=0.6, help="share of the parent's own rate")
+    parser.add_argument("--requests", type=int, default=20, help="of one turn")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1, help="of each server")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/serving.json")
+    args = parser.parse_args()
+    folders = {"parent": args.parent.resolve(), "child": args.child.resolve()}
+    facts = {key: value for key, value in vars(args).items() if key not in ("parent", "child", "out", "engines")}
+    result = {"environment": artifacts.environment(), **facts, "in_flight": IN_FLIGHT, "engines": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in args.engines:
+            paths = folders
+            if engine == "llama.cpp":
+                paths = {name: write_gguf(path, Path(folder) / f"{name}.gguf", args.outtype) for name, path in folders.items()}  # fmt: skip
+            result["engines"][engine] = measured(engine, paths, args, Path(folder))
+            print(engine, json.dumps(result["engines"][engine]["parent_over_child"]), flush=True)
+    artifacts.write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()
