@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .anatomy import check_head, final_states, float_head_of, input_device
+from .costs import student_quantile
 from .data import TokenBlocks, cut, given_tokens
 from .progress import bar
 
@@ -65,6 +66,19 @@ def mean_and_error(values: torch.Tensor, clusters: torch.Tensor | None = None) -
     """
     values = values.double()
     return values.mean().item(), _error_of_mean(values - values.mean(), clusters)
+
+
+def surely_lower(
+    values: torch.Tensor, others: torch.Tensor, clusters: torch.Tensor | None = None, confidence: float = 0.95
+) -> bool:
+    """Whether `values` have a lower mean than `others`, of the same rows, beyond chance: what a gate asks.
+
+    One-sided Student's t of the paired differences, over `clusters` as of `mean_and_error`; a single one says nothing.
+    """
+    difference = values.double() - others.double()
+    groups = len(difference) if clusters is None else len(clusters.unique())
+    mean, error = mean_and_error(difference, clusters)
+    return groups > 1 and mean + student_quantile(confidence, groups - 1) * error < 0
 
 
 def ratio_and_error(

@@ -1,6 +1,7 @@
 """Distances and the cloze task against other ways to compute them."""
 
 import copy
+import math
 import types
 
 import pytest
@@ -18,6 +19,7 @@ from hf_puzzle.evaluation import (
     mean_and_error,
     mean_per_row,
     ratio_and_error,
+    surely_lower,
     targets,
     task_accuracy,
     token_losses,
@@ -219,6 +221,17 @@ def test_mean_and_error():
     mean, error = mean_and_error(values)
     assert (mean, error) == (3.0, pytest.approx(values.double().std().item() / 2))
     assert mean_and_error(values[:1]) == (1.0, 0.0)
+
+
+def test_a_lower_mean_by_chance_is_none():
+    clear = torch.tensor([0.9, 1.1, 0.8, 1.2])
+    assert surely_lower(clear - 0.3, clear)
+    assert not surely_lower(clear, clear)
+    assert not surely_lower(clear + torch.tensor([0.5, -0.6, 0.5, -0.6]), clear)
+    assert not surely_lower(clear[:1] - 0.3, clear[:1])
+    assert not surely_lower(clear - 0.3, clear, torch.zeros(4, dtype=torch.int64))  # one document
+    assert not surely_lower(torch.full((4,), math.inf), clear)
+    assert not surely_lower(torch.full((4,), math.inf), torch.full((4,), math.inf))
 
 
 def test_a_family_with_an_unknown_scale_behind_its_head_is_refused(llama, calibration, monkeypatch):

@@ -35,7 +35,7 @@ from transformers.trainer import SCHEDULER_NAME
 from .. import artifacts
 from ..anatomy import Head, final_states, float_head_of, head_of
 from ..data import TokenBlocks, given_tokens
-from ..evaluation import Rows, Targets, mean_and_error, targets
+from ..evaluation import Rows, Targets, mean_and_error, surely_lower, targets
 from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..stages import Estimate
@@ -310,7 +310,9 @@ class Gate:
     def __init__(self, parent: PreTrainedModel, rows: Rows, batch_size: int, child: PreTrainedModel):
         self.dtype = child.dtype
         self.targets = Targets(parent, rows, batch_size, "distill: parent")
+        self.rows: torch.Tensor | None = None  # KL of each row, of the last child that was asked for on all of them
         self.before = self.kl(child)
+        self.rows_before = self.rows
 
     @torch.no_grad()
     def kl(self, child: PreTrainedModel, share: int = 1) -> tuple[float, float]:
@@ -328,8 +330,15 @@ class Gate:
         if isinstance(child, FSDPModule):
             child.reshard()  # a forward without a backward leaves its ends gathered
         kl = torch.cat(values)
+        self.rows = kl if share == 1 else self.rows
         mean, error = broadcast_object_list(list(mean_and_error(kl, self.targets.rows.documents[: len(kl)])))
         return (mean, error) if math.isfinite(mean) else (math.inf, math.inf)
+
+    def is_better(self, child: PreTrainedModel) -> tuple[bool, float]:
+        """Whether `child` is nearer to the parent than the one that came, beyond chance; and its KL."""
+        kl = self.kl(child)[0]
+        sure = math.isfinite(kl) and surely_lower(self.rows, self.rows_before, self.targets.rows.documents)
+        return broadcast_object_list([sure])[0], kl
 
 
 def validation_rows(tokens: torch.Tensor, config: DistillConfig, sequence_length: int, seed: int) -> Rows:
@@ -433,8 +442,8 @@ def distill(
     child.config.use_cache = True  # Trainer turns it off, and it would be published so
     if not config.fsdp:
         cast_parameters(child.requires_grad_(True), dtype)
-    after = gate.kl(child)[0] if step else before
-    if not after < before:  # rounding to its dtype may have eaten what was won
+    better, after = gate.is_better(child) if step else (False, before)
+    if not better:  # by chance alone, or rounding to its dtype has eaten what was won
         step, after = 0, before
         _put_back(start)
     logger.info(

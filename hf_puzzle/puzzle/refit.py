@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..data import sequences
-from ..evaluation import Rows, Targets
+from ..evaluation import Rows, Targets, surely_lower
 from ..progress import bar
 from ..recipe import ChildConfig
 from ..stages import Estimate
@@ -59,7 +59,7 @@ class Refit:
     Attributes:
         matrices, accepted: output matrices, and those whose held-out error fell.
         kl_before, kl_after: KL(parent || child) per token in nats without and with the accepted matrices.
-        kept: whether the child has them now.
+        kept: whether the child has them now: KL fell beyond chance.
     """
 
     matrices: int
@@ -129,21 +129,20 @@ def refit(
         child_states = [run_layer(child, layer_idx, state.to(device)).to(rest) for state in child_states]
         parent_states = [target.output for target in targets]
     after = _kl(judge, child) if originals else before
-    kept = after < before
+    kept = surely_lower(after, before)  # never where one is no number
     if not kept:
         for output, weight in originals:
             output.weight.copy_(weight)
     logger.info(
         "refit: %d of %d matrices have a smaller error on held-out text; KL there %.4f without, %.4f with them: %s",
-        len(originals), matrices, before, after, "kept" if kept else "taken back",
+        len(originals), matrices, before.mean(), after.mean(), "kept" if kept else "taken back",
     )  # fmt: skip
-    return Refit(matrices, len(originals), before, after, kept)
+    return Refit(matrices, len(originals), before.mean().item(), after.mean().item(), kept)
 
 
-def _kl(judge: Targets, child: PreTrainedModel) -> float:
-    """Mean KL(parent || child) per token in nats; inf where it is no number."""
-    kl = judge.compare(child, "refit: judge").mean("kl")[0]
-    return kl if math.isfinite(kl) else math.inf
+def _kl(judge: Targets, child: PreTrainedModel) -> torch.Tensor:
+    """KL(parent || child) of each row, per token in nats."""
+    return judge.compare(child, "refit: judge").columns["kl"].nan_to_num(math.inf, math.inf)
 
 
 def _residual_scale(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> float | None:
