@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
+from ..anatomy import frozen
 from ..fanout import run_to_report
 from ..progress import bar
 from ..recipe import RecipeError, to_dict
@@ -124,12 +125,7 @@ class _Run:
             beside = self.base / config.name
             name = str(beside) if beside.exists() else config.name
             options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-        model = (
-            AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
-            .to(self.device)
-            .eval()
-            .requires_grad_(False)
-        )
+        model = frozen(AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options).to(self.device))
         options.pop("dtype")
         return model, AutoTokenizer.from_pretrained(name, **options)
 

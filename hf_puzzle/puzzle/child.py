@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from ..anatomy import frozen
 from ..blocks import Block
 from ..conversions import check_same, probe_logits, tolerance_of
 from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded
@@ -48,7 +49,7 @@ def empty_model(config, dtype: torch.dtype, device: torch.device | str = "cpu") 
             model = model_class(config)(config)
     finally:
         torch.set_default_dtype(before)
-    return cast_parameters(model, dtype).eval().requires_grad_(False)
+    return frozen(cast_parameters(model, dtype))
 
 
 def _place(tensor: torch.Tensor) -> tuple:

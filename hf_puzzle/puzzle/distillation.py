@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from .. import artifacts
-from ..anatomy import Head, final_states, float_head_of, head_of
+from ..anatomy import Head, final_states, float_head_of, frozen, head_of
 from ..data import TokenBlocks, given_tokens
 from ..evaluation import Rows, Targets, mean_and_error, surely_lower, targets
 from ..optim import MuonWithAdamW
@@ -171,7 +171,7 @@ class GKDTrainer(SealingTrainer):
         super().__init__(args=args, **kwargs)
         args.save_only_model = save_only_model
         self.sharded = config.fsdp
-        self.teacher = (teacher if self.sharded else teacher.to(self.args.device)).eval().requires_grad_(False)
+        self.teacher = frozen(teacher if self.sharded else teacher.to(self.args.device))
         self.config, self.given, self.gate = config, given, gate
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

@@ -18,6 +18,7 @@ from transformers.distributed import DistributedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .. import artifacts
+from ..anatomy import frozen
 from ..formats import check_loading, head_is_tied, model_class, with_tie
 from ..remote.modeling_puzzle import layer_list
 from .surgery import layers_of, meta_parent
@@ -178,7 +179,7 @@ def load_layers(
         use_safetensors=True,
     )
     check_loading(info)
-    return model.to(device).eval().requires_grad_(False)
+    return frozen(model.to(device))
 
 
 def with_true_tie(config: PretrainedConfig, shards: Shards) -> PretrainedConfig:

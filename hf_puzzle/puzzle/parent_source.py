@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from .. import artifacts, data, hub
+from ..anatomy import frozen
 from ..formats import check_loading, model_is_tied, tell_tie, with_tie
 from ..recipe import ParentConfig, ParentRecipe, RecipeError, load_recipe, to_dict
 from ..stages import Estimate, Stage
@@ -144,7 +145,7 @@ class ParentSource:
     @functools.cached_property
     def model(self) -> PreTrainedModel:
         if self.in_memory:
-            return self._model.eval().requires_grad_(False)
+            return frozen(self._model)
         asked = self.asked
         model, info = AutoModelForCausalLM.from_pretrained(
             self.path,
@@ -159,7 +160,7 @@ class ParentSource:
         check_loading({**info, "unexpected_keys": ()})  # of a vision tower, say
         tell_tie(model)
         model = model if asked.device_map is not None else model.to(self.device)
-        return model.eval().requires_grad_(False)
+        return frozen(model)
 
     @functools.cached_property
     def tokenizer(self):

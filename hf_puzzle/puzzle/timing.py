@@ -24,7 +24,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from .. import artifacts, data
-from ..anatomy import Head, head_of
+from ..anatomy import Head, frozen, head_of
 from ..blocks import NONE, Block, Variant, kv_heads, num_experts, window
 from ..corpora import open_corpus
 from ..costs import Timing, Workload, clock_ms, weight_bytes
@@ -427,7 +427,7 @@ class _Pieces:
         for name, value in vars(config).items():
             if isinstance(value, list) and len(value) == own:  # one entry per layer
                 setattr(config, name, value[:1])
-        self.model = stock_class(config)(config).to(device, dtype).eval().requires_grad_(False)
+        self.model = frozen(stock_class(config)(config).to(device, dtype))
         if attention is not None:
             self.model.set_attn_implementation(attention)
 

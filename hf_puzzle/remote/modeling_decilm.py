@@ -359,7 +359,8 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        # one behind the other: of a frozen head, matmul would make a copy for each row
+        logits = self.lm_head(outputs.last_hidden_state[:, kept].contiguous())
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
