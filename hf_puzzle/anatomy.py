@@ -44,7 +44,7 @@ def frozen(model: PreTrainedModel) -> PreTrainedModel:
     """`model` for inference, its weights without gradients; as fast as with them.
 
     torch's matmul makes one matrix of a batch's last positions only where the weight takes gradients, or they lie one
-    behind the other; else it copies the whole head once for each row (torch 2.13 and 2.14, CPU).
+    behind the other; else it multiplies by a head for each row, and copies them all in bfloat16 (torch 2.13, CPU).
     """
     head = model.get_output_embeddings()
     if head is not None and _close_together not in head._forward_pre_hooks.values():
