@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
@@ -26,6 +26,7 @@ from hf_puzzle.engines.export import export
 
 ROOT = Path(__file__).parent.parent.parent
 HIDDEN, HEADS, LAYERS, WIDTH, VOCABULARY = 256, 8, 6, 768, 512
+SPREAD = 0.8 * HIDDEN**-0.5  # of the weights: logits with a deviation near 1
 PROMPTS, NEW = (48, 17, 33), 16  # tokens
 OWN, NONE, LINEAR = Block(4, WIDTH), "none", "linear"
 FIRST, MIDDLE, LAST = (0,), (2,), (LAYERS - 1,)
@@ -177,8 +178,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE as Llama 3 cuts words, of the README's text."""
     backend = Tokenizer(models.BPE(ignore_merges=True))
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    from tokenizers import Regex
-
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(words), "isolated"),
@@ -199,8 +198,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def child_of(case: Case) -> PreTrainedModel:
-    """The child, its norms and biases away from their trivial values."""
+def config_of(case: Case) -> PretrainedConfig:
     stock, own = FAMILIES[case.family]
     sizes = {
         "vocab_size": VOCABULARY,
@@ -214,25 +212,46 @@ def child_of(case: Case) -> PreTrainedModel:
         "eos_token_id": 2,
         "pad_token_id": 0,
         "tie_word_embeddings": False,
-        "initializer_range": 0.8 * HIDDEN**-0.5,
+        "initializer_range": SPREAD,
     }
     parent = getattr(transformers, f"{stock}Config")(**(sizes | own | case.config))
-    config = formats.child_config(parent, case.blocks, case.fmt)
+    return formats.child_config(parent, case.blocks, case.fmt)
+
+
+def child_of(case: Case) -> PreTrainedModel:
+    """The child, its norms and biases away from their trivial values."""
+    config = config_of(case)
     torch.manual_seed(0)
     model = formats.model_class(config)(config).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.normal_(0.0 if "gemma" in case.family or name.endswith("bias") else 1.0, 0.2)
         elif "experts" in name or "router" in name:
-            parameter.normal_(0.0, sizes["initializer_range"])
+            parameter.normal_(0.0, SPREAD)
     model.generation_config.eos_token_id = None  # no prompt ends early
     return model
 
 
-def write(case: Case, folder: Path, words: PreTrainedTokenizerFast | None = None) -> PreTrainedModel:
+def write(case: Case, folder: Path, words: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The folder of a case, as hf_puzzle saves a child."""
     model = child_of(case)
     hub.write_model_folder(folder, model, words)
+    _lay_out(case, folder)
+    return model
+
+
+def write_without_weights(case: Case, folder: Path, words: PreTrainedTokenizerFast) -> None:
+    """All of the folder that `check` reads of a child that it does not weigh."""
+    config = config_of(case)
+    with torch.device("meta"):
+        model = formats.model_class(config)(config)
+    model.save_pretrained(folder, state_dict={})
+    hub.write_code(folder)
+    words.save_pretrained(folder)
+    _lay_out(case, folder)
+
+
+def _lay_out(case: Case, folder: Path) -> None:
     if case.layout == "nvidia":
         path = folder / "config.json"
         raw = json.loads(path.read_text())
@@ -240,7 +259,6 @@ def write(case: Case, folder: Path, words: PreTrainedTokenizerFast | None = None
         raw["rope_theta"] = rope_parameters.pop("rope_theta")
         raw["rope_scaling"] = rope_parameters
         path.write_text(json.dumps(raw, indent=2))
-    return model
 
 
 @torch.no_grad()

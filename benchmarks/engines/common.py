@@ -27,9 +27,9 @@ def read(path: str) -> list[tuple[list[int], list[int], np.ndarray]]:
 
 
 def judge(rows: list, found: list[tuple[list[int], np.ndarray | None]]) -> dict:
-    """`found`: greedy tokens and logits (or None) of every prompt, in one way of running."""
+    """`found`: greedy tokens and logits (or None) of the prompts, or the first of them, in one way of running."""
     worst, same = 0.0, True
-    for (_, greedy, expected), (tokens, logits) in zip(rows, found, strict=True):
+    for (_, greedy, expected), (tokens, logits) in zip(rows, found, strict=False):
         agree = next((i for i, pair in enumerate(zip(greedy, tokens, strict=True)) if pair[0] != pair[1]), len(greedy))
         same &= agree == len(greedy)
         if logits is not None:  # beyond the first other token they are of another text

@@ -38,7 +38,7 @@ def compute(path: str, rows: list, where) -> dict[str, list]:
     where.stage = "forward"
     found = {"whole": [greedy(model, prompt, new, 1) for prompt, *_ in rows]}
     where.stage = "prompt in pieces"
-    found["pieces"] = [greedy(model, prompt, new, 3) for prompt, *_ in rows]
+    found["pieces"] = [greedy(model, rows[0][0], new, 3)]
     where.stage = "batch"
     texts, got = [prompt for prompt, *_ in rows], [[] for _ in rows]
     from mlx_lm.generate import BatchGenerator

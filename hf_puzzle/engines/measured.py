@@ -36,8 +36,10 @@ def known(engine: str) -> frozenset[str]:
 
 def kinds(config: Any) -> set[str]:
     """Everything about a model that an engine may know or not, as words."""
+    fmt = format_of(config)
+    if fmt is None:
+        return {f"plain {config.model_type}"}
     blocks = describe(config)
-    fmt = format_of(config) or "plain"
     found = {fmt if isinstance(config, DeciLMConfig) else f"{fmt} {config.model_type}"}
     for i, block in enumerate(blocks):
         place = "first" if i == 0 else "last" if i == len(blocks) - 1 else "middle"
@@ -48,13 +50,12 @@ def kinds(config: Any) -> set[str]:
             if isinstance(variant, str):
                 found.add(f"{kind} {''.join(c for c in variant if not c.isdigit())}, {place}")
     counts = {block.attention for block in blocks if isinstance(block.attention, int)}
-    if not counts and fmt != "plain" and not any("win" in str(block.attention) for block in blocks):
+    if not counts and not any("win" in str(block.attention) for block in blocks):
         found.add("no attention")
     found |= {"KV heads differ"} if len(counts) > 1 else set()
     found |= {"widths differ"} if len({block.ffn for block in blocks if isinstance(block.ffn, int)}) > 1 else set()
     rope = getattr(config, "rope_parameters", None) or {}
-    if isinstance(rope.get("rope_type", "default"), str):
-        found.add(f"RoPE {rope.get('rope_type', 'default')}")
+    found.add(f"RoPE {rope.get('rope_type', 'default')}")
     for name in ("attention_bias", "qkv_bias", "mlp_bias"):
         found |= {name} if getattr(config, name, False) else set()
     if isinstance(config, DeciLMConfig):
@@ -69,7 +70,11 @@ def source(engine: str, config: Any) -> str:
     row = table().get(engine)
     if row is None or config is None:
         return READ
-    if missing := sorted(kinds(config) - known(engine)):
+    try:
+        missing = sorted(kinds(config) - known(engine))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):  # a stranger's config
+        return READ
+    if missing:
         return f"{READ} ({missing[0]} not measured)"
     return f"measured with {row['version']} on {row['date']}"
 
