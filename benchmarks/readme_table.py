@@ -141,8 +141,8 @@ def engine_table() -> list[str]:
     if not path.exists():
         return []
     lines = [
-        "| engine | version | folders as they are: right, refused, wrong | exports: right, refused by name |",
-        "|---|---|---|---|",
+        "| engine | version | as it is: right, refused, wrong | exported: right, refused by name | logits within |",
+        "|---|---|---|---|---|",
     ]
     for name, row in json.loads(path.read_text())["engines"].items():
         counts = collections.Counter((cell["folder"], cell["verdict"]) for cell in row["cells"])
@@ -152,7 +152,7 @@ def engine_table() -> list[str]:
         worst = max((cell.get("difference", 0.0) for cell in row["cells"] if cell["verdict"] == "right"), default=0.0)
         lines.append(
             f"| {name} | {row['version']} | {', '.join(map(str, raw)) if any(raw) else '-'} | "
-            f"{', '.join(map(str, exported)) if any(exported) else '-'} (logits to {worst:.0e}) |"
+            f"{', '.join(map(str, exported)) if any(exported) else '-'} | {worst:.0e} |"
         )
     return lines
 
