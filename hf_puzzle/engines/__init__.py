@@ -88,7 +88,20 @@ ENGINES = {
     # per-layer folders run through its Transformers backend
     "vllm": Engine(
         formats=("decilm", "per_layer", "plain"),
-        per_layer_families=("gemma2", "gemma3_text", "llama", "mixtral", "qwen3"),
+        per_layer_families=(
+            *(
+                "gemma2",
+                "gemma3_text",
+                "granite",
+                "llama",
+                "mixtral",
+                "olmo2",
+                "phi3",
+                "qwen3",
+                "qwen3_moe",
+                "smollm3",
+            ),
+        ),
         dummy_first_layer=True,
         wide_head_dim=True,
         qkv_bias=True,

@@ -485,7 +485,10 @@ def test_per_layer_folders(per_layer):
     assert found["vllm"].reason == "layer 2 (kv32win8+w22016): no sliding windows"
     found = verdicts(per_layer(auto_map={"AutoModelForCausalLM": "modeling_puzzle.X"}))
     assert opening(found) == {"transformers", "continuous-batching"}
-    for family, reason in (("granite", "drops logits_scaling 2"), ("olmo2", "family 'olmo2' was not measured there")):
+    for family, reason in (
+        ("granite", "drops logits_scaling 2"),
+        ("starcoder2", "family 'starcoder2' was not measured"),
+    ):
         scaling = {"logits_scaling": 2.0} if family == "granite" else {}
         found = verdicts(per_layer(per_layer_config=heads, model_type=family, **scaling))
         assert found["vllm"].status == "no"

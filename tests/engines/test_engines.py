@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import GraniteConfig, LlamaConfig, Olmo2Config, Qwen2Config, Qwen3Config
+from transformers import GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config, Starcoder2Config
 
 from hf_puzzle.blocks import Block
 from hf_puzzle.engines import (
@@ -229,8 +229,8 @@ def test_formats():
     check_format(["vllm"], "decilm", LlamaConfig())
     with pytest.raises(RecipeError, match="vllm cannot run children of this parent: drops logits_scaling 3"):
         check_format(["vllm"], "per_layer", GraniteConfig(logits_scaling=3.0))
-    with pytest.raises(RecipeError, match="family 'olmo2' was not measured there"):
-        check_format(["vllm"], "per_layer", Olmo2Config())
+    with pytest.raises(RecipeError, match="family 'starcoder2' was not measured there"):
+        check_format(["vllm"], "per_layer", Starcoder2Config())
 
 
 def test_the_table_is_light():
