@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?= torch
 
-.PHONY: demo real space test style newest lock llama-cpp clean
+.PHONY: demo real space test style newest lock llama-cpp engines clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ real: $(VENV)/.installed runs/real/english.jsonl
 
 runs/real/english.jsonl: $(VENV)/.installed
 	$(BIN)/python recipes/puzzle/debian_english.py $@
+
+# every kind of child in every engine that runs on a CPU, an environment each: hf_puzzle/engines/measured.json
+engines: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e .[export,llama-cpp] -c constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engines/measure.py $(ARGS)
 
 # ARGS="--child my/child" and the like: see recipes/space/README.md
 space: $(VENV)/.installed
@@ -54,4 +59,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-lock runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lock .venv-engines runs

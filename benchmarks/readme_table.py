@@ -135,6 +135,28 @@ def results() -> str:
     return "\n\n".join(parts)
 
 
+def engine_table() -> list[str]:
+    """One line an engine, from what `make engines` measured."""
+    path = ROOT / "hf_puzzle" / "engines" / "measured.json"
+    if not path.exists():
+        return []
+    lines = [
+        "| engine | version | as it is: right, refused, wrong | exported: right, refused by name | logits within |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in json.loads(path.read_text())["engines"].items():
+        counts = collections.Counter((cell["folder"], cell["verdict"]) for cell in row["cells"])
+        assert not counts["exported", "wrong"]
+        raw = [counts["raw", verdict] for verdict in ("right", "refuses", "wrong")]
+        exported = [counts["exported", verdict] for verdict in ("right", "refuses")]
+        worst = max((cell.get("difference", 0.0) for cell in row["cells"] if cell["verdict"] == "right"), default=0.0)
+        lines.append(
+            f"| {name} | {row['version']} | {', '.join(map(str, raw)) if any(raw) else '-'} | "
+            f"{', '.join(map(str, exported)) if any(exported) else '-'} | {worst:.0e} |"
+        )
+    return lines
+
+
 def engines() -> str:
     """What was run in other engines, and the formats' round trips."""
     facts = []
@@ -189,7 +211,8 @@ def engines() -> str:
             f"{best['accepted_per_step']:.1f} of {best['draft_tokens']} drafts accepted, {best['speed']['value']:.2f}x the parent's "
             "speed (at this size, both models wait for Python; the report of every run has its own row)"
         )
-    return "\n".join(f"- {fact}" for fact in facts)
+    table = "\n".join(engine_table())
+    return "\n\n".join(filter(None, [table, "\n".join(f"- {fact}" for fact in facts)]))
 
 
 def pcw() -> str:

@@ -16,7 +16,8 @@ Variant = int | str
 LINEAR, NONE = "linear", "none"
 KINDS = {"attention": "kv", "ffn": "w"}
 MAX_DIGITS = 12  # of a number in an id
-_PER_LAYER_ENGINES = ("transformers", "transformers-serve", "continuous-batching")
+_GRAPH_ENGINES = ("onnxruntime", "openvino")
+_PER_LAYER_ENGINES = ("transformers", "transformers-serve", "continuous-batching", *_GRAPH_ENGINES)
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,17 @@ def rows() -> tuple[Row, ...]:
             ("attention",),
             ("num_key_value_heads", "attention_window"),
             not_decilm="DeciLM engines ignore windows",
-            engines=("transformers", "transformers-serve"),
+            engines=("transformers", "transformers-serve", *_GRAPH_ENGINES),
             refusal="no sliding windows",
         ),
         Row("w{}", ("ffn",), ("intermediate_size",), stock=True),
         Row(
-            "e{}", ("ffn",), ("experts",), stock=True, engines=_PER_LAYER_ENGINES, refusal="no expert counts per layer"
+            "e{}",
+            ("ffn",),
+            ("experts",),
+            stock=True,
+            engines=(*_PER_LAYER_ENGINES, "vllm"),
+            refusal="no expert counts per layer",
         ),
         *(
             Row(

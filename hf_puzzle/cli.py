@@ -104,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         "--tensor-parallel", type=int, default=1, metavar="N", help="devices that heads are split over"
     )
     export.add_argument(
-        "--outtype", default="f16", choices=["f32", "f16", "bf16", "q8_0"], help="of a GGUF's matrices"
+        "--outtype",
+        default="f16",
+        choices=["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"],
+        help="of a GGUF's matrices",
     )
     export.add_argument("--as-folder", action="store_true", help="llama.cpp: a folder for its own converter, no GGUF")
     export.set_defaults(command=_export)
@@ -378,7 +381,8 @@ def _check(args: argparse.Namespace) -> int:
 
     table = Table("engine", "opens", "how, or why not")
     for verdict in check_folder(args.folder):
-        table.add_row(*map(_plain, verdict))
+        told = "; ".join(filter(None, (verdict.reason, verdict.source)))
+        table.add_row(*map(_plain, (verdict.engine, verdict.status, told)))
     Console().print(table)
     measured = next((f for f in (args.folder / "eval.json", args.folder.parent / "eval.json") if f.exists()), None)
     if measured is not None:
@@ -404,7 +408,10 @@ def _convert(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     _quiet_transformers()
     from .engines.export import export
+    from .engines.measured import advice
 
+    if (known := advice(args.target)) is not None:
+        print(known)
     name = args.folder.resolve().name
     is_file = args.target == "llama.cpp" and not args.as_folder
     out = args.out or args.folder.with_name(f"{name}.gguf" if is_file else f"{name}-{args.target}")

@@ -493,13 +493,19 @@ def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str
     if not obstacles:
         return DECILM
     logger.info(
-        "child.format: auto writes per_layer, which no engine but transformers opens; DeciLM but for %s",
+        "child.format: auto writes per_layer, which transformers and, for some families, vLLM open; DeciLM but for %s",
         " and ".join(obstacles),
     )
     return PER_LAYER
 
 
 # -- simplifying and converting
+
+
+def is_stock(block: Block) -> bool:
+    """Whether a stock model, all of whose layers are alike, may have this block: windows of ours are not its own."""
+    return window(block.attention) is None and all(row.stock for row in block.rows)
+
 
 UNIFORM = "uniform: a stock architecture, without remote code"
 _LAYER = re.compile(r"(.*?\b(?:layers|h|blocks)\.)(\d+)(\..*)")
@@ -528,7 +534,7 @@ def simplify(
     stock = stock_of(config, kept)
     own, blocks = parent_block(stock), [blocks[i] for i in kept]
     common = blocks[0] if len(set(blocks)) == 1 else None
-    if common is None or not all(row.stock for row in common.rows):
+    if common is None or not is_stock(common):
         return per_layer_config(stock, blocks), state, changes
     if common != own:
         for name, value in block_overrides(stock, common).items():

@@ -83,7 +83,7 @@ def test_what_does_not_work_says_why(monkeypatch):
     report = bug_report.bug_report()
     assert report["solvers"]["auto"] == "CBC"
     assert "/nowhere/libhighs.so" in report["solvers"]["HIGHS"]["reason"]
-    assert "no executable `vllm`" in report["engines"]["vllm"]["reason"]
+    assert "vLLM is not installed here" in report["engines"]["vllm"]["reason"]
     facts = dict(bug_report.rows(report)[0][1])
     assert facts["solver HIGHS"] == report["solvers"]["HIGHS"]["reason"]
     assert facts["solver CBC"].startswith("works: ")

@@ -1,8 +1,8 @@
 """What each deployment engine runs correctly of a child: a constraint of the search, not a surprise after it.
 
-One row per engine, read off its sources or run (transformers, llama.cpp). Linear blocks, missing sub-blocks and mixed
-KV-head counts each break some of them, a few silently; where `rewrites` re-cuts the layers exactly, a block may stay.
-Variants that few engines run say so themselves (`blocks.Row.engines`).
+One row per engine, measured (`measured.json` says with which versions) or read off its sources. Linear blocks, missing
+sub-blocks and mixed KV-head counts each break some of them, a few silently; where `rewrites` re-cuts the layers exactly,
+a block may stay. Variants that few engines run say so themselves (`blocks.Row.engines`).
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,10 @@ class Engine:
 
     Attributes:
         formats: folders it opens: `decilm`, `per_layer`, `plain` (a stock architecture).
-        dummy_layers: layers with neither attention nor FFN.
+        per_layer_families: model types of per-layer folders that it runs right; None for all of them.
+        graphs: runs no model folder, but the ONNX graphs that an export makes of any.
+        dummy_layers: layers with neither attention nor FFN; `dummy_first_layer`: layer 0 too, where the first other
+            layer has attention.
         linear_first_layer: layer 0 may have a linear map for attention; only where `linear_attention`.
         attention_free_model: not one layer needs attention.
         kv_heads: `any` counts, `one` for all layers, or `all`: as many as query heads.
@@ -36,10 +39,13 @@ class Engine:
     """
 
     formats: tuple[str, ...] = ("decilm", "plain")
+    per_layer_families: tuple[str, ...] | None = None
+    graphs: bool = False
     linear_attention: bool = False
     linear_ffn: bool = False
     ffn_none_after_attention: bool = True
     dummy_layers: bool = True
+    dummy_first_layer: bool = False
     attention_free_first_layer: bool = False
     linear_first_layer: bool = False
     ffn_free_last_layer: bool = True
@@ -75,10 +81,28 @@ _TRANSFORMERS = {
     "tensor_parallel": "split",
 }
 _SCALED_ROPES = ("default", "linear", "llama3", "yarn")
+_GRAPHS = _TRANSFORMERS | {"graphs": True, "ropes": _SCALED_ROPES, "remote_code": False, "tensor_parallel": None}
 
 ENGINES = {
     "transformers": Engine(**_TRANSFORMERS),
+    # per-layer folders run through its Transformers backend
     "vllm": Engine(
+        formats=("decilm", "per_layer", "plain"),
+        per_layer_families=(
+            *(
+                "gemma2",
+                "gemma3_text",
+                "granite",
+                "llama",
+                "mixtral",
+                "olmo2",
+                "phi3",
+                "qwen3",
+                "qwen3_moe",
+                "smollm3",
+            ),
+        ),
+        dummy_first_layer=True,
         wide_head_dim=True,
         qkv_bias=True,
         attention_bias=True,
@@ -119,6 +143,7 @@ ENGINES = {
         ropes=("default", "llama3"),
     ),
     "mlx-lm": Engine(
+        attention_free_first_layer=True,
         attention_bias=True,
         mlp_bias=True,
         ropes=("default", "linear", "llama3"),
@@ -145,6 +170,8 @@ ENGINES = {
     "transformers-serve": Engine(**_TRANSFORMERS),
     # its paged cache has one shape, from config.num_key_value_heads, which DeciLM's config.json has as null
     "continuous-batching": Engine(**(_TRANSFORMERS | {"kv_heads": "all"})),
+    "onnxruntime": Engine(**_GRAPHS),
+    "openvino": Engine(**_GRAPHS),
     # what all of them run as it is, but for one KV count and, with scaled RoPE, exllamav2
     "portable": Engine(
         ffn_none_after_attention=False,
@@ -167,8 +194,9 @@ def check_engines(names: Iterable[str]) -> None:
             )
 
 
-def check_format(names: Iterable[str], fmt: str) -> None:
-    """Raises RecipeError for an engine that does not open folders of format `fmt`."""
+def check_format(names: Iterable[str], fmt: str, config: Any = None) -> None:
+    """Raises RecipeError for an engine that does not open folders of format `fmt`, made of a parent with `config`."""
+    names = list(names)
     for name in names:
         if fmt not in ENGINES[name].formats:
             others = [other for other, row in ENGINES.items() if fmt in row.formats]
@@ -176,6 +204,23 @@ def check_format(names: Iterable[str], fmt: str) -> None:
                 f"deploy: {name} opens {' and '.join(ENGINES[name].formats)} folders, not {fmt}; "
                 f"take it out of `deploy` (these open {fmt}: {', '.join(others)}), or compress a Llama-shaped parent"
             )
+        if fmt == "per_layer" and config is not None and (reason := refuses_family(name, config)):
+            raise RecipeError(
+                f"deploy: {name} cannot run children of this parent: {reason}; take it out of `deploy`, or compress "
+                "another parent"
+            )
+
+
+def refuses_family(engine: str, config: Any) -> str | None:
+    """Why `engine` runs no per-layer child of this family, whatever its blocks; None if it does."""
+    families = ENGINES[engine].per_layer_families
+    if families is None:
+        return None
+    if getattr(config, "logits_scaling", 1.0) != 1.0:
+        return f"drops logits_scaling {config.logits_scaling:g}, and gives other logits without an error"
+    if config.model_type not in families:
+        return f"family {config.model_type!r} was not measured there (only {', '.join(families)})"
+    return None
 
 
 # -- blocks
@@ -199,6 +244,7 @@ def _obstacles(
     if ffn == NONE and not dummy and not row.ffn_none_after_attention:
         found.append(("drops the attention output of a layer without FFN", "FFN of zeros behind the attention"))
     first_runs = row.linear_first_layer if attention == LINEAR else row.attention_free_first_layer
+    first_runs |= dummy and row.dummy_first_layer
     if layer_idx == 0 and kv_heads(attention) is None and not first_runs:
         zeros = "linear map" if row.linear_first_layer else "attention"
         found.append(("needs attention in layer 0", f"{zeros} of zeros put in front"))
@@ -227,6 +273,11 @@ def rewritten(engine: str, layer_idx: int, num_layers: int, attention: Variant, 
     return None if None in found else ", ".join(dict.fromkeys(found)) or None
 
 
+def first_live(blocks: list[Block]) -> int:
+    """The first layer that has an attention or an FFN: what an engine asks of layer 0, it asks of this one."""
+    return next((i for i, block in enumerate(blocks) if block != Block(NONE, NONE)), 0)
+
+
 def needs_one_kv_count(names: Iterable[str]) -> bool:
     """Whether an engine wants the same number of KV heads in all layers that have attention."""
     return any(ENGINES[name].kv_heads != "any" for name in names)
@@ -236,11 +287,15 @@ def runs_directly(engine: str, blocks: Iterable[Block], num_attention_heads: int
     """Whether `engine` runs a whole model of these blocks as it is."""
     row, blocks = ENGINES[engine], list(blocks)
     counts = {heads for block in blocks if (heads := kv_heads(block.attention)) is not None}
+    first = first_live(blocks)
     return (
         (bool(counts) or row.attention_free_model)
         and (row.kv_heads == "any" or len(counts) <= 1)
         and (row.kv_heads != "all" or counts <= {num_attention_heads})
-        and all(why_not_direct(engine, i, len(blocks), *block) is None for i, block in enumerate(blocks))
+        and all(
+            why_not_direct(engine, 0 if i == first else i, len(blocks), *block) is None
+            for i, block in enumerate(blocks)
+        )
     )
 
 

@@ -9,18 +9,30 @@ from typing import Literal, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from .. import artifacts
 from ..blocks import LINEAR, NONE, Block
-from ..formats import DECILM_FAMILIES, FormatError, check_config, describe, head_is_tied, stock_of
+from ..formats import DECILM_FAMILIES, FormatError, check_config, describe, head_is_tied, is_stock, stock_of
 from ..formats import decilm_config as as_decilm
 from ..hub import FORMAT_VERSION
 from ..hub import read_config as read_model_config
 from ..remote.configuration_decilm import DeciLMConfig
-from . import ENGINES, Engine, refuses, refuses_model, rewritten, why_not_direct
+from . import (
+    ENGINES,
+    Engine,
+    first_live,
+    measured,
+    per_layer,
+    refuses,
+    refuses_family,
+    refuses_model,
+    rewritten,
+    why_not_direct,
+)
 
 
+GRAPHS = "as ONNX graphs of prefill and decode, in float32"
 OPENS, AFTER_EXPORT, NO = "opens", "opens after export", "no"
 # what the classes of transformers raise at a config of another form
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError)
@@ -39,11 +51,15 @@ class FolderError(ValueError):
 
 
 class Verdict(NamedTuple):
-    """Whether an engine opens a folder; `reason` says why not, or what an export changes, with layers. May be empty."""
+    """Whether an engine opens a folder; `reason` says why not, or what an export changes, with layers. May be empty.
+
+    `source` is how that is known: with which version of the engine it was measured, or read from its sources.
+    """
 
     engine: str
     status: Literal["opens", "opens after export", "no"]
     reason: str = ""
+    source: str = measured.READ
 
 
 def check_folder(folder: str | Path) -> list[Verdict]:
@@ -55,10 +71,19 @@ def check_folder(folder: str | Path) -> list[Verdict]:
     """
     folder = Path(folder)
     raw = read_config(folder)
-    verdicts = _verdicts(folder, raw)
+    config = _config_of(folder)
+    verdicts = [v._replace(source=measured.source(v.engine, config)) for v in _verdicts(folder, raw)]
     if "quantization_config" not in raw and (reason := wrong_tie(folder)) is not None:
         return [_with_wrong_tie(verdict, reason) for verdict in verdicts]
     return verdicts
+
+
+def _config_of(folder: Path) -> PretrainedConfig | None:
+    """The config as this library's classes read it; None where they do not: what is wrong with it is said elsewhere."""
+    try:
+        return read_model_config(folder)
+    except _MALFORMED:
+        return None
 
 
 def _verdicts(folder: Path, raw: dict) -> list[Verdict]:
@@ -75,7 +100,7 @@ def _verdicts(folder: Path, raw: dict) -> list[Verdict]:
         )
     if raw.get("per_layer_config"):
         return _check_per_layer(folder, raw, architecture)
-    return _check_plain(raw, architecture)
+    return _check_plain(folder, raw, architecture)
 
 
 def _with_wrong_tie(verdict: Verdict, reason: str) -> Verdict:
@@ -87,9 +112,8 @@ def _with_wrong_tie(verdict: Verdict, reason: str) -> Verdict:
     elif verdict.engine in _TRANSFORMERS_ENGINES:
         effect = "transformers 5 keeps the head, older versions lose it"
     notes = [verdict.reason] if verdict.reason else []
-    return Verdict(
-        verdict.engine, AFTER_EXPORT, "; ".join([f"{reason}: {effect}; `hf-puzzle export` rewrites it", *notes])
-    )
+    told = "; ".join([f"{reason}: {effect}; `hf-puzzle export` rewrites it", *notes])
+    return verdict._replace(status=AFTER_EXPORT, reason=told)
 
 
 def wrong_tie(folder: str | Path) -> str | None:
@@ -282,6 +306,7 @@ def _layer(name: str) -> str:
 
 def _check_decilm(folder: Path, raw: dict) -> list[Verdict]:
     if "block_configs" not in raw and "num_key_value_heads_per_layer" in raw:
+        # another generation of the format, which nothing here reads
         reason = "DeciLM-7B's generation of the format: num_key_value_heads_per_layer"
         return [Verdict(e, OPENS if e in ("llama.cpp", "exllamav2") else NO, reason) for e in _engines()]
     config = decilm_config(raw, folder / "config.json")
@@ -299,6 +324,10 @@ def _engines() -> list[str]:
 
 def _decilm_verdict(engine: str, folder: Path, raw: dict, config: DeciLMConfig, blocks: list[Block]) -> Verdict:
     text, note = OPENS, "with trust_remote_code" if ENGINES[engine].remote_code else ""
+    if ENGINES[engine].graphs:
+        return _graphs_verdict(engine, config)
+    if engine == "mlx-lm" and raw.get("auto_map"):
+        note = "asks whether to run the folder's code, and needs none: an export has none"
     if engine == "llama.cpp":
         text, note = _llama_cpp_text(folder, config)
     exports, reason = _exports(engine, folder, raw, config, blocks)
@@ -325,19 +354,22 @@ def _exports(
     changes, why_not = _block_changes(engine, blocks)
     if why_not is not None:
         return [], why_not
+    if getattr(config, "qkv_bias", False) and not config.attention_bias and not ENGINES[engine].qkv_bias:
+        changes.append("biases on q, k and v only (o_proj gets one of zeros)")
     changes += _whole_model(ENGINES[engine], config, blocks)
     return changes + _json_layout(engine, raw, config) + _remote_code(engine, folder, raw), None
 
 
 def _block_changes(engine: str, blocks: list[Block]) -> tuple[list[str], str | None]:
     """What is rewritten, with layers, and the first block that has no rewrite, or None."""
-    last = len(blocks)
+    last, first = len(blocks), first_live(blocks)
     found: dict[str, list[int]] = {}
     for i, block in enumerate(blocks):
-        if reason := refuses(engine, i, last, *block):
+        place = 0 if i == first else i
+        if reason := refuses(engine, place, last, *block):
             return [], f"layer {i} ({block.id}): {reason}"
-        if reason := why_not_direct(engine, i, last, *block):
-            found.setdefault(f"{reason} ({rewritten(engine, i, last, *block)})", []).append(i)
+        if reason := why_not_direct(engine, place, last, *block):
+            found.setdefault(f"{reason} ({rewritten(engine, place, last, *block)})", []).append(i)
     exports = [f"layer{'s' * (len(layers) > 1)} {_some(layers)}: {text}" for text, layers in found.items()]
     return exports, None
 
@@ -379,6 +411,8 @@ def _json_layout(engine: str, raw: dict, config: DeciLMConfig) -> list[str]:
     if raw.get("model_type") != "nemotron-nas" and engine in ("vllm", "sglang", "mlx-lm"):
         found.append(f"model_type is {raw.get('model_type')!r}, not 'nemotron-nas'")
     scaled = config.rope_scaling is not None
+    if engine == "mlx-lm" and scaled and "rope_theta" in raw:
+        found.append("loading the tokenizer stops at a top-level rope_theta beside RoPE's scaling")
     if row.assumed_rope_theta is not None:
         if scaled and not raw.get("rope_scaling"):
             found.append("RoPE's scaling is in rope_parameters only, not in rope_scaling")
@@ -463,8 +497,12 @@ def _check_per_layer(folder: Path, raw: dict, architecture: str) -> list[Verdict
 
 
 def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, dict]) -> Verdict:
+    if ENGINES[engine].graphs:
+        return _graphs_verdict(engine, _config_of(folder))
+    if ENGINES[engine].per_layer_families is not None:
+        return _in_transformers_backend(engine, folder, raw)
     if "per_layer" not in ENGINES[engine].formats:
-        return _as_decilm_verdict(engine, folder, raw)
+        return _uniform_verdict(engine, folder) or _as_decilm_verdict(engine, folder, raw)
     wanted = "AutoModelForDecision" if engine == "transformers-serve" else "AutoModelForCausalLM"
     path = _code_file(folder, raw, wanted)
     if path is None or not path.is_file():
@@ -476,6 +514,45 @@ def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, d
             if "num_key_value_heads" in overrides:
                 return Verdict(engine, NO, f"layer {key}: other KV heads than the paged cache, which has one count")
     return Verdict(engine, OPENS, "with trust_remote_code")
+
+
+def _uniform_verdict(engine: str, folder: Path) -> Verdict | None:
+    """Of a child whose layers are all alike, but for dummies: an export writes the stock architecture."""
+    config = _config_of(folder)
+    live = set() if config is None else {block for block in describe(config) if block != Block(NONE, NONE)}
+    if len(live) != 1 or not is_stock(next(iter(live))):
+        return None
+    stock = stock_of(config).architectures[0]
+    reason = f"as {stock}, for all layers are alike"
+    if stock not in _EVERYWHERE:
+        reason += f", where {engine} itself has it"
+        if engine == "llama.cpp":
+            reason += " (--as-folder, for its own converter)"
+    return Verdict(engine, AFTER_EXPORT, reason)
+
+
+def _in_transformers_backend(engine: str, folder: Path, raw: dict) -> Verdict:
+    """What vLLM says to a per-layer folder, which it runs by the folder's own code."""
+    if (verdict := _uniform_verdict(engine, folder)) is not None:
+        return verdict
+    config = _config_of(folder)
+    if config is None:
+        return Verdict(engine, NO, "config.json is none that transformers reads")
+    blocks = describe(config)
+    for i, block in enumerate(blocks):
+        if reason := next((r.refusal for r in block.rows if r.engines is not None and engine not in r.engines), None):
+            return Verdict(engine, NO, f"layer {i} ({block.id}): {reason}")
+    if (reason := refuses_family(engine, config)) is not None:
+        return Verdict(engine, NO, f"reads per_layer_config by its Transformers backend; {reason}")
+    path = _code_file(folder, raw, "AutoModelForCausalLM")
+    absent = path is None or not path.is_file()
+    changes = [f"layer {i}: {text}" for i, block in enumerate(blocks) if (text := per_layer.needs(block))]
+    if (changes or absent) and config.model_type in DECILM_FAMILIES:
+        return _as_decilm_verdict(engine, folder, raw)
+    if absent:
+        changes.append("config.json has no auto_map.AutoModelForCausalLM, or its file is not in the folder")
+    how = "with trust_remote_code, through its Transformers backend"
+    return Verdict(engine, AFTER_EXPORT if changes else OPENS, "; ".join([*changes, how]))
 
 
 def _as_decilm_verdict(engine: str, folder: Path, raw: dict) -> Verdict:
@@ -504,14 +581,25 @@ def _as_decilm_verdict(engine: str, folder: Path, raw: dict) -> Verdict:
     )
 
 
-def _check_plain(raw: dict, architecture: str) -> list[Verdict]:
+def _graphs_verdict(engine: str, config: PretrainedConfig | None) -> Verdict:
+    if config is None:
+        return Verdict(engine, NO, "config.json is none that transformers reads")
+    rope, known = getattr(config, "rope_parameters", None) or {}, ENGINES[engine].ropes
+    kinds = [each.get("rope_type", "default") for each in (rope, *rope.values()) if isinstance(each, dict)]
+    if wrong := next((kind for kind in kinds if known is not None and kind not in known), None):
+        return Verdict(engine, NO, f"a graph keeps the angles of RoPE {wrong!r} that it was made with")
+    return Verdict(engine, AFTER_EXPORT, GRAPHS)
+
+
+def _check_plain(folder: Path, raw: dict, architecture: str) -> list[Verdict]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         reason = f"{architecture or 'a model without architectures'} is no causal LM of transformers or hf_puzzle"
         return [Verdict(engine, NO, reason) for engine in _engines()]
-    known = architecture in _EVERYWHERE
+    known, config = architecture in _EVERYWHERE, _config_of(folder)
     return [
-        Verdict(e, OPENS, "" if known or e in _TRANSFORMERS_ENGINES else f"where {e} itself has {architecture}")
+        _graphs_verdict(e, config) if ENGINES[e].graphs
+        else Verdict(e, OPENS, "" if known or e in _TRANSFORMERS_ENGINES else f"where {e} itself has {architecture}")
         for e in _engines()
-    ]
+    ]  # fmt: skip

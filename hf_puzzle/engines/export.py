@@ -9,16 +9,27 @@ from transformers import PretrainedConfig
 
 from .. import artifacts, hub
 from ..conversions import EXACT, check_same, probe_logits
-from ..formats import DECILM, PER_LAYER, UNIFORM, FormatError, build_model, convert, format_of, simplify
+from ..formats import (
+    DECILM,
+    DECILM_FAMILIES,
+    PER_LAYER,
+    UNIFORM,
+    FormatError,
+    build_model,
+    convert,
+    format_of,
+    simplify,
+)
 from ..recipe import RecipeError, did_you_mean
-from . import ENGINES, rewrites
+from . import ENGINES, per_layer, rewrites
 from .check import NO, FolderError, check_folder
 
 
 # what travels with the weights as it is: tokenizer, generation settings, licence
 _OURS = ("config.json", "model.safetensors.index.json", "puzzle.json", "README.md")
 TARGETS = (*ENGINES, "onnx")
-GGUF_TOLERANCE = {"f32": EXACT, "f16": 2e-2, "bf16": 1e-1, "q8_0": 1e-1}  # one rounding of every weight
+# one rounding of every weight, of logits that have nothing in common 1.4
+GGUF_TOLERANCE = {"f32": EXACT, "f16": 2e-2, "bf16": 1e-1, "q8_0": 1e-1, "q6_k": 2e-1, "q5_k_m": 3e-1, "q4_k_m": 5e-1}
 
 
 def export(
@@ -32,10 +43,10 @@ def export(
     """Write the model of `folder` as `target` runs it: same logits, other layers where the engine needs them.
 
     Args:
-        target: an engine, or `onnx`.
+        target: an engine, or `onnx`: the graphs that `onnxruntime` and `openvino` run.
         out: a GGUF file for `llama.cpp`, else a folder.
         tensor_parallel: devices that attention heads are split over; KV heads are repeated until they divide.
-        outtype: of a GGUF file's matrices: f32, f16, bf16, q8_0.
+        outtype: of a GGUF file's matrices, as of `gguf.write_gguf`.
         as_folder: for `llama.cpp`, the rewritten folder for the stock converter instead of a GGUF file.
 
     Returns:
@@ -56,25 +67,30 @@ def export(
     if not is_file:
         hub.check_replaceable(out)
     check_folder(folder)  # malformed folders end here, with the layer and field
-    if target == "onnx":
+    if target == "onnx" or ENGINES[target].graphs:
         from .onnx import export_onnx
 
+        engine = "onnxruntime" if target == "onnx" else target
+        verdict = next(v for v in check_folder(folder) if v.engine == engine)
+        if verdict.status == NO:
+            raise rewrites.CannotRun(f"{engine} cannot run this child: {verdict.reason}; transformers can")
         return [f"{name}: {value:.1e}" for name, value in export_onnx(folder, out).items()]
     model = hub.open_model_folder(folder)
     expected = probe_logits(model)
     config, state, changes = as_engine_reads_it(folder, *hub.parts_of(model), target, tensor_parallel)
     if is_file:
-        from .gguf import read_gguf, write_gguf
+        from .gguf import QUANTIZED_BY_LLAMA_CPP, read_gguf, write_gguf
 
-        with (
-            tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch,
-            artifacts.replacing(out) as temporary,
-        ):
-            write_gguf(_write(Path(scratch) / "model", folder, config, state, expected), temporary, outtype)
-            found = probe_logits(build_model(config, read_gguf(temporary, config, model.dtype)))
-            check_same(expected, found, str(out), GGUF_TOLERANCE[outtype])
+        with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
+            source = _write(Path(scratch) / "model", folder, config, state, expected)
+            # what few bits leave of the logits would hide a mistake: the same file is proven in float32 first
+            for kind in (*["f32"] * (outtype in QUANTIZED_BY_LLAMA_CPP), outtype):
+                with artifacts.replacing(out if kind == outtype else Path(scratch) / "exact.gguf") as temporary:
+                    write_gguf(source, temporary, kind)
+                    found = probe_logits(build_model(config, read_gguf(temporary, config, model.dtype)))
+                    check_same(expected, found, str(out), GGUF_TOLERANCE[kind])
         return changes
-    _write(out, folder, config, state, expected)
+    _write(out, folder, config, state, expected, code=ENGINES[target].remote_code)
     return changes
 
 
@@ -93,7 +109,9 @@ def as_engine_reads_it(
         config, state, changes = simplify(config, state)
         if format_of(config) is None:
             return config, state, changes
-        if PER_LAYER in ENGINES[engine].formats:
+        if ENGINES[engine].per_layer_families is not None and config.model_type not in DECILM_FAMILIES:
+            return _for_transformers_backend(folder, config, state, engine, changes)
+        if ENGINES[engine].per_layer_families is None and PER_LAYER in ENGINES[engine].formats:
             verdict = next(v for v in check_folder(folder) if v.engine == engine)
             if verdict.status == NO:
                 raise rewrites.CannotRun(f"{engine} cannot run this child: {verdict.reason}")
@@ -107,6 +125,19 @@ def as_engine_reads_it(
         return (*plain, [*changes, UNIFORM])
     done = rewrites.rewrite(config, state, engine, tensor_parallel)
     return done.config, done.state, [*changes, *done.changes]
+
+
+def _for_transformers_backend(
+    folder: Path, config: PretrainedConfig, state: rewrites.State, engine: str, changes: list[str]
+) -> tuple[PretrainedConfig, rewrites.State, list[str]]:
+    verdict = next(v for v in check_folder(folder) if v.engine == engine)
+    if verdict.status == NO:
+        raise rewrites.CannotRun(f"{engine} cannot run this child: {verdict.reason}; transformers can")
+    try:
+        config, state, more = per_layer.with_attention_everywhere(config, state)
+    except per_layer.NoRoom as error:
+        raise rewrites.CannotRun(f"{engine} cannot run this child: {error}; transformers can") from None
+    return config, state, [*changes, *more]
 
 
 def convert_folder(folder: str | Path, to: str, out: str | Path) -> Path:
@@ -125,8 +156,18 @@ def convert_folder(folder: str | Path, to: str, out: str | Path) -> Path:
     return _write(Path(out), Path(folder), *convert(*hub.parts_of(model), to), expected)
 
 
-def _write(out: Path, source: Path, config: PretrainedConfig, state: rewrites.State, expected: torch.Tensor) -> Path:
-    """A model folder with the tokenizer files of `source`, byte for byte; it gives the logits `expected`."""
+def _write(
+    out: Path,
+    source: Path,
+    config: PretrainedConfig,
+    state: rewrites.State,
+    expected: torch.Tensor,
+    code: bool = True,
+) -> Path:
+    """A model folder with the tokenizer files of `source`, byte for byte; it gives the logits `expected`.
+
+    Without `code`, for an engine that knows the architecture itself: transformers would ask whether to run it.
+    """
     model = build_model(config, state)
     generation = source / "generation_config.json"
     if generation.exists():
@@ -135,6 +176,8 @@ def _write(out: Path, source: Path, config: PretrainedConfig, state: rewrites.St
     provenance = artifacts.read_json(notes) if notes.exists() else {}
 
     def copy_rest(staging: Path) -> None:
+        if not code:
+            _drop_code(staging)
         for path in source.iterdir():
             ours = path.name in _OURS or path.suffix in (".safetensors", ".py", ".gguf")
             if path.is_file() and not ours and not (staging / path.name).exists():
@@ -142,3 +185,11 @@ def _write(out: Path, source: Path, config: PretrainedConfig, state: rewrites.St
                 shutil.copyfile(artifacts.inside(source, path.name), staging / path.name)
 
     return hub.write_model_folder(out, model, provenance=provenance, also=copy_rest, expected=expected)
+
+
+def _drop_code(folder: Path) -> None:
+    raw = artifacts.read_json(folder / "config.json")
+    raw.pop("auto_map", None)
+    artifacts.write_json(folder / "config.json", raw)
+    for path in folder.glob("*.py"):
+        path.unlink()

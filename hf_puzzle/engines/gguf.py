@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,11 @@ from .check import weight_files
 
 logger = logging.getLogger(__name__)
 
-OutType = Literal["f32", "f16", "bf16", "q8_0"]
+OutType = Literal["f32", "f16", "bf16", "q8_0", "q4_k_m", "q5_k_m", "q6_k"]
+# numbers that share a scale: a row must be a multiple of it
+BLOCK_SIZES = {"q8_0": 32, "q4_k_m": 256, "q5_k_m": 256, "q6_k": 256}
+# made by llama.cpp itself, of a float32 file
+QUANTIZED_BY_LLAMA_CPP = ("q4_k_m", "q5_k_m", "q6_k")
 EXTRA = 'pip install "hf_puzzle[llama-cpp]"'
 REWRITE = "run `hf-puzzle export DIR --target llama.cpp`, which rewrites it exactly"
 
@@ -84,12 +89,14 @@ def write_gguf(folder: str | Path, out: str | Path, outtype: OutType = "f16", vo
     """Write the model of a Hugging Face folder (DeciLM, Llama, Mistral, Qwen2) to `out`, one tensor in memory at a time.
 
     Args:
-        outtype: of the matrices; norms and biases are always float32. q8_0 falls back to f16 for rows that are no
-            multiple of 32.
+        outtype: of the matrices; norms and biases are always float32. q4_k_m and q5_k_m are llama.cpp's mixtures, in
+            which some matrices have more bits; they, and q6_k, are quantised by llama.cpp.
         vocabulary: False writes no tokenizer: such a file takes and gives token ids only.
 
     Raises:
-        NotExpressible: the architecture, a layer or the tokenizer; nothing has been written then.
+        NotExpressible: the architecture, a layer, the tokenizer, or a matrix whose rows are no multiple of the type's
+            block; nothing has been written then.
+        ImportError: the package gguf, or llama-cpp-python for the types that it makes, is missing.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -258,6 +265,33 @@ def _plan(weights: dict[str, Weight], layers: list[Block], tied: bool, arch: str
     return plan
 
 
+def _check_blocks(shapes: dict[str, tuple[int, ...]], outtype: OutType) -> None:
+    """Raises NotExpressible for a matrix that llama.cpp would write in another type, without a word."""
+    size = BLOCK_SIZES.get(outtype, 1)
+    wrong = {name: shape[-1] for name, shape in shapes.items() if len(shape) > 1 and shape[-1] % size}
+    if not wrong:
+        return
+    rows = set(wrong.values())
+    fitting = [name for name, other in BLOCK_SIZES.items() if not any(row % other for row in rows)]
+    raise NotExpressible(
+        f"{next(iter(wrong))} has rows of {next(iter(wrong.values()))}, no multiple of the {size} numbers of a block of "
+        f"{outtype} ({len(wrong)} such matrices); use {', '.join([*fitting, 'f16'])}"
+    )
+
+
+def _quantized_by_llama_cpp(source: Path, out: Path, outtype: OutType) -> None:
+    from .llama_cpp import quantize
+
+    quantize(source, out, outtype)
+    gguf = _gguf()
+    found = {tensor.tensor_type for tensor in gguf.GGUFReader(out).tensors if len(tensor.shape) > 1}
+    allowed = {gguf.GGMLQuantizationType[name] for name in ("Q4_K", "Q5_K", "Q6_K")}
+    if strange := sorted(kind.name for kind in found - allowed):
+        raise NotExpressible(
+            f"llama.cpp wrote matrices as {', '.join(strange)} where {outtype} was asked for; use q8_0"
+        )
+
+
 def _write(
     out: Path, config: PreTrainedConfig, weights: dict[str, Weight], outtype: OutType, vocabulary: dict | None
 ) -> Path:
@@ -270,6 +304,12 @@ def _write(
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     plan = _plan(weights, layers, head_is_tied(config, weights, lambda name: weights[name].load()), arch)
+    _check_blocks({name: weights[name].shape for name in plan.values()}, outtype)
+    if outtype in QUANTIZED_BY_LLAMA_CPP:
+        with artifacts.replacing(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            exact = _write(Path(scratch) / "f32.gguf", config, weights, "f32", vocabulary)
+            _quantized_by_llama_cpp(exact, temporary, outtype)
+        return out
     if (freqs := _rope_freqs(config)) is not None:
         weights = {**weights, "rope_freqs": Weight(freqs.shape, partial(torch.from_numpy, freqs))}
         plan = {"rope_freqs.weight": "rope_freqs", **plan}
@@ -286,7 +326,7 @@ def _write(
         for theirs, ours in plan.items():
             shape = weights[ours].shape
             name = outtype if len(shape) > 1 else "f32"
-            types[theirs] = gguf.GGMLQuantizationType["F16" if name == "q8_0" and shape[-1] % 32 else name.upper()]
+            types[theirs] = gguf.GGMLQuantizationType[name.upper()]
             in_bytes = gguf.quant_shape_to_byte_shape(shape, types[theirs])
             writer.add_tensor_info(theirs, in_bytes, np.dtype(np.uint8), math.prod(in_bytes), types[theirs])
         writer.write_header_to_file()

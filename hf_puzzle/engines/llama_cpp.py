@@ -68,6 +68,24 @@ def version() -> str:
     return library.__version__
 
 
+def quantize(source: str | Path, out: str | Path, outtype: OutType, n_threads: int = 1) -> None:
+    """Write the float32 GGUF file `source` to `out` with matrices of a type that llama.cpp makes.
+
+    Raises:
+        ImportError: llama-cpp-python is missing.
+        LlamaCppError: llama.cpp refused.
+    """
+    library = _library()
+    params = library.llama_model_quantize_default_params()
+    params.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{outtype.upper()}")
+    params.nthread = n_threads
+    _last_error.clear()
+    if library.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)) != 0:
+        raise LlamaCppError(
+            f"llama.cpp does not write {outtype}: {_last_error[0] if _last_error else 'no reason given'}"
+        )
+
+
 class _Batch:
     """llama.cpp's batch over numpy arrays: filling one token by token from Python would show in the timings."""
 

@@ -1,7 +1,6 @@
 """Timing models through the engine that will run them: what the search optimises is what the user gets."""
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -30,10 +29,11 @@ def check_measured(engine: str, fmt: str, device: torch.device) -> None:
         raise RecipeError(
             f"cost.engine: {engine} opens no {fmt} children; use `transformers`, or a Llama-shaped parent"
         )
-    if engine == "vllm" and shutil.which("vllm") is None:
-        raise RecipeError(
-            "cost.engine: there is no executable `vllm` on PATH: pip install vllm, or use `transformers`"
-        )
+    if engine == "vllm":
+        try:
+            vllm.interpreter()
+        except vllm.VllmError as error:
+            raise RecipeError(f"cost.engine: {error}; or use `transformers`") from None
     if engine == "llama.cpp" and not (find_spec("llama_cpp") and find_spec("gguf")):
         raise RecipeError('cost.engine: llama.cpp is not installed: pip install "hf_puzzle[llama-cpp]"')
     if engine == "llama.cpp" and device.type != "cpu":
@@ -81,14 +81,15 @@ def open_model(
 
 
 def time_vllm(model: PreTrainedModel, workload: Workload, rounds: int) -> list[Timing]:
-    """All rounds of a model in vLLM, in two processes of its benchmark: up to the first token, and to the last.
+    """All rounds of a model in vLLM, in the process that all models of this program share.
 
     Raises:
+        vllm.VllmError: vLLM is absent, or did not run it.
         rewrites.CannotRun: a child that vLLM cannot run.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = hub.write_model_folder(Path(folder) / "model", as_engine_runs_it(model, "vllm"))
-        return vllm.measure(path, workload, rounds)
+        return vllm.shared().time(path, workload, rounds)
 
 
 def as_engine_runs_it(model: PreTrainedModel, engine: str) -> PreTrainedModel:

@@ -34,6 +34,7 @@ from ..costs import (
     peak_memory_bytes,
     sessions_ratio,
 )
+from ..engines import vllm
 from ..engines.measuring import open_model, time_vllm
 from ..formats import PER_LAYER, parent_block
 from ..progress import bar
@@ -102,7 +103,7 @@ class Bench:
 
     def _timed(self, makers: dict, workload: Workload, rounds: int, description: str, tolerance: float) -> dict:
         engine = self.config.engine
-        if engine == "vllm":  # its own processes, one model after the other: each takes the whole device
+        if engine == "vllm":  # its own process, one model after the other: each takes the whole device
             with self._parent_elsewhere():
                 return {
                     name: time_vllm(make(), workload, rounds) for name, make in bar(makers.items(), desc=description)
@@ -193,10 +194,13 @@ class Bench:
     def _sessions(self, count: int) -> Iterator[list[Callable]]:
         """Functions that time `(layouts, batch_size, rounds)`, each in a process of its own.
 
-        They all start at once and wait for their turn, so that what a start costs the machine disturbs no timing. vLLM's
-        processes are fresh anyway.
+        They all start at once and wait for their turn, so that what a start costs the machine disturbs no timing. vLLM
+        has its own process, which starts again for each.
         """
-        if self.config.engine == "vllm" or self._stays:
+        if self.config.engine == "vllm":
+            yield [self._in_fresh_vllm] * count
+            return
+        if self._stays:
             yield [self.timings] * count
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -222,6 +226,10 @@ class Bench:
                         self._spare.append(process)
                     else:
                         process.close()
+
+    def _in_fresh_vllm(self, layouts: dict[str, list[Block]], batch_size: int, rounds: int) -> dict[str, list[Timing]]:
+        vllm.restart()
+        return self.timings(layouts, batch_size, rounds)
 
     @contextlib.contextmanager
     def _parent_elsewhere(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import LlamaConfig, Qwen2Config
+from transformers import GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config, Starcoder2Config
 
 from hf_puzzle.blocks import Block
 from hf_puzzle.engines import (
@@ -25,6 +25,8 @@ from hf_puzzle.recipe import RecipeError
 
 LAYERS = 4
 REAL = {name for name, row in ENGINES.items() if row.rewritten}
+GRAPHS = {"onnxruntime", "openvino"}
+OURS = {"transformers", "transformers-serve", "continuous-batching", *GRAPHS}
 NO_LINEAR = {"vllm", "sglang", "mlx-lm", "exllamav3", "portable"}
 # block in a middle layer -> engines that do not run it as it is
 MIDDLE = {
@@ -37,8 +39,8 @@ MIDDLE = {
     ("linear", "none"): NO_LINEAR | {"llama.cpp", "exllamav2"},
     (4, "linear"): NO_LINEAR | {"llama.cpp", "exllamav2"},
     ("none", "linear"): NO_LINEAR | {"llama.cpp", "exllamav2"},
-    ("kv4win128", 256): set(ENGINES) - {"transformers", "transformers-serve"},
-    (4, "e2"): set(ENGINES) - {"transformers", "transformers-serve", "continuous-batching"},
+    ("kv4win128", 256): set(ENGINES) - {"transformers", "transformers-serve", *GRAPHS},
+    (4, "e2"): set(ENGINES) - {"transformers", "transformers-serve", "continuous-batching", "vllm", *GRAPHS},
 }
 BLOCKS = [(a, f) for a in (4, 1, "linear", "none") for f in (256, "linear", "none")]
 
@@ -53,8 +55,9 @@ def test_blocks_of_a_middle_layer(block):
 
 
 def test_layer_zero():
-    none = {"vllm", "sglang", "llama.cpp", "mlx-lm", "exllamav2", "portable"}
+    none = {"vllm", "sglang", "llama.cpp", "exllamav2", "portable"}
     assert engines_where(why_not_direct, 0, ("none", 256)) == none
+    assert engines_where(why_not_direct, 0, ("none", "none")) == none - {"vllm"}
     # llama.cpp takes rope and head sizes from layer 0, of a linear map too
     assert engines_where(why_not_direct, 0, ("linear", 256)) == NO_LINEAR | {"exllamav2"}
     assert engines_where(why_not_direct, 0, (1, 256)) == set()
@@ -89,7 +92,7 @@ def test_a_block_stays_where_an_exact_rewrite_exists(layer_idx):
         ("llama.cpp", 0, ("none", 256), "needs attention in layer 0", "linear map of zeros put in front"),
         ("llama.cpp", 3, ("none", "none"), "needs an FFN in the last layer", "dummy layer dropped"),
         ("vllm", 1, ("linear", "linear"), "no linear attention", "linear map written as an FFN with biases"),
-        ("mlx-lm", 0, ("none", 256), "needs attention in layer 0", "attention of zeros put in front"),
+        ("sglang", 0, ("none", 256), "needs attention in layer 0", "attention of zeros put in front"),
         ("vllm", 1, (4, "none"), None, None),
         ("sglang", 1, ("linear", 256), "no linear attention", None),
         ("vllm", 1, ("kv2win64", 256), "no sliding windows", None),
@@ -116,12 +119,11 @@ def test_whole_models():
     assert not runs_directly("continuous-batching", [Block(2, 256)], 4)
     assert runs_directly("continuous-batching", [Block(4, 256)], 4)
     without = [Block("linear", 256)] * 2
-    assert {name for name in ENGINES if runs_directly(name, without, 4)} == {
-        *("transformers", "transformers-serve", "continuous-batching")
-    }
-    assert {name for name in ENGINES if runs_directly(name, [], 4)} == {
-        *("transformers", "transformers-serve", "continuous-batching")
-    }
+    assert {name for name in ENGINES if runs_directly(name, without, 4)} == OURS
+    assert {name for name in ENGINES if runs_directly(name, [], 4)} == OURS
+    # dummies in front make the next layer the first
+    assert not runs_directly("vllm", [Block("none", "none"), Block("none", 256), Block(4, 256)], 4)
+    assert runs_directly("vllm", [Block("none", "none"), Block(4, 256), Block("none", 256)], 4)
 
 
 def test_portable_runs_everywhere_else():
@@ -154,7 +156,7 @@ LLAMA3 = rope("llama3")["rope_parameters"] | {
     "config, refusing, reason",
     [
         (llama(), set(), ""),
-        (llama(hidden_act="gelu"), REAL - {"transformers", "transformers-serve", "continuous-batching"}, "'gelu'"),
+        (llama(hidden_act="gelu"), REAL - OURS, "'gelu'"),
         (llama(head_dim=32), {"llama.cpp", "mlx-lm"}, "head_dim 32 .* 16"),
         (llama(attention_bias=True), {"tensorrt-llm", "exllamav2"}, "no attention biases"),
         (llama(mlp_bias=True), {"sglang", "tensorrt-llm", "exllamav2"}, "no FFN biases"),
@@ -165,7 +167,7 @@ LLAMA3 = rope("llama3")["rope_parameters"] | {
         (llama(rope_parameters=LLAMA3 | {"rope_theta": 1e6}), {"exllamav2", "mlx-lm"}, "takes rope_theta"),
         (
             llama(**rope("dynamic")),
-            REAL - {"transformers", "transformers-serve", "continuous-batching"},
+            REAL - (OURS - GRAPHS),
             "RoPE scaling 'dynamic'",
         ),
     ],
@@ -220,9 +222,15 @@ def test_formats():
     check_format(ENGINES, "plain")
     check_format(["transformers", "transformers-serve", "continuous-batching"], "per_layer")
     with pytest.raises(
-        RecipeError, match="deploy: vllm opens decilm and plain folders, not per_layer; .*transformers"
+        RecipeError, match="deploy: mlx-lm opens decilm and plain folders, not per_layer; .*transformers"
     ):
-        check_format(["transformers", "vllm"], "per_layer")
+        check_format(["transformers", "mlx-lm"], "per_layer")
+    check_format(["vllm"], "per_layer", Qwen3Config())
+    check_format(["vllm"], "decilm", LlamaConfig())
+    with pytest.raises(RecipeError, match="vllm cannot run children of this parent: drops logits_scaling 3"):
+        check_format(["vllm"], "per_layer", GraniteConfig(logits_scaling=3.0))
+    with pytest.raises(RecipeError, match="family 'starcoder2' was not measured there"):
+        check_format(["vllm"], "per_layer", Starcoder2Config())
 
 
 def test_the_table_is_light():

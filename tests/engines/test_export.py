@@ -45,7 +45,10 @@ def child(tmp_path):
     return tmp_path / "child", write(tmp_path / "child", MIXED, formats.DECILM, num_hidden_layers=4)
 
 
-@pytest.mark.parametrize("engine", [e for e in ENGINES if e not in ("sglang", "exllamav3", "portable", "llama.cpp")])
+GRAPHS = {"onnxruntime", "openvino"}
+
+
+@pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"sglang", "exllamav3", "portable", "llama.cpp"} - GRAPHS))
 def test_export_computes_the_same(child, engine, tmp_path):
     folder, model = child
     changes = export(folder, engine, tmp_path / "out")
@@ -82,7 +85,7 @@ def test_a_uniform_child_becomes_the_plain_architecture(fmt, tmp_path):
     assert not list((tmp_path / "out").glob("*.py"))
     assert torch.equal(plain(TOKENS).logits, model(TOKENS).logits)
     # but for the stock converters' vocabularies, everything opens it
-    assert {v.status for v in check_folder(tmp_path / "out")} == {OPENS}
+    assert {v.status for v in check_folder(tmp_path / "out") if v.engine not in GRAPHS} == {OPENS}
 
 
 @pytest.mark.parametrize(
@@ -125,8 +128,62 @@ def test_engines_that_read_decilm_get_a_per_layer_llama_as_decilm(tmp_path):
 
 def test_engines_without_the_per_layer_format_refuse_other_families(tmp_path):
     write(tmp_path / "child", [Block(2, 32)] + [Block(4, 64)] * 3, formats.PER_LAYER, "qwen3")
-    with pytest.raises(rewrites.CannotRun, match="vllm reads no per-layer.*'qwen3'"):
+    with pytest.raises(rewrites.CannotRun, match="mlx-lm reads no per-layer.*'qwen3'"):
+        export(tmp_path / "child", "mlx-lm", tmp_path / "out")
+
+
+EVERY_KIND = [
+    Block("none", 64),
+    Block("linear", 32),
+    Block("none", "none"),
+    Block("linear", "none"),
+    Block(2, "linear"),
+]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3"])
+def test_vllm_gets_attention_in_every_layer(family, tmp_path):
+    model = write(tmp_path / "child", EVERY_KIND, formats.PER_LAYER, family)
+    changes = export(tmp_path / "child", "vllm", tmp_path / "out")
+    assert [change.partition(":")[0] for change in changes] == ["dummy layers dropped", "layer 0", "layers 1, 2"]
+    again = hub.open_model_folder(tmp_path / "out")
+    zeros = Block(1, "linear")
+    assert formats.describe(again.config) == [Block(1, 64), zeros, Block(1, 32), zeros, Block(2, "linear")]
+    torch.testing.assert_close(again(TOKENS).logits, model(TOKENS).logits, rtol=0, atol=1e-5)
+    assert {v.engine: v.status for v in check_folder(tmp_path / "out")}["vllm"] == OPENS
+
+
+@pytest.mark.parametrize(
+    "family, block, reason",
+    [
+        ("qwen3", Block("kv2win8", 64), "no sliding windows"),
+        ("granite", Block(2, 64), "drops logits_scaling 2"),
+        ("gpt_neox", Block(4, 32), "family 'gpt_neox' was not measured there"),
+    ],
+)
+def test_what_vllm_runs_wrong_is_refused(family, block, reason, tmp_path):
+    write(tmp_path / "child", [block, Block(4, 64), Block(4, 64), Block(4, "none")], formats.PER_LAYER, family)
+    with pytest.raises(rewrites.CannotRun, match=f"vllm cannot run this child: .*{reason}"):
         export(tmp_path / "child", "vllm", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["child"]
+
+
+@pytest.mark.parametrize("engine", ["mlx-lm", "exllamav2", "vllm"])
+def test_code_travels_only_where_an_engine_runs_it(child, engine, tmp_path):
+    """transformers asks on the terminal about an `auto_map`, which an engine's own architecture does not need."""
+    folder, _ = child
+    export(folder, engine, tmp_path / "out")
+    needed = ENGINES[engine].remote_code
+    assert ("auto_map" in json.loads((tmp_path / "out" / "config.json").read_text())) == needed
+    assert bool(list((tmp_path / "out").glob("*.py"))) == needed
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "openvino"])
+def test_graphs_of_a_child(child, target, tmp_path):
+    pytest.importorskip("onnxruntime")
+    folder, _ = child
+    assert main(["export", str(folder), "--target", target]) == 0
+    assert {"prefill.onnx", "decode.onnx"} <= {path.name for path in (tmp_path / f"child-{target}").iterdir()}
 
 
 def test_convert_there_and_back_is_lossless(child, tmp_path):
@@ -263,12 +320,30 @@ def gguf():
     return gguf
 
 
-@pytest.mark.parametrize("outtype, tolerance", [("f32", 1e-6), ("f16", 2e-3), ("q8_0", 0.1)])
+@pytest.mark.parametrize(
+    "outtype, tolerance",
+    [("f32", 1e-6), ("f16", 2e-3), ("q8_0", 0.1), ("q6_k", 0.15), ("q5_k_m", 0.2), ("q4_k_m", 0.4)],
+)
 def test_a_gguf_file_read_back_is_the_model(gguf, tmp_path, outtype, tolerance):
-    model = write(tmp_path / "child", [Block(2, 256), Block("linear", 512), Block(4, 256)], formats.DECILM)
+    if outtype in gguf.QUANTIZED_BY_LLAMA_CPP:
+        pytest.importorskip("llama_cpp")
+    blocks = [Block(2, 256), Block("linear", 512), Block(4, 256)]
+    model = write(tmp_path / "child", blocks, formats.DECILM, hidden_size=256, num_hidden_layers=3)
     path = gguf.write_model_gguf(model, tmp_path / "model.gguf", outtype)
     again = formats.build_model(model.config, gguf.read_gguf(path, model.config, torch.float32))
     assert relative_difference(probe_logits(model), probe_logits(again)) < tolerance
+
+
+@pytest.mark.parametrize("outtype, size, others", [("q8_0", 32, "f16"), ("q4_k_m", 256, "q8_0, f16")])
+def test_rows_that_are_no_multiple_of_a_block_are_refused(gguf, tmp_path, outtype, size, others):
+    """llama.cpp would write them in another type without a word."""
+    hidden = {"q8_0": 48, "q4_k_m": 64}[outtype]
+    model = write(tmp_path / "child", [Block(2, 256)] * 4, formats.DECILM, hidden_size=hidden)
+    with pytest.raises(
+        gguf.NotExpressible, match=rf"has rows of {hidden}, no multiple of the {size} .* of {outtype}.*use {others}$"
+    ):
+        gguf.write_model_gguf(model, tmp_path / "model.gguf", outtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["child"]
 
 
 def test_a_gguf_file_keeps_a_head_that_the_config_calls_tied(gguf, tmp_path):
@@ -296,10 +371,13 @@ def test_a_bias_of_the_head_has_no_place_in_gguf(gguf, tmp_path):
         gguf.write_gguf(tmp_path / "child", tmp_path / "model.gguf", vocabulary=False)
 
 
-@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0", "q4_k_m"])
 def test_a_gguf_file_is_compared_with_the_child(gguf, tmp_path, monkeypatch, outtype):
+    if outtype in gguf.QUANTIZED_BY_LLAMA_CPP:
+        pytest.importorskip("llama_cpp")
     tokenizer = byte_level()
-    model = write(tmp_path / "child", [Block(2, 256), Block(4, "none")] * 2, formats.DECILM, vocab_size=len(tokenizer))
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 256}
+    model = write(tmp_path / "child", [Block(2, 256), Block(4, "none")] * 2, formats.DECILM, **sizes)
     own_head(model).save_pretrained(tmp_path / "child")
     tokenizer.save_pretrained(tmp_path / "child")
     out = tmp_path / "model.gguf"

@@ -325,7 +325,7 @@ def test_windows_are_refused(folder, where):
 
 
 def test_other_architectures_and_types_are_named(folder):
-    with pytest.raises(ValueError, match="outtype 'q4': expected one of f32, f16, bf16, q8_0"):
+    with pytest.raises(ValueError, match="outtype 'q4': expected one of f32, f16, bf16, q8_0, q4_k_m"):
         write_gguf(folder, folder / "model.gguf", "q4", vocabulary=False)
     (folder / "config.json").write_text('{"model_type": "gemma2"}')
     with pytest.raises(NotExpressible, match="'gemma2' cannot be written as GGUF here; known: nemotron-nas, llama"):

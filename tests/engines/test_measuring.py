@@ -1,6 +1,5 @@
 """Engines that cannot be timed are refused before any compute; rewritten children are the same function."""
 
-import os
 import sys
 
 import pytest
@@ -25,12 +24,13 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ("llama.cpp", "per_layer", CPU, False, "opens no per_layer children"),
         ("llama.cpp", "decilm", CPU, True, r"hf_puzzle\[llama-cpp\]"),
         ("llama.cpp", "decilm", GPU, False, "measured on the CPU"),
-        ("vllm", "decilm", GPU, True, "no executable `vllm`"),
+        ("vllm", "decilm", GPU, True, "vLLM is not installed here"),
     ],
 )
 def test_what_cannot_be_timed_is_refused_before_any_compute(monkeypatch, engine, fmt, device, missing, message):
     monkeypatch.setattr(measuring, "find_spec", lambda name: None if missing else name)
-    monkeypatch.setattr(measuring.shutil, "which", lambda name: None if missing else name)
+    monkeypatch.setattr(measuring.vllm, "find_spec", lambda name: None if missing else name)
+    monkeypatch.setattr(measuring.vllm.shutil, "which", lambda name: None if missing else name)
     with pytest.raises(RecipeError, match=message):
         measuring.check_measured(engine, fmt, device)
     measuring.check_measured("transformers", fmt, device)
@@ -38,18 +38,18 @@ def test_what_cannot_be_timed_is_refused_before_any_compute(monkeypatch, engine,
 
 def test_an_engine_is_really_loaded(monkeypatch, tmp_path):
     assert measuring.open_engine("transformers") == transformers.__version__
-    vllm = tmp_path / "vllm"
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for script, found in (("echo 'INFO loading'; echo 0.30.1", "0.30.1"), ("echo 'no CUDA' >&2; exit 1", None)):
-        vllm.write_text(f"#!/bin/sh\n{script}\n")
-        vllm.chmod(0o755)
+    monkeypatch.setenv(measuring.vllm.PYTHON, sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    module = tmp_path / "vllm.py"
+    for code, found in (("__version__ = '0.30.1'", "0.30.1"), ("raise RuntimeError('no CUDA')", None)):
+        module.write_text(code)
+        measuring.vllm.restart()
         if found is not None:
             assert measuring.open_engine("vllm") == found
         else:
-            with pytest.raises(
-                RecipeError, match="vllm does not open: `vllm --version` fails; no CUDA; or use `transf"
-            ):
+            with pytest.raises(RecipeError, match="vllm does not open: vLLM: RuntimeError: no CUDA; or use `transf"):
                 measuring.open_engine("vllm")
+    measuring.vllm.restart()
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     with pytest.raises(RecipeError, match="llama.cpp does not open"):
         measuring.open_engine("llama.cpp")
@@ -67,20 +67,17 @@ def test_models_are_rewritten_for_the_engine_that_times_them():
     assert measuring.as_engine_runs_it(parent, "llama.cpp") is parent
 
 
-def test_vllm_starts_twice_for_all_rounds_of_a_model(monkeypatch):
-    """Once up to the first token and once to the last; what it opens is a folder with the rewritten child."""
+def test_vllm_opens_a_folder_with_the_rewritten_child(monkeypatch):
     config = formats.decilm_config(family_model("llama").config, [Block(4, 256), Block("none", 256)])
     child = formats.model_class(config)(config).eval()
     asked = []
 
-    def latencies(folder, workload, rounds, options):
-        asked.append(
-            (AutoConfig.from_pretrained(folder, trust_remote_code=True).architectures, workload.decode_tokens, rounds)
-        )
-        return [0.1 * workload.decode_tokens] * rounds
+    class Shared:
+        def time(self, folder, workload, rounds):
+            names = AutoConfig.from_pretrained(folder, trust_remote_code=True).architectures
+            asked.append((names, workload, rounds))
+            return [Timing(100.0, 400.0)] * rounds
 
-    monkeypatch.setattr(measuring.vllm, "_latencies", latencies)
-    timings = measuring.time_vllm(child, Workload(2, 8, 5), 7)
-    assert [(tokens, rounds) for _, tokens, rounds in asked] == [(1, 7), (5, 7)]
-    assert {name for names, *_ in asked for name in names} == {"DeciLMForCausalLM"}
-    assert timings == [Timing(pytest.approx(100), pytest.approx(400))] * 7
+    monkeypatch.setattr(measuring.vllm, "shared", Shared)
+    assert measuring.time_vllm(child, Workload(2, 8, 5), 7) == [Timing(100.0, 400.0)] * 7
+    assert asked == [(["DeciLMForCausalLM"], Workload(2, 8, 5), 7)]

@@ -1,113 +1,141 @@
-"""vLLM's benchmark, by an executable of that name that writes the documented JSON."""
+"""vLLM's process, by a stand-in that answers as the worker does; with vLLM itself where HF_PUZZLE_VLLM_PYTHON names it."""
 
 import json
 import os
 import sys
 
 import pytest
+import torch
+from families import family_model
 
+from hf_puzzle import formats, hub
+from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing, Workload
-from hf_puzzle.engines.vllm import VllmError, latency_command, measure, read_latencies
+from hf_puzzle.engines import vllm, vllm_worker
+from hf_puzzle.engines.vllm import PYTHON, Vllm, VllmError
 
 
-# as vLLM 0.33 writes it
-RECORDED = {
-    "avg_latency": 0.25,
-    "std_latency": 0.041,
-    "latencies": [0.2, 0.25, 0.3],
-    "percentiles": {"10": 0.21, "25": 0.225, "50": 0.25, "75": 0.275, "90": 0.29, "99": 0.299},
-}
 FAKE = """#!{python}
 import json, sys
-from pathlib import Path
-a = sys.argv[1:]
-with open({log!r}, "a") as log:
-    log.write(json.dumps(a) + "\\n")
-value = dict(zip(a, a[1:]))
-{behaviour}
-n, tokens = int(value["--num-iters"]), int(value["--output-len"])
-latencies = [0.1 + 0.01 * (tokens - 1) + 0.001 * i for i in range(n)]
-Path(value["--output-json"]).write_text(json.dumps({{"avg_latency": sum(latencies) / n, "latencies": latencies}}))
+for line in sys.stdin:
+    asked = json.loads(line)
+    with open({log!r}, "a") as log:
+        log.write(line)
+    answer = {{"version": "0.1"}} if "version" in asked else {{"open": asked.get("open")}}
+    if "time" in asked:
+        batch, prefill, decode = asked["time"]
+        answer = {{"times": [[100 + i, 100 + 2 * i + 10 * (decode - 1)] for i in range(asked["rounds"])]}}
+    {behaviour}
+    print("INFO loading", flush=True)
+    print("\\x02hf_puzzle " + json.dumps(answer), flush=True)
 """
 
 
 @pytest.fixture
-def fake_vllm(tmp_path, monkeypatch):
-    """A function that puts a `vllm` on PATH, and gives back the function that lists its calls."""
+def fake(tmp_path, monkeypatch):
+    """A function that makes an interpreter whose worker answers at once, and gives back one that lists the questions."""
 
-    def install(behaviour=""):
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        log = tmp_path / "calls.jsonl"
-        script = folder / "vllm"
+    def install(behaviour="pass"):
+        log, script = tmp_path / "asked.jsonl", tmp_path / "python"
         script.write_text(FAKE.format(python=sys.executable, log=str(log), behaviour=behaviour))
         script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv(PYTHON, str(script))
         return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
     return install
 
 
-def test_recorded_output_is_read(tmp_path):
-    path = tmp_path / "latency.json"
-    path.write_text(json.dumps(RECORDED))
-    assert read_latencies(path) == RECORDED["latencies"]
+def test_models_are_exchanged_in_one_process(fake):
+    asked = fake()
+    with Vllm() as engine:
+        timings = engine.time("a", Workload(4, 128, 11), 3, {"dtype": "bfloat16"})
+        process = engine._process.pid
+        engine.time("b", Workload(1, 8, 2), 1)
+        assert engine._process.pid == process
+    # the time to the first token, and what the rest took beyond it
+    assert timings == [Timing(100, 100), Timing(101, 101), Timing(102, 102)]
+    assert asked() == [
+        {"open": "a", "tokens": 139, "sequences": 4, "options": {"dtype": "bfloat16"}},
+        {"time": [4, 128, 11], "rounds": 3},
+        {"open": "b", "tokens": 10, "sequences": 1, "options": {}},
+        {"time": [1, 8, 2], "rounds": 1},
+    ]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"latencies": ["a"]}', '{"latencies": 3}'])
-def test_other_output_is_named(tmp_path, text):
-    path = tmp_path / "latency.json"
-    path.write_text(text)
-    with pytest.raises(VllmError, match="latency.json is no result of `vllm bench latency`.*list of seconds"):
-        read_latencies(path)
+def test_one_token_is_all_prefill(fake):
+    fake()
+    with Vllm() as engine:
+        assert engine.time("child", Workload(1, 8, 1), 2) == [Timing(100, 0.0), Timing(101, 0.0)]
 
 
-def test_prefill_and_decode_are_told_apart(fake_vllm):
-    calls = fake_vllm()
-    timings = measure("child", Workload(4, 128, 11), 3, ["--dtype", "bfloat16"])
-    # 100, 101, 102 ms to the first token; 200, 201, 202 ms in all, of which the median prefill is 101 ms
-    assert [t.prefill_ms for t in timings] == pytest.approx([100, 101, 102])
-    assert [t.decode_ms for t in timings] == pytest.approx([99, 100, 101])
-    first, second = calls()
-    assert " ".join(first[: first.index("--output-json")]) == (
-        "bench latency --model child --load-format dummy --trust-remote-code --input-len 128 --output-len 1 "
-        "--batch-size 4 --num-iters 3"
-    )
-    assert first[-2:] == ["--dtype", "bfloat16"]
-    assert [second[i] for i, word in enumerate(first) if word != second[i]][0] == "11"
+def test_a_restarted_process_is_another(fake):
+    fake()
+    assert vllm.version() == "0.1"
+    first = vllm.shared()._process
+    vllm.restart()
+    assert first.returncode == 0
+    assert vllm.version() == "0.1"
+    assert vllm.shared()._process is not first
+    vllm.restart()
 
 
-def test_one_token_is_all_prefill(fake_vllm):
-    calls = fake_vllm()
-    assert measure("child", Workload(1, 8, 1), 2) == [Timing(pytest.approx(100), 0.0), Timing(pytest.approx(101), 0.0)]
-    assert len(calls()) == 1
-
-
-def test_command_names_the_folder_and_the_output():
-    command = latency_command("a", Workload(1, 2, 3), 4, "b.json")
-    assert command[:3] == ["vllm", "bench", "latency"]
-    assert command[-2:] == ["--output-json", "b.json"]
-
-
-def test_missing_executable(monkeypatch, tmp_path):
+def test_no_vllm(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(VllmError, match="no executable `vllm` on PATH: `pip install vllm`"):
-        measure("child", Workload(1, 8, 8), 2)
+    monkeypatch.delenv(PYTHON, raising=False)
+    with pytest.raises(VllmError, match=f"vLLM is not installed here: `pip install vllm` .*{PYTHON}"):
+        Vllm().time("child", Workload(1, 8, 8), 2)
+    monkeypatch.setenv(PYTHON, "/nowhere/python")
+    with pytest.raises(VllmError, match=f"{PYTHON} is '/nowhere/python', which is no executable"):
+        vllm.interpreter()
+
+
+def test_the_interpreter_beside_the_executable(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(PYTHON, raising=False)
+    for name in ("vllm", "python"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert vllm.interpreter() == str(tmp_path / "python")
 
 
 @pytest.mark.parametrize(
     "behaviour, message",
     [
-        ("sys.exit('CUDA out of memory')", "(?s)output-len 1 .*failed with 1:\nCUDA out of memory"),
-        ("sys.exit(0)", "is no result of"),
-        ("value['--num-iters'] = '1'", "gave 1 latencies for 2 iterations"),
+        ("sys.exit('out of memory')", "(?s)process ended with 1:\n.*out of memory"),
+        ("answer = {'error': 'ValueError: no such architecture'}", "vLLM: ValueError: no such architecture"),
         (
-            "value['--output-len'] = 9 - int(value['--output-len'])",
-            "less than the median prefill .*decode more tokens",
+            "answer = {'times': [[100.0, 90.0]]} if 'time' in asked else answer",
+            "took no longer than the first .*decode more tokens",
         ),
     ],
 )
-def test_failures_are_named(fake_vllm, behaviour, message):
-    fake_vllm(behaviour)
-    with pytest.raises(VllmError, match=message):
-        measure("child", Workload(1, 8, 8), 2)
+def test_failures_are_named(fake, behaviour, message):
+    fake(behaviour)
+    with Vllm() as engine, pytest.raises(VllmError, match=message):
+        engine.time("child", Workload(1, 8, 8), 1)
+
+
+def test_the_worker_survives_what_it_cannot_open(fake, monkeypatch):
+    """The real worker where vLLM is not: the import error is an answer, and the process goes on."""
+    monkeypatch.setenv(PYTHON, sys.executable)
+    monkeypatch.setitem(os.environ, "PYTHONPATH", "/nowhere")
+    with Vllm() as engine:
+        for _ in range(2):
+            with pytest.raises(VllmError, match="vLLM: ModuleNotFoundError: No module named 'vllm'"):
+                engine.version()
+    assert vllm._MARK == vllm_worker.MARK
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no vLLM")
+def test_half_the_layers_in_vllm_itself(tmp_path):
+    """A child of half the depth is timed faster, in the process that timed its parent."""
+    parent = family_model("llama", hidden_size=256, intermediate_size=1024, num_hidden_layers=8, vocab_size=512)
+    times = {}
+    with Vllm() as engine:
+        for layers in (8, 4):
+            config = formats.decilm_config(parent.config, [Block(4, 1024)] * (layers - 1) + [Block(2, 512)])
+            folder = hub.write_model_folder(tmp_path / str(layers), formats.model_class(config)(config))
+            rounds = engine.time(folder, Workload(2, 32, 8), 5, {"dtype": "float32"})
+            times[layers] = min(t.total_ms for t in rounds)
+    assert torch.cuda.is_available() or times[4] < times[8]

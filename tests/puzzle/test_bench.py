@@ -141,9 +141,11 @@ def test_sessions_in_vllm_are_its_own_processes(llama, monkeypatch):
         return [Timing(1.0, float(len(asked)))] * rounds
 
     monkeypatch.setattr(bench_module, "time_vllm", time_vllm)
+    monkeypatch.setattr(bench_module.vllm, "restart", lambda: asked.append("a fresh process"))
     config = dataclasses.replace(CONFIG, engine="vllm")
     (speed,) = Bench(llama, config, DECILM).confirm([BLOCKS], 2, 3, 2)
-    assert asked == [("LlamaForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu")] * 3
+    models = [("LlamaForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu")]
+    assert asked == ["a fresh process", *models] * 3
     assert (speed["total"].sessions, speed["total"].rounds) == (3, 6)
 
 

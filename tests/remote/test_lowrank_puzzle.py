@@ -33,7 +33,7 @@ from hf_puzzle.remote.lowrank_puzzle import LowRank
 
 TOKENS = torch.randint(3, 128, (2, 14), generator=torch.Generator().manual_seed(0))
 BLOCKS = [Block("r4", 64), Block(2, "r8"), Block("r4", "r8"), Block(4, "r8")]
-PER_LAYER_ENGINES = {"transformers", "transformers-serve", "continuous-batching"}
+PER_LAYER_ENGINES = {"transformers", "transformers-serve", "continuous-batching", "onnxruntime", "openvino"}
 OPEN = """
 import json, sys
 sys.modules["hf_puzzle"] = None
@@ -181,7 +181,9 @@ def test_a_child_opens_bit_equal_where_hf_puzzle_is_not_installed(child, tmp_pat
     verdicts = {verdict.engine: verdict for verdict in check_folder(folder)}
     assert verdicts["transformers"].status == "opens"
     assert verdicts["vllm"].status == "no"
-    assert "layer 0, block r4+w64: DeciLM has no low-rank maps" in verdicts["vllm"].reason
+    assert verdicts["vllm"].reason == "layer 0 (r4+w64): no low-rank maps"
+    assert verdicts["mlx-lm"].status == "no"
+    assert "layer 0, block r4+w64: DeciLM has no low-rank maps" in verdicts["mlx-lm"].reason
 
 
 def test_its_last_matrix_is_refitted(parent, child, stream):

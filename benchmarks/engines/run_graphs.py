@@ -1,0 +1,78 @@
+"""onnxruntime, or OpenVINO (argument 3), on the ONNX graphs of an export: prompts at once, then token by token."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from common import run
+
+
+ENGINE = sys.argv[3]
+
+
+class OnnxRuntime:
+    def __init__(self, path: Path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options)
+        self.inputs = [each.name for each in self.session.get_inputs()]
+        self.outputs = [each.name for each in self.session.get_outputs()]
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self.session.run(None, inputs)
+
+
+class OpenVino:
+    def __init__(self, path: Path):
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        self.model = openvino.compile_model(str(path), "CPU", settings)
+        self.inputs = [each.get_any_name() for each in self.model.inputs]
+        self.outputs = [each.get_any_name() for each in self.model.outputs]
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        found = self.model(inputs)
+        return [np.array(found[i]) for i in range(len(self.outputs))]
+
+
+def compute(path: str, rows: list, where) -> dict[str, list]:
+    folder = Path(path)
+    if not (folder / "prefill.onnx").exists():
+        raise FileNotFoundError("no ONNX graph in the folder")
+    graph = OnnxRuntime if ENGINE == "onnxruntime" else OpenVino
+    prefill, decode = graph(folder / "prefill.onnx"), graph(folder / "decode.onnx")
+    where.stage = "forward"
+    return {"whole": [greedy(prefill, decode, prompt, len(tokens)) for prompt, tokens, _ in rows]}
+
+
+def greedy(prefill, decode, prompt: list[int], new: int) -> tuple[list[int], np.ndarray]:
+    tokens, logits, cache, rest = [], [], {}, prompt
+    for _ in range(new):
+        graph = decode if cache else prefill
+        done = len(prompt) + len(tokens) - len(rest) if cache else 0
+        given = {
+            "input_ids": np.array([rest], np.int64),
+            "attention_mask": np.ones((1, done + len(rest)), np.int64),
+            "position_ids": np.arange(done, done + len(rest), dtype=np.int64)[None],
+        }
+        given = {name: value for name, value in (given | cache).items() if name in graph.inputs}
+        found = dict(zip(graph.outputs, graph(given), strict=True))
+        last = found.pop("logits")[0, -1].astype(np.float32)
+        wanted = [name for name in decode.inputs if name not in ("input_ids", "attention_mask", "position_ids")]
+        cache = dict(zip(wanted, found.values(), strict=True)) or {"": np.zeros(0)}
+        logits.append(last)
+        rest = [int(last.argmax())]
+        tokens += rest
+    return tokens, np.stack(logits)
+
+
+if __name__ == "__main__":
+    if "--names" in sys.argv:
+        graph = OnnxRuntime(Path(sys.argv[1]))
+        print(json.dumps({"in": graph.inputs, "out": graph.outputs}))
+    else:
+        run(ENGINE, compute)

@@ -1,0 +1,96 @@
+"""What was run in which engine, and the kinds of layers and settings that it says something about.
+
+`measured.json` is written by `make engines` (benchmarks/engines); a test holds it and the table together.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from .. import artifacts
+from ..blocks import Block
+from ..formats import describe, format_of
+from ..remote.configuration_decilm import DeciLMConfig
+
+
+PATH = Path(__file__).with_name("measured.json")
+READ = "read from sources"
+
+
+@functools.cache
+def _file() -> dict[str, dict]:
+    return artifacts.read_json(PATH) if PATH.exists() else {"cases": {}, "engines": {}}
+
+
+def table() -> dict[str, dict]:
+    """Per engine: `package`, `version`, `date`, `with` (versions beside it) and `cells`."""
+    return _file()["engines"]
+
+
+@functools.cache
+def known(engine: str) -> frozenset[str]:
+    """The kinds that were measured in an engine, right or wrong; empty where it was not run."""
+    cells = table().get(engine, {"cells": []})["cells"]
+    return frozenset(kind for cell in cells for kind in _file()["cases"][cell["case"]])
+
+
+def kinds(config: Any) -> set[str]:
+    """Everything about a model that an engine may know or not, as words."""
+    fmt = format_of(config)
+    if fmt is None:
+        return {f"plain {config.model_type}"}
+    blocks = describe(config)
+    found = {fmt if isinstance(config, DeciLMConfig) else f"{fmt} {config.model_type}"}
+    for i, block in enumerate(blocks):
+        place = "first" if i == 0 else "last" if i == len(blocks) - 1 else "middle"
+        if block == Block("none", "none"):
+            found.add(f"neither, {place}")
+            continue
+        for kind, variant in zip(("attention", "ffn"), block, strict=True):
+            if isinstance(variant, str):
+                found.add(f"{kind} {''.join(c for c in variant if not c.isdigit())}, {place}")
+    counts = {block.attention for block in blocks if isinstance(block.attention, int)}
+    if not counts and not any("win" in str(block.attention) for block in blocks):
+        found.add("no attention")
+    found |= {"KV heads differ"} if len(counts) > 1 else set()
+    found |= {"widths differ"} if len({block.ffn for block in blocks if isinstance(block.ffn, int)}) > 1 else set()
+    rope = getattr(config, "rope_parameters", None) or {}
+    found.add(f"RoPE {rope.get('rope_type', 'default')}")
+    for name in ("attention_bias", "qkv_bias", "mlp_bias"):
+        found |= {name} if getattr(config, name, False) else set()
+    if isinstance(config, DeciLMConfig):
+        found |= {"tied"} if config.tie_word_embeddings else set()
+        found |= {"wide head_dim"} if config.head_dim * config.num_attention_heads != config.hidden_size else set()
+        found |= {f"hidden_act {config.hidden_act}"} if config.hidden_act != "silu" else set()
+    return found
+
+
+def source(engine: str, config: Any) -> str:
+    """How what is said of a model in `engine` is known: with which version it was measured, or read."""
+    row = table().get(engine)
+    if row is None or config is None:
+        return READ
+    try:
+        missing = sorted(kinds(config) - known(engine))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):  # a stranger's config
+        return READ
+    if missing:
+        return f"{READ} ({missing[0]} not measured)"
+    return f"measured with {row['version']} on {row['date']}"
+
+
+def advice(engine: str) -> str | None:
+    """One line on the version at hand against the measured one; None where nothing was measured."""
+    from importlib import metadata
+
+    row = table().get(engine)
+    if row is None:
+        return None
+    known = f"{engine} was measured with {row['package']} {row['version']} on {row['date']}"
+    try:
+        installed = metadata.version(row["package"])
+    except metadata.PackageNotFoundError:
+        return f"{known}; it is not installed here"
+    if installed == row["version"]:
+        return None
+    return f"{known}, and {installed} is installed here: `make engines` measures it, or install {row['version']}"
