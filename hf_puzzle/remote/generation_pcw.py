@@ -12,7 +12,6 @@ Shapes: B windows, M cached keys (prefix + all windows), Q tasks, L task tokens,
 import contextlib
 import copy
 import functools
-import hashlib
 import inspect
 import json
 import math
@@ -40,6 +39,7 @@ from .caches_puzzle import (
     remedy,
     self_checks,
 )
+from .weights_pcw import model_state
 
 
 try:
@@ -54,20 +54,15 @@ MERGEABLE = {"full_attention": "plain", "dummy": "plain", "sliding_attention": "
 ALIBI_BUILDERS = ("build_alibi_tensor", "build_mpt_alibi_tensor")
 # longer packed rows pay more for the blocks that are masked out than they save in calls (measured: 80 to 1280)
 PACKED_TOKENS = 320
-SAMPLE = 64  # values per tensor by which a model is known
 # logits held at once: 256 MiB
 SCORED_LOGITS = 1 << 26
 STOCK_NEW_TOKENS = 20
+# of a generation config: how a cache is made and filled, of no consequence where one is given; and what reads without it
+CACHE_SETTINGS = ("cache_implementation", "cache_config", "prefill_chunk_size")
+ALTERING_SETTINGS = ("guidance_scale", "prompt_lookup_num_tokens")
 NOT_WITH_WINDOWS = (
-    *NAMES,
-    "cache_implementation",
-    "inputs_embeds",
-    "assistant_model",
-    "prompt_lookup_num_tokens",
-    "prefill_chunk_size",
-    "guidance_scale",
-    "negative_prompt_ids",
-)
+    *NAMES, *CACHE_SETTINGS, *ALTERING_SETTINGS, "inputs_embeds", "assistant_model", "negative_prompt_ids",
+)  # fmt: skip
 
 
 class PCWError(ValueError):
@@ -77,6 +72,15 @@ class PCWError(ValueError):
 # -- what a model can do
 
 
+def plain_model(model):
+    """`model`, or of a `PeftModel` the model in which its adapters are; PCWError for prompts that are no text."""
+    if not hasattr(model, "get_base_model"):
+        return model
+    if getattr(model.active_peft_config, "is_prompt_learning", False):
+        raise PCWError("a soft prompt stands before all else, which windows do too: read without it, or use LoRA")
+    return model.get_base_model()
+
+
 def check_model(model) -> str:
     """How windows can be merged for `model`.
 
@@ -84,6 +88,7 @@ def check_model(model) -> str:
     Raises PCWError naming the model type and the reason for encoder-decoders, recurrent, chunked or otherwise
     unmergeable layers, models without a cache and models that take no positions.
     """
+    model = plain_model(model)
     config = model.config.get_text_config(decoder=True)
     name = config.model_type
     accepts = inspect.signature(model.forward).parameters
@@ -91,8 +96,6 @@ def check_model(model) -> str:
         raise PCWError(f"{name} is an encoder-decoder: parallel windows need a decoder-only model")
     if getattr(model, "_is_stateful", False):
         raise PCWError(f"{name} has recurrent layers: their states cannot be merged as keys and values can")
-    if hasattr(model, "get_base_model"):
-        raise PCWError("a PeftModel is not read: give model.get_base_model(), on which its LoRA layers are active")
     if _cache_name(model) is None:
         raise PCWError(
             f"{name} has no key-value cache that this code knows (its forward takes none of {', '.join(NAMES)}). {remedy()}"
@@ -188,28 +191,6 @@ def _fingerprint(model) -> str:
     return f"{type(model).__name__} with {layers} layers (shapes {code:08x})"
 
 
-def model_state(model) -> str:
-    """sha256 (16 hex digits) of what cached windows depend on: weights (evenly spaced values), adapters, dropout."""
-    digest = hashlib.sha256()
-    sample_weights(model, digest)
-    digest.update(str(model.training).encode())
-    return digest.hexdigest()[:16]
-
-
-def sample_weights(model, digest) -> None:
-    """Feed `digest` with name, shape, dtype and evenly spaced values of every weight, and which adapters are on."""
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if type(tensor) is torch.Tensor and not tensor.is_meta:  # offloaded or packed ones show no values
-            flat = tensor.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].cpu().contiguous()
-            digest.update(bytes(sample.view(torch.uint8).tolist()))
-    for name, module in model.named_modules():
-        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):  # PEFT's
-            on = (list(module.active_adapters), module.disable_adapters, list(getattr(module, "merged_adapters", ())))
-            digest.update(f"{name} {on} {getattr(module, 'scaling', None)}".encode())
-
-
 def scale_switch(config) -> tuple[float, str | None]:
     """(positions after which rotary scales depend on the longest row, type of scaling); (inf, None) for most models.
 
@@ -241,6 +222,13 @@ def _positions(model, kind: str) -> tuple[float, str]:
     return limit, f"{said} {limit} positions"
 
 
+def column_names(value) -> list | None:
+    """Names of the columns of a data set or data frame (of datasets, pandas, Polars, Arrow); None for anything else."""
+    found = getattr(value, "column_names", None)
+    found = getattr(value, "columns", None) if found is None else found
+    return None if found is None or callable(found) else list(found)
+
+
 def _listed(value, what: str, items: str = "list of token ids"):
     """`value` if it is a list with something in it; PCWError for what would be read as something else."""
     if isinstance(value, Mapping):
@@ -249,6 +237,8 @@ def _listed(value, what: str, items: str = "list of token ids"):
             f"{what} is a {type(value).__name__} with the keys {keys}: expected a list, such as list({what}.values()) of a "
             f"dictionary or {what}['input_ids'] of a tokenizer's output"
         )
+    if (columns := column_names(value)) is not None:
+        raise PCWError(f"{what} is a {type(value).__name__} with the columns {columns}: expected one, as a list")
     ordered = hasattr(value, "__len__") and hasattr(value, "__iter__") and not isinstance(value, str | bytes | Set)
     if not ordered or not len(value):
         raise PCWError(f"{what} is {value!r:.80}: expected at least one {items}")
@@ -577,12 +567,12 @@ class EncodedWindows:
     @torch.no_grad()
     def add(self, model, ids: Sequence[int]) -> "EncodedWindows":
         """With one more window at the end, which alone is encoded; PCWError as `encode_windows`."""
-        return self._change(model, None, ids)
+        return self._change(plain_model(model), None, ids)
 
     @torch.no_grad()
     def replace(self, model, index: int, ids: Sequence[int]) -> "EncodedWindows":
         """With another window in the place of one, which alone is encoded; PCWError as `encode_windows`."""
-        return self._change(model, index, ids)
+        return self._change(plain_model(model), index, ids)
 
     def remove(self, index: int) -> "EncodedWindows":
         """Without one window; PCWError for the last one, and for the longest of right-aligned ones."""
@@ -627,6 +617,7 @@ class EncodedWindows:
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor], model) -> "EncodedWindows":
         """The inverse of `state_dict`, on the model's device and dtype; PCWError if another model encoded it."""
+        model = plain_model(model)
         header = json.loads(bytes(state["header"].tolist()))
         windows = [tuple(w.tolist()) for w in state["tokens"].split(state["lengths"].tolist())]
         tensors = [
@@ -643,6 +634,7 @@ class EncodedWindows:
 
 def check_encoded(model, encoded: EncodedWindows) -> str:
     """`check_model`, and PCWError if `encoded` is no EncodedWindows, or of another model or other weights than now."""
+    model = plain_model(model)
     if not isinstance(encoded, EncodedWindows):
         raise PCWError(f"encoded is a {type(encoded).__name__}: expected what encode_windows returns")
     if encoded.fingerprint != _fingerprint(model):
@@ -685,6 +677,7 @@ def encode_windows(
     Raises PCWError as `check_model`, for no windows, an empty one, ids outside the vocabulary, and a window that does
     not fit into the model's positions (saying by how many tokens).
     """
+    model = plain_model(model)
     kind = check_model(model)
     if alignment not in ("left", "right"):
         raise PCWError(f"alignment is {alignment!r}: expected 'left' or 'right'")
@@ -993,6 +986,7 @@ def task_logits(
     Raises PCWError for windows of another model, an unknown mode or a knob out of range, and for tasks that are empty
     or do not fit into the model's positions.
     """
+    model = plain_model(model)
     plan = _plan(model, encoded, mode, temperature, self_weight, top_k_windows, weights, beta)
     tasks = _check_tasks(model, plan.reader.kind, encoded, tasks)
     if packed:
@@ -1034,6 +1028,7 @@ def score_labels(
 
     The other arguments, and PCWError: as `task_logits`; also for no labels, one without tokens, and two equal ones.
     """
+    model = plain_model(model)
     plan = _plan(model, encoded, mode, temperature, self_weight, top_k_windows, weights, beta)
     if scores not in ("trie", "each", "greedy"):
         raise PCWError(f"scores is {scores!r}: expected 'trie', 'each' or 'greedy'")
@@ -1224,10 +1219,16 @@ def generate(
     Returns: what stock `generate` returns; sequences hold the task ids as given, then the new ones.
     Raises PCWError as `encode_windows` and `task_logits`, for `use_cache=False` and for arguments that conflict.
     """
+    model = plain_model(model)
     stock = {name: value for name, value in kwargs.items() if value is not None}
     ids = stock.pop("input_ids", inputs)
     if wrong := [name for name, value in stock.items() if name in NOT_WITH_WINDOWS or is_cache(value)]:
         raise PCWError(f"{wrong[0]} cannot be given together with parallel windows")
+    for config, where in ((generation_config, "generation_config"), (model.generation_config, "model.generation_config")):
+        own = () if config is model.generation_config else CACHE_SETTINGS
+        for name in (*own, *ALTERING_SETTINGS):
+            if (value := getattr(config, name, None)) not in (None, 1.0):
+                raise PCWError(f"{where}.{name} is {value!r}: not with parallel windows, set it to None")
     if stock.pop("use_cache", True) is False or (
         generation_config is not None and generation_config.use_cache is False
     ):
@@ -1299,7 +1300,12 @@ def _generate(plan: _Plan, indices, ids, mask, rows: int, generation_config, sto
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     caches = [_cache(model, context.layers, rows) for context in contexts]
     stock["attention_mask"] = torch.cat([mask.new_ones(len(ids), len(contexts[0].positions)), mask], dim=1)
-    stock |= {"inputs": ids, "generation_config": generation_config, "use_cache": True}
+    if generation_config is not None:
+        generation_config = copy.copy(generation_config)
+        generation_config.use_cache = True
+    else:
+        stock["use_cache"] = True
+    stock |= {"inputs": ids, "generation_config": generation_config}
     accepts_positions = _accepts(model, "position_ids")
     if plan.mode.name == "pcw":
         positions = positions + contexts[0].next_position
@@ -1307,7 +1313,7 @@ def _generate(plan: _Plan, indices, ids, mask, rows: int, generation_config, sto
             stock["position_ids"] = positions
         before = _held(caches[0])
         with plan.reader.seeing(contexts[0], positions):
-            output = GenerationMixin.generate(model, **{OUTPUT_NAME: caches[0]}, **stock)
+            output = GenerationMixin.generate(_with_given_cache(model), **{OUTPUT_NAME: caches[0]}, **stock)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         if before is not None and _held(caches[0]) < before + sequences.shape[1] - 1:
             raise PCWError(
@@ -1317,8 +1323,19 @@ def _generate(plan: _Plan, indices, ids, mask, rows: int, generation_config, sto
         return output
     if accepts_positions:
         stock["position_ids"] = positions
-    combining = _combining(plan, indices, contexts, positions)
+    combining = _with_given_cache(_combining(plan, indices, contexts, positions))
     return GenerationMixin.generate(combining, **{OUTPUT_NAME: _StreamCache(caches)}, **stock)
+
+
+def _with_given_cache(model):
+    """`model`, or a shallow copy that makes no cache of its own where its generation config asks for one."""
+    if all(getattr(model.generation_config, name, None) is None for name in CACHE_SETTINGS):
+        return model
+    model = copy.copy(model)
+    model.generation_config = copy.copy(model.generation_config)
+    for name in CACHE_SETTINGS:
+        setattr(model.generation_config, name, None)
+    return model
 
 
 def _check_generates(model) -> None:

@@ -25,12 +25,14 @@ from .generation_pcw import (
     PCWError,
     check_knobs,
     check_model,
+    column_names,
     encode_windows,
     generate,
-    model_state,
+    plain_model,
     score_labels,
 )
 from .store_pcw import load_windows, read_json, save_windows
+from .weights_pcw import model_state
 from .windows_pcw import (
     Labels,
     Layout,
@@ -39,6 +41,7 @@ from .windows_pcw import (
     lay_out_demonstrations,
     lay_out_documents,
     read_demonstrations,
+    table_rows,
     tokenize_labels,
 )
 
@@ -127,6 +130,8 @@ class _PCWPipeline(Pipeline):
         kwargs: as for the model's `save_pretrained`. Unlike transformers' own, this keeps the code of a pipeline that
         was itself loaded from such a folder, and the entries of other pipelines.
         """
+        if plain_model(self.model) is not self.model:
+            raise PCWError("a PeftModel is saved without its base: make the pipeline of model.merge_and_unload() to save it")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"pcw_version": SETTINGS_VERSION, **self._others, self._task(): self.settings()}
@@ -202,7 +207,10 @@ class _PCWPipeline(Pipeline):
             return self._stream(inputs, size, *parameters)
         if not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
             raise PCWError(f"inputs are {inputs!r}: give a text, a mapping, or a list, data set or generator of them")
-        rows = [inputs[i] for i in range(len(inputs))]
+        if column_names(inputs) is not None:
+            rows = table_rows(inputs)
+        else:  # a series has an index of its own
+            rows = list(inputs) if hasattr(inputs, "__iter__") else [inputs[i] for i in range(len(inputs))]
         if not rows:
             return []
         if len(rows) > size:  # what is wrong with a later batch must be said before the first one is computed
@@ -211,12 +219,6 @@ class _PCWPipeline(Pipeline):
 
     def _single(self, output, **kwargs):
         return output
-
-
-def _weights(model) -> tuple:
-    """Another value after every change, in place too, of what cached windows depend on."""
-    versions = tuple((id(p), None if p.is_inference() else p._version, p.device) for p in model.parameters())
-    return id(model), model_state(model), versions
 
 
 def _modules(config) -> list[str]:
@@ -331,7 +333,7 @@ class PCWClassificationPipeline(_PCWPipeline):
         sizes = {"num_windows": num_windows, "window_size": window_size, "task_tokens": task_tokens}
         sizes |= {"prompt": prompt, "seed": seed, "tokenization": tokenization}
         context = context_size or _context_size(self.model.config)
-        key = (tuple(shots), names, template, context, alignment, *sizes.values(), _weights(self.model))
+        key = (tuple(shots), names, template, context, alignment, *sizes.values(), model_state(plain_model(self.model)))
         known = getattr(self, "_known", None)
         if known is not None and known[0] == key:
             return known[1]
@@ -558,7 +560,7 @@ class PCWGenerationPipeline(_PCWPipeline):
 
     def _encoded(self, layout: Layout, alignment: str) -> EncodedWindows:
         """The windows' caches; those of the last documents are kept for the next question."""
-        key = (layout.prefix, layout.windows, alignment, _weights(self.model))
+        key = (layout.prefix, layout.windows, alignment, model_state(plain_model(self.model)))
         with self._lock:
             known = getattr(self, "_known", None)
             if known is None or known[0] != key:
@@ -585,10 +587,10 @@ def _documents(value, who: str) -> tuple[str, ...]:
     """Documents in their order; PCWError for what iterates over something else, or would lose the order."""
     if value is None or isinstance(value, str) or not (hasattr(value, "__len__") and hasattr(value, "__iter__")):
         raise PCWError(f"{who} has no contexts: give a list of texts, there or as contexts=")
-    if isinstance(value, Mapping | Set):
-        keys = (
-            f" with the keys {', '.join(repr(key) for key in list(value)[:4])}" if isinstance(value, Mapping) else ""
-        )
+    columns = column_names(value)
+    if isinstance(value, Mapping | Set) or columns is not None:
+        keys = list(value)[:4] if isinstance(value, Mapping) else columns
+        keys = f" with the keys {', '.join(map(repr, keys))}" if keys else ""
         raise PCWError(
             f"{who} has contexts of type {type(value).__name__}{keys}: give a list of texts, the best-ranked first"
         )

@@ -746,6 +746,29 @@ def gpt2_and_windows():
     return model, encoded, calls
 
 
+SETTINGS = {"cache_implementation": "static", "prefill_chunk_size": 4, "guidance_scale": 2.0, "prompt_lookup_num_tokens": 3}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_generation_config_hides_nothing(name, models):
+    model, setting = models("llama"), {name: SETTINGS[name]}
+    options = {"contexts": WINDOWS, "prefix": PREFIX, **SIX}
+    with pytest.raises(PCWError, match=f"^{name} cannot be given"):
+        generate(IDS, model=model, **options, **setting)
+    config = transformers.GenerationConfig(do_sample=False, **SIX, **setting)
+    with pytest.raises(PCWError, match=f"^generation_config.{name} is"):
+        generate(IDS, config, model=model, contexts=WINDOWS, prefix=PREFIX)
+    assert getattr(config, name) == SETTINGS[name]
+    own = tiny("llama")
+    setattr(own.generation_config, name, SETTINGS[name])
+    if name in pcw.CACHE_SETTINGS:  # how a cache would be made, not what is read
+        assert torch.equal(generate(IDS, model=own, **options), generate(IDS, model=model, **options))
+        assert getattr(own.generation_config, name) == SETTINGS[name]
+    else:
+        with pytest.raises(PCWError, match=f"^model.generation_config.{name} is"):
+            generate(IDS, model=own, **options)
+
+
 def test_windows_of_another_model(models):
     encoded = encode_windows(models("llama"), WINDOWS, PREFIX)
     for other in (models("qwen2"), tiny("llama", num_hidden_layers=2), tiny("llama", num_key_value_heads=2)):
@@ -976,14 +999,28 @@ def test_windows_of_another_adapter_are_refused():
         task_logits(model, encoded, TASKS)
     wrapped.set_adapter("one")
     assert distance(task_logits(model, encoded, TASKS), first) == 0
-    with pytest.raises(PCWError, match="get_base_model"):
-        encode_windows(wrapped, WINDOWS)
+
+
+def test_a_peft_model_reads_as_the_model_its_adapters_are_in():
+    wrapped = lora(tiny("llama"))
+    model, encoded = wrapped.get_base_model(), encode_windows(wrapped, WINDOWS, PREFIX)
+    assert distance(task_logits(wrapped, encoded, TASKS), task_logits(model, encoded, TASKS)) == 0
+    plain = wrapped(input_ids=torch.tensor([PREFIX + WINDOWS[0] + TASKS[0]])).logits[0, -len(TASKS[0]) :]
+    assert distance(task_logits(wrapped, encode_windows(wrapped, WINDOWS[:1], PREFIX), TASKS[:1]), [plain]) <= TOLERANCE
+    assert torch.equal(
+        score_labels(wrapped, encoded.add(wrapped, [5]), TASKS, LABELS),
+        score_labels(model, encoded.add(model, [5]), TASKS, LABELS),
+    )
+    found = generate(IDS, model=wrapped, encoded=encoded, do_sample=False, **SIX)
+    assert torch.equal(found, generate(IDS, model=model, encoded=encoded, do_sample=False, **SIX))
 
 
 def test_soft_prompts_are_refused(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     wrapped = peft.get_peft_model(tiny("llama"), config)
+    with pytest.raises(PCWError, match="a soft prompt stands before"):
+        encode_windows(wrapped, WINDOWS)
     folder = str(write_custom_generate(tmp_path))
     with pytest.raises(ValueError, match="a soft prompt stands before"):
         wrapped.generate(input_ids=IDS, contexts=WINDOWS, custom_generate=folder, trust_remote_code=True)

@@ -286,6 +286,33 @@ def test_unknown_names_and_long_inputs_are_refused_before_any_compute(model, tok
         classifier("a", top_k=0)
 
 
+def test_frames_and_series_are_read_by_rows(classifier, answerer):
+    frame = Dataset.from_dict({"text": QUERIES, "question": QUERIES}).to_pandas()
+    frame.index = [2, 0, 1]
+    expected = classifier(QUERIES)
+    for given in (frame, frame["text"], frame["text"].to_numpy(), Dataset.from_pandas(frame)):
+        assert classifier(given) == expected
+    assert answerer(frame["question"]) == answerer(QUERIES)
+    assert answerer("who?", contexts=frame["text"].to_numpy()) == answerer("who?", contexts=QUERIES)
+    with pytest.raises(PCWError, match="contexts of type DataFrame with the keys 'text', 'question'"):
+        answerer("who?", contexts=frame)
+
+
+def test_a_peft_model_classifies_as_its_base_does(tokenizer, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    wrapped = get_peft_model(tiny_llama(tokenizer), config).eval()
+    classifier = make(wrapped, tokenizer, demonstrations=SHOTS)
+    expected = make(wrapped.get_base_model(), tokenizer, demonstrations=SHOTS)(QUERIES, top_k=None)
+    assert classifier(QUERIES, top_k=None) == expected
+    with wrapped.disable_adapter():
+        assert classifier(QUERIES, top_k=None) != expected
+    assert make(wrapped, tokenizer, "pcw-generation", contexts=CONTEXTS, max_new_tokens=3)("who?")
+    with pytest.raises(PCWError, match="merge_and_unload"):
+        classifier.save_pretrained(tmp_path)
+
+
 def test_models_without_mergeable_caches_are_refused(tokenizer):
     from transformers import Qwen3NextForCausalLM
 
