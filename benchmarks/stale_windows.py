@@ -86,7 +86,9 @@ def main() -> None:
     result = {"cost": cost(args.rounds), **sequences(args.sequences, args.steps)}
     result["environment"] = artifacts.environment()
     artifacts.write_json(args.out, result)
-    print(f"{result['sequences']} sequences: {result['readings']}; state {result['cost']['share']:.2%} of the cheapest call")
+    print(
+        f"{result['sequences']} sequences: {result['readings']}; state {result['cost']['share']:.2%} of the cheapest call"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ class Life:
         self.store()
 
     def pipeline(self):
-        return pipeline("pcw-classification", model=self.model, tokenizer=byte_level(), device="cpu", demonstrations=SHOTS)
+        return pipeline(
+            "pcw-classification", model=self.model, tokenizer=byte_level(), device="cpu", demonstrations=SHOTS
+        )
 
     # -- what may happen
 
@@ -89,7 +91,11 @@ class Life:
 
     def adapters_off_or_on(self) -> None:
         self.adapters = not self.adapters
-        (self.wrapped.base_model.enable_adapter_layers if self.adapters else self.wrapped.base_model.disable_adapter_layers)()
+        (
+            self.wrapped.base_model.enable_adapter_layers
+            if self.adapters
+            else self.wrapped.base_model.disable_adapter_layers
+        )()
 
     def merge_or_unmerge(self) -> None:
         self.random.choice([self.wrapped.merge_adapter, self.wrapped.unmerge_adapter])()

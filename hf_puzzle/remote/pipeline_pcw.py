@@ -20,17 +20,10 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from .generation_pcw import (
-    EncodedWindows,
-    PCWError,
-    check_knobs,
-    check_model,
-    column_names,
-    encode_windows,
-    generate,
-    plain_model,
-    score_labels,
-)
+from .cache_pcw import EncodedWindows
+from .generation_pcw import encode_windows, generate
+from .masks_pcw import PCWError, check_model, column_names, plain_model
+from .scoring_pcw import check_knobs, score_labels
 from .store_pcw import load_windows, read_json, save_windows
 from .weights_pcw import model_state
 from .windows_pcw import (
@@ -131,7 +124,9 @@ class _PCWPipeline(Pipeline):
         was itself loaded from such a folder, and the entries of other pipelines.
         """
         if plain_model(self.model) is not self.model:
-            raise PCWError("a PeftModel is saved without its base: make the pipeline of model.merge_and_unload() to save it")
+            raise PCWError(
+                "a PeftModel is saved without its base: make the pipeline of model.merge_and_unload() to save it"
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"pcw_version": SETTINGS_VERSION, **self._others, self._task(): self.settings()}
@@ -146,8 +141,7 @@ class _PCWPipeline(Pipeline):
         }
         config.custom_pipelines = others | CUSTOM_PIPELINES
         try:
-            for name in ("pipeline_pcw", *_modules(config)):
-                _copy_module(name, folder)
+            _copy_modules(["pipeline_pcw", *_modules(config)], folder)
             self.tokenizer.save_pretrained(folder, **kwargs)
             self.model.save_pretrained(folder, **kwargs)
         finally:
@@ -228,15 +222,14 @@ def _modules(config) -> list[str]:
     return [name for name in names if (Path(__file__).parent / f"{name}.py").exists()]
 
 
-def _copy_module(name: str, folder: Path) -> None:
-    """A file of this folder and the siblings it takes names from."""
-    source = Path(__file__).with_name(f"{name}.py")
-    target = folder / source.name
-    if target.exists() and target.samefile(source):
-        return
-    shutil.copyfile(source, target)
-    for sibling in re.findall(r"^from \.(\w+) import", source.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        _copy_module(sibling, folder)
+def _copy_modules(names: list[str], folder: Path) -> None:
+    """Files of this folder and, one after the other, the siblings they take names from."""
+    for name in names:  # which grows
+        source, target = Path(__file__).with_name(f"{name}.py"), folder / f"{name}.py"
+        if not (target.exists() and target.samefile(source)):
+            shutil.copyfile(source, target)
+        found = re.findall(r"^ *from \.(\w+) import", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        names += [sibling for sibling in dict.fromkeys(found) if sibling not in names]
 
 
 # -- classification
@@ -333,7 +326,15 @@ class PCWClassificationPipeline(_PCWPipeline):
         sizes = {"num_windows": num_windows, "window_size": window_size, "task_tokens": task_tokens}
         sizes |= {"prompt": prompt, "seed": seed, "tokenization": tokenization}
         context = context_size or _context_size(self.model.config)
-        key = (tuple(shots), names, template, context, alignment, *sizes.values(), model_state(plain_model(self.model)))
+        key = (
+            tuple(shots),
+            names,
+            template,
+            context,
+            alignment,
+            *sizes.values(),
+            model_state(plain_model(self.model)),
+        )
         known = getattr(self, "_known", None)
         if known is not None and known[0] == key:
             return known[1]
