@@ -1,6 +1,6 @@
-"""`pcw-classification` and `pcw-generation`: transformers pipelines over parallel context windows (arXiv 2212.10947).
+"""`pcw-classification`, `pcw-generation` and `pcw-decision`: pipelines over parallel context windows (arXiv 2212.10947).
 
-Both keep what they were given (demonstrations, labels, contexts, settings) in `pcw.json` beside the model, and carry
+They keep what they were given (demonstrations, labels, contexts, settings) in `pcw.json` beside the model, and carry
 their code, so that a saved folder or Hub repository opens with `pipeline(task, model=..., trust_remote_code=True)` where
 hf_puzzle is not installed. With hf_puzzle imported, they are known by their names for every model.
 """
@@ -21,6 +21,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from .cache_pcw import EncodedWindows
+from .decisions_pcw import Decider
 from .generation_pcw import encode_windows, generate
 from .masks_pcw import PCWError, check_model, column_names, plain_model
 from .scoring_pcw import check_knobs, score_labels
@@ -49,6 +50,7 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 CUSTOM_PIPELINES = {
     "pcw-classification": {"impl": "pipeline_pcw.PCWClassificationPipeline", "pt": ["AutoModelForCausalLM"]},
     "pcw-generation": {"impl": "pipeline_pcw.PCWGenerationPipeline", "pt": ["AutoModelForCausalLM"]},
+    "pcw-decision": {"impl": "pipeline_pcw.PCWDecisionPipeline", "pt": ["AutoModelForCausalLM"]},
 }
 CUSTOM_PIPELINES = {task: {**entry, "type": "text"} for task, entry in CUSTOM_PIPELINES.items()}
 
@@ -603,3 +605,57 @@ def _documents(value, who: str) -> tuple[str, ...]:
 
 
 _generate = generate
+
+
+# -- decisions
+
+
+class PCWDecisionPipeline(_PCWPipeline):
+    """Typed questions about a state, as transformers' `decision` pipeline answers them, many in one packed forward.
+
+    >>> decide = pipeline("pcw-decision", model=name)
+    >>> decide({"state": "Charged twice.", "questions": {"refund": {"type": "noul", "instructions": "A refund?"}}})
+    {'refund': {'type': 'noul', 'noul': 0.97}}
+
+    Args, at construction or per call: demonstrations, contexts, num_windows, window_size, options, permute, seed and
+    decision_config of `Decider`; `save_pretrained` writes the last one as `decision.json`.
+    `batch_size` requests are read at a time.
+
+    Returns: a dictionary by question, or a list of them. Raises PCWError, before any compute, as `Decider`.
+    """
+
+    _ASKING = (
+        "demonstrations", "contexts", "num_windows", "window_size", "options", "permute", "seed",
+    )  # fmt: skip
+    _SAVED = ("_ASKING",)
+
+    def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
+        (prepare,) = self._sanitize(settings, (*self._ASKING, "decision_config"))
+        return prepare, {}, {}
+
+    def decider(self, **settings) -> Decider:
+        """The `Decider` of these settings (by default the pipeline's), made once."""
+        settings = self._preprocess_params | settings
+        with self._lock:
+            known = getattr(self, "_known", None)
+            if known is None or known.model is not self.model or self._known_settings != settings:
+                known = self._known = Decider(self.model, self.tokenizer, **settings)
+                self._known_settings = settings
+        return known
+
+    def preprocess(self, inputs: list, **settings) -> dict:
+        decider = self.decider(**settings)
+        return {"decider": decider, "asked": decider.prepare(inputs)}
+
+    def _forward(self, model_inputs: dict) -> dict:
+        return {"answers": model_inputs["decider"].answer(model_inputs["asked"])}
+
+    def postprocess(self, outputs: dict) -> list[dict]:
+        return outputs["answers"]
+
+    def settings(self) -> dict:
+        return {name: value for name, value in self._preprocess_params.items() if name in self._ASKING}
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        self.decider().decision_config.save_pretrained(save_directory)

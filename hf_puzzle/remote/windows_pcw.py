@@ -128,7 +128,10 @@ def read_demonstrations(
     else:
         if not isinstance(demonstrations, Iterable | None) or isinstance(demonstrations, str):
             raise PCWError(f"demonstrations is {demonstrations!r:.80}: expected pairs (text, label), or mappings")
-        rows = [_read_row(row, i, columns, label_column) for i, row in enumerate(() if demonstrations is None else demonstrations)]
+        rows = [
+            _read_row(row, i, columns, label_column)
+            for i, row in enumerate(() if demonstrations is None else demonstrations)
+        ]
     if not rows:
         raise PCWError("there are no demonstrations: no windows can be made")
     found = []

@@ -473,6 +473,7 @@ def test_a_process_without_hf_puzzle_gets_equal_outputs(model, tokenizer, classi
     assert dict(vars(model.config)) == before
     assert set(json.loads((saved / "config.json").read_text())["custom_pipelines"]) == {
         "pcw-classification",
+        "pcw-decision",
         "pcw-generation",
     }
     folder = write_custom_generate(tmp_path / "custom")
