@@ -294,6 +294,11 @@ class Decider:
             self._encoded = encode_windows(self.model, self._layout, self.turns.head)
         return self._encoded
 
+    def set_temperature(self, temperature: Mapping[str, float]) -> None:
+        """Take these temperatures of question types, as fitted on held-out requests; others stay."""
+        config = self.decision_config
+        self.decision_config = dataclasses.replace(config, temperature={**config.temperature, **temperature})
+
     # -- prompts
 
     def _prompts(self, request: dict, where: str, order: int = 0) -> list[Prompt]:
