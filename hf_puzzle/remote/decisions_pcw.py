@@ -30,7 +30,7 @@ from .windows_pcw import Tokens, context_size, deal, deal_documents
 
 
 try:
-    from transformers.decision import DecisionConfig
+    from transformers.decision import DECISION_PROMPT, DecisionConfig, Question
 except ImportError:  # named where one is made: the other pipelines do without
     DecisionConfig = None
 
@@ -75,6 +75,28 @@ def _unique(where: str, pairs: list[tuple]) -> dict:
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise PCWError(f"{where}: {twice[0]!r} is there twice")
     return dict(pairs)
+
+
+def is_request(value) -> bool:
+    """Whether a mapping is meant as a request."""
+    return isinstance(value, Mapping) and {"state", "questions"} <= set(value)
+
+
+def label_questions(request: Mapping, labels: Sequence[str], where: str) -> list:
+    """The questions of a request that a classifier of `labels` answers; PCWError for any other than a choice of them."""
+    config, found = DecisionConfig(labels={"choice": list(labels)}), []
+    for name, question in read_request(request, where)["questions"].items():
+        try:
+            asked = Question.from_request(name, question, config)
+        except ValueError as error:
+            raise PCWError(f"{where}: {error}") from None
+        if asked.type != "choice" or set(asked.options) != set(labels):
+            raise PCWError(
+                f"{where}, question {name!r}: this classifier answers a choice among {', '.join(labels)}; ask other "
+                'questions of pipeline("pcw-decision")'
+            )
+        found.append(asked)
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,7 +222,11 @@ class Decider:
         self.kind = check_model(self.model)
         check_masks(plain_model(self.model))
         # transformers adds its marks to the vocabulary, which windows are stored with
-        self.tokenizer, self.decision_config = copy.deepcopy(tokenizer), decision_config
+        self.tokenizer = copy.deepcopy(tokenizer)
+        if tokenizer.chat_template is None and decision_config.chat_template is None:
+            # a model that is no chat model answers the same words as text
+            decision_config = dataclasses.replace(decision_config, chat_template=DECISION_PROMPT + "\nAnswer:\n")
+        self.decision_config = decision_config
         self.tokens, self.turns = Tokens(self.tokenizer), _Turns.of(self.tokenizer, decision_config)
         self.options, self.permute, self.seed = options, permute, seed
         self._layout = self._lay_out(demonstrations, contexts, num_windows, window_size)

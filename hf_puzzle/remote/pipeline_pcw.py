@@ -21,7 +21,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from .cache_pcw import EncodedWindows
-from .decisions_pcw import Decider
+from .decisions_pcw import Decider, is_request, label_questions
 from .generation_pcw import encode_windows, generate
 from .masks_pcw import PCWError, check_model, column_names, plain_model
 from .scoring_pcw import check_knobs, score_labels
@@ -436,6 +436,21 @@ class PCWClassificationPipeline(_PCWPipeline):
 
     def _single(self, output, **kwargs):
         return output if "top_k" in kwargs else [output]  # as text-classification does
+
+    def __call__(self, inputs, batch_size: int | None = None, **kwargs):
+        """As above; decision requests whose questions are choices among the labels get answers in that format."""
+        requests = [inputs] if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list) else []
+        if not requests or not all(map(is_request, requests)):
+            return super().__call__(inputs, batch_size, **kwargs)
+        layout = {name: value for name, value in kwargs.items() if name in self._LAYOUT}
+        names = self.windows(encode=False, **layout).labels.names
+        asked = [label_questions(each, names, f"request {i}") for i, each in enumerate(requests)]
+        scored = super().__call__([each["state"] for each in requests], batch_size, **kwargs, top_k=None)
+        found = []
+        for questions, row in zip(asked, scored, strict=True):
+            scores = {each["label"]: each["score"] for each in row}
+            found.append({q.name: q.answer([scores[option] for option in q.options]) for q in questions})
+        return found[0] if isinstance(inputs, Mapping) else found
 
     def settings(self) -> dict:
         """The arguments that make this pipeline again; demonstrations as read, with the label's words."""

@@ -1,5 +1,6 @@
 """Decisions: transformers' own answers, many questions in packed rows, windows before them, and every mistake by name."""
 
+import asyncio
 import copy
 import itertools
 import json
@@ -14,7 +15,7 @@ from pcw_models import byte_level, sentencepiece, tiny_llama
 from transformers import DecisionConfig, pipeline
 
 import hf_puzzle  # noqa: F401 (registers the pipelines)
-from hf_puzzle import formats
+from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.remote import cache_pcw, scoring_pcw
 from hf_puzzle.remote.decisions_pcw import Decider
@@ -135,6 +136,11 @@ def test_a_model_without_a_chat_template(model):
     stock = pipeline("decision", model=model, tokenizer=copy.deepcopy(tokenizer), device="cpu", decision_config=config)
     assert_same(Decider(model, tokenizer, config)(REQUEST), stock(REQUEST))
     assert Decider(model, tokenizer, config, demonstrations=SOLVED)(REQUEST)
+    plain = Decider(model, tokenizer, DecisionConfig(labels=LABELS))
+    own = plain.decision_config
+    assert own.chat_template.endswith("Answer:\n")
+    stock = pipeline("decision", model=model, tokenizer=copy.deepcopy(tokenizer), device="cpu", decision_config=own)
+    assert_same(plain(REQUEST), stock(REQUEST))
 
 
 # -- rows
@@ -412,6 +418,32 @@ def test_the_pipeline_is_saved_with_its_settings_and_temperatures(model, tokeniz
     assert run.returncode == 0, run.stderr
     for found, each in zip(json.loads(run.stdout.splitlines()[-1]), expected, strict=True):
         assert_same(found, each)
+
+
+@pytest.mark.parametrize("fmt", [formats.DECILM, formats.PER_LAYER])
+def test_transformers_serves_our_children(fmt, tokenizer, config, tmp_path):
+    from transformers.utils.import_utils import is_serve_available
+
+    if not is_serve_available():
+        pytest.skip("transformers[serving] is not installed")
+    from transformers.cli.serving.model_manager import ModelManager
+    from transformers.cli.serving.systemone import SystemOneHandler
+    from transformers.cli.serving.utils import GenerationState
+
+    family = "llama" if fmt == formats.DECILM else "qwen3"
+    own = Block(4, 256) if fmt == formats.DECILM else own_block(family)
+    no_attention = Block("none", 256) if fmt == formats.DECILM else block_kinds(family)["no_attention"]
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 1024}
+    sizes |= {"intermediate_size": 256} if fmt == formats.DECILM else {}
+    child = family_child(family, [no_attention, own, own, own], fmt=fmt, **sizes)
+    folder = hub.write_model_folder(tmp_path / "child", child, tokenizer, also=config.save_pretrained)
+    manager = ModelManager(device="cpu", trust_remote_code=True, force_model=str(folder))
+    try:
+        handler = SystemOneHandler(manager, GenerationState())
+        response = asyncio.run(handler.handle_request({"model": str(folder), **REQUEST}, "1"))
+    finally:
+        manager.shutdown()
+    assert_same(json.loads(response.body)["answers"], Decider(child, tokenizer, config)(REQUEST))
 
 
 def test_mrkls_router_asks_it(model, tokenizer, config):

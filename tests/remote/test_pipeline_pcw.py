@@ -286,6 +286,33 @@ def test_unknown_names_and_long_inputs_are_refused_before_any_compute(model, tok
         classifier("a", top_k=0)
 
 
+def test_decision_requests_among_the_labels(classifier):
+    def ask(state, **question):
+        return {
+            "state": state,
+            "questions": {"topic": {"type": "choice", "criteria": dict.fromkeys(LABELS)} | question},
+        }
+
+    found = classifier([ask(text) for text in QUERIES])
+    for answer, row in zip(found, classifier(QUERIES, top_k=None), strict=True):
+        assert answer["topic"]["probabilities"] == {each["label"]: each["score"] for each in row}
+        assert answer["topic"]["choice"] == row[0]["label"]
+        assert list(answer["topic"]["probabilities"]) == LABELS
+    alone = classifier(ask(QUERIES[0]))["topic"]
+    assert alone["probabilities"] == pytest.approx(found[0]["topic"]["probabilities"], abs=1e-6)
+    for question in (
+        {"criteria": {"bad": None}},
+        {"type": "noul", "criteria": None},
+        {"type": "score", "criteria": LABELS},
+    ):
+        with pytest.raises(
+            PCWError, match="request 0, question 'topic': this classifier answers a choice among bad, card"
+        ):
+            classifier(ask("a", **question))
+    with pytest.raises(PCWError, match="request 0, question 'topic': option 'x' is there twice"):
+        classifier(ask("a", criteria={"x": None, "x ": None}))
+
+
 def test_frames_and_series_are_read_by_rows(classifier, answerer):
     frame = Dataset.from_dict({"text": QUERIES, "question": QUERIES}).to_pandas()
     frame.index = [2, 0, 1]
