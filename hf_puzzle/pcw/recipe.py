@@ -53,6 +53,10 @@ class ProtocolConfig:
 
     num_windows: list[int] = key("B", [1, 2, 3, 4, 5, 6, 7, 8])
     modes: list[Literal[tuple(MODES)]] = key("how windows are put together", list(MODES))
+    baselines: list[Literal["nearest", "linear"]] = key(
+        "what needs no model, on the same demonstrations: nearest neighbour, linear classifier of n-grams",
+        ["nearest", "linear"],
+    )
     draws: int = key("draws of demonstrations; those of B windows begin those of B + 1", 30)
     test_items: int = key("test texts per draw", 250)
     context_size: int | None = key("N; default: the model's positions", None)
