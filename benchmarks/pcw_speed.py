@@ -19,7 +19,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from hf_puzzle import artifacts
 from hf_puzzle.costs import Timing, clock_ms, cpu_threads, speed_ratio
-from hf_puzzle.remote import generation_pcw
+from hf_puzzle.remote import cache_pcw, scoring_pcw
 from hf_puzzle.remote.generation_pcw import encode_windows, score_labels, task_logits
 
 
@@ -88,7 +88,7 @@ def report(title: str, timings: dict[str, list[Timing]], ratios: dict[str, tuple
 @contextlib.contextmanager
 def held_bytes() -> Iterator[list[int]]:
     """A list whose one entry is the most bytes that the caches of one forward held."""
-    stock, peak, live = generation_pcw._FullLayer.update, [0], {}
+    stock, peak, live = cache_pcw.FullLayer.update, [0], {}
 
     def update(self, *args, **kwargs):
         answer = stock(self, *args, **kwargs)
@@ -98,11 +98,11 @@ def held_bytes() -> Iterator[list[int]]:
         peak[0] = max(peak[0], sum(live.values()))
         return answer
 
-    generation_pcw._FullLayer.update = update
+    cache_pcw.FullLayer.update = update
     try:
         yield peak
     finally:
-        generation_pcw._FullLayer.update = stock
+        cache_pcw.FullLayer.update = stock
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ def labels_of(model, encoded, generator, rounds, clock) -> dict:
     found = report(
         f"{LABELS} labels", timings, {"trie against each": ("each", "trie"), "greedy against trie": ("trie", "greedy")}
     )
-    trie = generation_pcw._Trie(labels)
+    trie = scoring_pcw.Trie(labels)
     return found | {
         "labels": len(labels),
         "label_tokens": sum(map(len, labels)),

@@ -21,6 +21,7 @@ __all__ = sorted((*_PUBLIC, *_MODULES))
 _PIPELINES = {
     "mrkl": f"{__name__}.remote.pipeline_mrkl.MrklPipeline",
     "pcw-classification": f"{__name__}.remote.pipeline_pcw.PCWClassificationPipeline",
+    "pcw-decision": f"{__name__}.remote.pipeline_pcw.PCWDecisionPipeline",
     "pcw-generation": f"{__name__}.remote.pipeline_pcw.PCWGenerationPipeline",
 }
 

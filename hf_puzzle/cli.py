@@ -84,6 +84,26 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="also write the numbers there")
     evaluate.set_defaults(command=_eval)
 
+    decide = commands.add_parser("decide", help="answer typed questions about states, with a probability per option")
+    decide.add_argument("requests", type=Path, metavar="FILE", help="a request as JSON, a list of them, or JSON lines")
+    decide.add_argument("--model", required=True, metavar="NAME_OR_FOLDER")
+    decide.add_argument("--gguf-file", metavar="NAME", help="of the model, where it is one")
+    decide.add_argument("--demonstrations", type=Path, metavar="FILE", help="solved requests, read before the state")
+    decide.add_argument(
+        "--contexts", type=Path, metavar="FILE.json", help="a list of documents, read before the state"
+    )
+    decide.add_argument("--num-windows", type=int, metavar="N", help="that these are dealt to")
+    decide.add_argument("--windows", type=Path, metavar="FOLDER", help="keep the encoded windows there")
+    decide.add_argument("--options", default="labels", choices=["labels", "whole"], help="what is scored of an option")
+    decide.add_argument("--permute", type=int, default=1, metavar="N", help="average over orders of the options")
+    decide.add_argument(
+        "--calibrate", type=Path, metavar="FILE", help="fit temperatures on these solved requests before"
+    )
+    decide.add_argument("--save", type=Path, metavar="FOLDER", help="where the fitted decision.json goes")
+    decide.add_argument("--evaluate", action="store_true", help="FILE holds the answers: say how good these are")
+    decide.add_argument("--trust-remote-code", action="store_true", help="run code of the model's repository")
+    decide.set_defaults(command=_decide)
+
     check = commands.add_parser("check", help="which engines open a model folder, and the layer and reason where not")
     check.add_argument("folder", type=Path)
     check.set_defaults(command=_check)
@@ -370,6 +390,41 @@ def _eval(args: argparse.Namespace) -> int:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+    return 0
+
+
+def _decide(args: argparse.Namespace) -> int:
+    from .pcw.decide import calibrate, open_decider, read_requests, solved_decisions
+    from .training import resolve_device
+
+    _quiet_transformers()
+    if args.save is not None and args.calibrate is None:
+        raise ValueError("--save is for fitted temperatures: give --calibrate FILE, too")
+    requests = read_requests(args.requests)
+    names = (
+        "gguf_file",
+        "trust_remote_code",
+        "demonstrations",
+        "contexts",
+        "windows",
+        "num_windows",
+        "options",
+        "permute",
+    )
+    settings = {name: getattr(args, name) for name in names}
+    decider = open_decider(args.model, device=resolve_device("auto"), **settings)
+    development = None
+    if args.calibrate is not None:
+        development = calibrate(decider, read_requests(args.calibrate))
+        _say(f"temperatures: {decider.decision_config.temperature}")
+        if args.save is not None:
+            decider.decision_config.save_pretrained(args.save)
+    if args.evaluate:
+        for kind, each in solved_decisions(decider, requests).items():
+            print(json.dumps({"type": kind, **each.to_dict((development or {}).get(kind))}))
+        return 0
+    for answer in decider(requests):
+        print(json.dumps(answer, ensure_ascii=False))
     return 0
 
 

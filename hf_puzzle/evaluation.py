@@ -399,3 +399,94 @@ def task_accuracy(model: PreTrainedModel, task: ClozeTask, batch_size: int, devi
         losses = F.cross_entropy(head(states).transpose(1, 2), rows[:, -task.continuation :], reduction="none")
         hits.append(task.correct(losses).cpu())
     return torch.cat(hits)
+
+
+# -- decisions
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Probabilities of options, and which was right: what a classifier or a decider said on held-out items.
+
+    Attributes:
+        probabilities: per item `(options,)`, summing to 1; items may have different options.
+        right: per item the index of the right option.
+    """
+
+    probabilities: Sequence[torch.Tensor]
+    right: Sequence[int]
+
+    def _sure(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(probability of the first choice, whether it is right), `(items,)` each, float64."""
+        best = [p.double().max(0) for p in self.probabilities]
+        hit = [float(int(each.indices) == i) for each, i in zip(best, self.right, strict=True)]
+        return torch.stack([each.values for each in best]), torch.tensor(hit, dtype=torch.float64)
+
+    def of_right(self) -> torch.Tensor:
+        """`(items,)` probability of the right option, float64."""
+        return torch.stack([p.double()[i] for p, i in zip(self.probabilities, self.right, strict=True)])
+
+    def coverage(self, error: float = 0.05) -> float:
+        """Largest share of items, the surest first, among which at most `error` of the answers are wrong."""
+        sure, hit = self._sure()
+        order = sure.argsort(descending=True, stable=True)
+        wrong = (1 - hit[order]).cumsum(0) / torch.arange(1, len(hit) + 1)
+        # items that are equally sure are taken together
+        last = torch.cat([sure[order][:-1] != sure[order][1:], torch.ones(1, dtype=torch.bool)])
+        allowed = ((wrong <= error) & last).nonzero()
+        return 0.0 if not len(allowed) else (int(allowed[-1]) + 1) / len(hit)
+
+    def threshold(self, error: float = 0.05) -> float:
+        """Probability from which an option belongs to the set that holds the right one with 1 - `error` (split conformal,
+        Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv 2107.07511): the finite-sample quantile of these items."""
+        scores = (1 - self.of_right()).sort().values
+        rank = math.ceil((len(scores) + 1) * (1 - error))
+        return 0.0 if rank > len(scores) else 1 - scores[rank - 1].item()
+
+    def set_sizes(self, threshold: float) -> tuple[float, float]:
+        """(mean number of options in the set, share of sets that hold the right one) at a threshold of other items."""
+        sizes = torch.tensor([float((p.double() >= threshold).sum()) for p in self.probabilities])
+        return sizes.mean().item(), (self.of_right() >= threshold).double().mean().item()
+
+    def to_dict(self, development: "Decisions | None" = None, error: float = 0.05) -> dict:
+        """`accuracy`, `ece` (`BINS` bins of the first choice), `brier`, `nll` in nats, `coverage`; with items of a
+        development split also the conformal `set_size` and `set_holds`."""
+        sure, hit = self._sure()
+        bins = torch.zeros(BINS, dtype=torch.float64)
+        bins.index_add_(0, (sure * BINS).long().clamp(max=BINS - 1), sure - hit)
+        truth = zip(self.probabilities, self.right, strict=True)
+        brier = [(p.double() - F.one_hot(torch.tensor(i), len(p))).square().sum() for p, i in truth]
+        found = {
+            "items": len(hit),
+            "accuracy": hit.mean().item(),
+            "ece": bins.abs().sum().item() / len(hit),
+            "brier": torch.stack(brier).mean().item(),
+            "nll": -self.of_right().clamp(min=1e-12).log().mean().item(),
+            "coverage": self.coverage(error),
+        }
+        if development is not None:
+            size, holds = self.set_sizes(development.threshold(error))
+            found |= {"set_size": size, "set_holds": holds}
+        return found
+
+    def temperature(self) -> float:
+        """The temperature that makes these items likeliest (Guo et al. 2017, arXiv 1706.04599); 1 where none does better."""
+        widest = max(map(len, self.probabilities))
+        padded = [
+            F.pad(p.double().clamp(min=1e-30).log(), (0, widest - len(p)), value=-math.inf) for p in self.probabilities
+        ]
+        logs, right = torch.stack(padded), torch.tensor(self.right)[:, None]
+
+        def loss(temperature: float) -> float:
+            return -(logs / temperature).log_softmax(1).gather(1, right).sum().item()
+
+        low, high = -3.0, 3.0  # of its natural logarithm; the loss has one minimum in 1 / temperature
+        golden = (math.sqrt(5) - 1) / 2
+        for _ in range(40):
+            first, second = high - golden * (high - low), low + golden * (high - low)
+            if loss(math.exp(first)) <= loss(math.exp(second)):
+                high = second
+            else:
+                low = first
+        found = math.exp((low + high) / 2)
+        return found if loss(found) < loss(1.0) else 1.0

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_puzzle import evaluation
 from hf_puzzle.anatomy import HeadError
 from hf_puzzle.data import TokenStream
 from hf_puzzle.evaluation import (
     ClozeTask,
+    Decisions,
     Rows,
     Targets,
     compare,
@@ -260,3 +262,65 @@ def test_errors_are_clustered():
     ones = torch.ones(6)
     assert ratio_and_error(values, ones, clusters) == pytest.approx(mean_and_error(values, clusters))
     assert mean_and_error(values, torch.zeros(6))[1] == 0.0  # one document says nothing of its error
+
+
+# -- decisions
+
+
+def random_decisions(count: int = 400, seed: int = 0, sharpness: float = 1.0) -> Decisions:
+    """Items whose answers are drawn from softmax(scores), said with softmax(sharpness * scores)."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = [2 * torch.randn(2 + i % 4, generator=generator) for i in range(count)]
+    right = [int(torch.multinomial(each.softmax(0), 1, generator=generator)) for each in scores]
+    return Decisions([(sharpness * each).softmax(0) for each in scores], right)
+
+
+def test_decisions_by_their_definitions():
+    items = random_decisions()
+    found = items.to_dict()
+    pairs = [
+        (p.double().max().item(), int(p.argmax()) == i) for p, i in zip(items.probabilities, items.right, strict=True)
+    ]
+    assert found["accuracy"] == pytest.approx(sum(hit for _, hit in pairs) / len(pairs))
+    gaps = 0.0
+    for low in range(evaluation.BINS):
+        own = [(p, hit) for p, hit in pairs if min(int(p * evaluation.BINS), evaluation.BINS - 1) == low]
+        gaps += abs(sum(p for p, _ in own) - sum(hit for _, hit in own)) / len(pairs)
+    assert found["ece"] == pytest.approx(gaps)
+    brier = [
+        sum((float(p[k]) - (k == i)) ** 2 for k in range(len(p)))
+        for p, i in zip(items.probabilities, items.right, strict=True)
+    ]
+    assert found["brier"] == pytest.approx(sum(brier) / len(brier), rel=1e-5)
+    ranked = sorted(pairs, key=lambda pair: -pair[0])
+    shares = [n / len(ranked) for n in range(1, len(ranked) + 1) if sum(not hit for _, hit in ranked[:n]) / n <= 0.05]
+    assert found["coverage"] == max(shares, default=0.0)
+
+
+def test_the_conformal_set_holds_the_right_option_as_often_as_asked():
+    held = [random_decisions(600, seed).to_dict(random_decisions(600, seed + 50), error=0.1) for seed in range(8)]
+    mean = sum(each["set_holds"] for each in held) / len(held)
+    assert abs(mean - 0.9) < 0.02
+    assert 1 < held[0]["set_size"] < 4
+    few = random_decisions(5)
+    assert few.threshold(0.05) == 0.0  # five items cannot promise 95 %: the set is everything
+    assert few.set_sizes(0.0)[1] == 1.0
+
+
+def test_a_temperature_is_found_and_one_stays():
+    for sharpness in (0.5, 3.0):
+        items = random_decisions(2000, 1, sharpness)
+        found = items.temperature()
+        assert found == pytest.approx(sharpness, rel=0.1)
+        calm = Decisions([(p.log() / found).softmax(0) for p in items.probabilities], items.right)
+        assert calm.to_dict()["nll"] < items.to_dict()["nll"]
+        assert calm.to_dict()["ece"] < items.to_dict()["ece"]
+    certain = Decisions([torch.tensor([1.0, 0.0])] * 3, [0, 0, 0])
+    assert certain.temperature() == 1.0
+    assert certain.to_dict()["coverage"] == 1.0
+
+
+def test_equally_sure_answers_are_covered_together():
+    items = Decisions([torch.tensor([0.9, 0.1])] * 4, [0, 0, 0, 1])
+    assert items.coverage(0.05) == 0.0
+    assert items.coverage(0.25) == 1.0

@@ -5,8 +5,10 @@ from importlib import import_module
 
 # public name -> module
 _PUBLIC = {
+    "Decider": "..remote.decisions_pcw",
     "EncodedWindows": "..remote.generation_pcw",
     "PCWClassificationPipeline": "..remote.pipeline_pcw",
+    "PCWDecisionPipeline": "..remote.pipeline_pcw",
     "PCWError": "..remote.generation_pcw",
     "PCWGenerationPipeline": "..remote.pipeline_pcw",
     "Template": "..remote.windows_pcw",

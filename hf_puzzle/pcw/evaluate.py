@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import artifacts
+from ..evaluation import Decisions
 from ..fanout import run_to_report
 from ..progress import bar
 from ..recipe import RecipeError, to_dict
@@ -21,6 +23,7 @@ from ..remote.pipeline_pcw import CONTENT_FREE
 from ..remote.windows_pcw import (
     Demonstration,
     Labels,
+    Layout,
     Template,
     Tokens,
     context_size,
@@ -32,6 +35,8 @@ from ..remote.windows_pcw import (
 )
 from ..stages import Stage
 from ..training import resolve_device
+from .baselines import BASELINES
+from .baselines import scores as baseline_scores
 from .episodes import SEPARATOR, TEMPLATE, make_dataset, make_tokenizer, train_in_context_model
 from .recipe import DatasetConfig, PCWRecipe
 
@@ -41,6 +46,7 @@ logger = logging.getLogger(__name__)
 EPISODE_TRAIN_ITEMS = 4000
 REDRAWN_AT_MOST = 0.2  # of the draws, as in the paper
 MANY_LABELS = 20
+QUALITIES = ("ece", "brier", "coverage", "set_size")
 PARTS = "draws.parts"  # folder of one file per task
 
 
@@ -171,7 +177,7 @@ def evaluate_dataset(
         wanted = [
             (b, mode)
             for b in protocol.num_windows
-            for mode in protocol.modes
+            for mode in (*protocol.modes, *protocol.baselines)
             if (examples.title, number, b, mode) not in done
         ]
         if not wanted:
@@ -193,19 +199,55 @@ def evaluate_dataset(
             }  # fmt: skip
 
 
-def _lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed: int):
+class Dealt(NamedTuple):
+    """Demonstrations, and the windows that they were dealt to."""
+
+    shots: list[Demonstration]
+    layout: Layout
+
+
+def _lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed: int) -> Dealt:
     chosen = [examples.train[i] for i in draw(sizes, protocol.num_windows, seed)[: b * sizes.n_max]]
-    return lay_out_demonstrations(
+    layout = lay_out_demonstrations(
         tokenizer, chosen, examples.labels, examples.template, sizes.context,
         num_windows=b, task_tokens=sizes.task_tokens, seed=seed, tokenization=protocol.tokenization,
     )  # fmt: skip
+    return Dealt(chosen, layout)
 
 
 def _accuracy(model, examples: Examples, sizes: Sizes, labels: Labels, layout, protocol, mode: str) -> dict:
     """Accuracy in [0, 1] over the test texts, and over those whose label the windows show; seconds are wall time."""
     began = time.perf_counter()
-    template = examples.template
     test = [examples.test[i] for i in sizes.test]
+    if mode in BASELINES:
+        shots = [(" ".join(each.inputs), labels.names.index(each.label)) for each in layout.shots]
+        scores = baseline_scores(mode, shots, [" ".join(each.inputs) for each in test], len(labels.names))
+    else:
+        scores = _window_scores(model, examples.template, labels, layout.layout, protocol, mode, test)
+    right = [labels.names.index(example.label) for example in test]
+    hit = [i == j for i, j in zip(scores.argmax(-1).tolist(), right, strict=True)]
+    shown = {each.label for each in layout.shots}
+    seen = [r for r, example in zip(hit, test, strict=True) if example.label in shown]
+    found = {
+        "accuracy": sum(hit) / len(hit),
+        "seen": len(seen) / len(hit),
+        "accuracy_seen": sum(seen) / max(1, len(seen)),
+        "test_items": len(hit),
+        "window_tokens": max(map(len, layout.layout.windows)),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    if protocol.scores != "greedy" or mode in BASELINES:  # greedy decoding has no probabilities
+        # every other text is the development split of the conformal sets
+        parts = [Decisions(list(scores.softmax(-1)[i::2]), right[i::2]) for i in (0, 1)]
+        whole = Decisions(list(scores.softmax(-1)), right).to_dict()
+        found |= {name: whole[name] for name in ("ece", "brier", "coverage")}
+        if parts[1].right:
+            found["set_size"] = parts[1].to_dict(parts[0])["set_size"]
+    return found
+
+
+def _window_scores(model, template: Template, labels: Labels, layout, protocol, mode: str, test) -> torch.Tensor:
+    """(texts, labels) log-probabilities behind the windows, calibrated where the protocol says so."""
     encoded = encode_windows(model, layout.windows, layout.prefix, protocol.alignment)
 
     def score(texts: list[tuple[str, ...]]) -> torch.Tensor:
@@ -220,17 +262,7 @@ def _accuracy(model, examples: Examples, sizes: Sizes, labels: Labels, layout, p
     scores = score([example.inputs for example in test])
     if protocol.calibrate:
         scores = scores - score([(text,) * len(template.fields) for text in CONTENT_FREE]).exp().mean(0).log()
-    right = [labels.names[i] == example.label for i, example in zip(scores.argmax(-1).tolist(), test, strict=True)]
-    shown = set(layout.classes)
-    seen = [r for r, example in zip(right, test, strict=True) if example.label in shown]
-    return {
-        "accuracy": sum(right) / len(right),
-        "seen": len(seen) / len(right),
-        "accuracy_seen": sum(seen) / max(1, len(seen)),
-        "test_items": len(right),
-        "window_tokens": max(map(len, layout.windows)),
-        "seconds": round(time.perf_counter() - began, 3),
-    }
+    return scores
 
 
 # -- what came out
@@ -253,6 +285,7 @@ def summarize(rows: Sequence[dict]) -> list[dict]:
                 "half_interval": None if math.isnan(deviation) else 1.96 * deviation / math.sqrt(len(values)),
                 "seen": statistics.mean(row["seen"] for row in members),
                 "accuracy_seen": statistics.mean(row["accuracy_seen"] for row in members),
+                **{name: statistics.mean(row[name] for row in members) for name in QUALITIES if name in members[0]},
             }
         )  # fmt: skip
     return summary
@@ -294,6 +327,28 @@ def verdict(summary: Sequence[dict], dataset: str, gain: dict) -> str:
     return f"{what}: within the noise of {gain['draws']} draws"
 
 
+def losses(rows: Sequence[dict], dataset: str) -> list[str]:
+    """Sentences on where what needs no model is better on the same shots than the best mode, beyond the standard error."""
+    own = [row for row in rows if row["dataset"] == dataset]
+    said = []
+    for b in sorted({row["num_windows"] for row in own}):
+        by_mode: dict[str, dict[int, float]] = {}
+        for row in own:
+            if row["num_windows"] == b:
+                by_mode.setdefault(row["mode"], {})[row["draw"]] = row["accuracy"]
+        modes, plain = ([m for m in by_mode if (m in BASELINES) == kind] for kind in (False, True))
+        if not modes or not plain:
+            continue
+        best, rival = (max(each, key=lambda m: statistics.mean(by_mode[m].values())) for each in (modes, plain))
+        gaps = [by_mode[rival][draw] - value for draw, value in by_mode[best].items() if draw in by_mode[rival]]
+        error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+        if statistics.mean(gaps) > error:
+            said.append(
+                f"B={b}: `{rival}` on the same shots beats `{best}` by {statistics.mean(gaps):.1%} +- {error:.1%}"
+            )
+    return said
+
+
 def report(rows: Sequence[dict], model: str) -> str:
     """`report.md`: a table per data set, B across, one line per mode."""
     summary = summarize(rows)
@@ -315,6 +370,22 @@ def report(rows: Sequence[dict], model: str) -> str:
             lines.append(f"| {mode} | " + " | ".join(cells.get(b, "-") for b in counts) + " |")
         if (gain := compare(rows, dataset)) is not None:
             lines += ["", verdict(summary, dataset, gain) + "."]
+        if any(row["mode"] in BASELINES for row in own):
+            lost = losses(rows, dataset)
+            lines += [
+                "",
+                f"Windows lose: {'; '.join(lost)}." if lost else "Windows lose to no baseline on the same shots.",
+            ]
+        if own and "ece" in own[0]:
+            lines += [
+                "",
+                f"| mode, B={counts[-1]} | ECE | Brier | coverage at 5 % error | conformal set at 95 % |",
+                "|---" * 5 + "|",
+            ]
+            for row in own:
+                if row["num_windows"] == counts[-1]:
+                    cells = [f"{row[name]:.3f}" if name in row else "-" for name in QUALITIES]
+                    lines.append(f"| {row['mode']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -390,7 +461,7 @@ def _train(recipe: PCWRecipe, out: Path) -> None:
 def _tasks(recipe: PCWRecipe, out: Path, workers: int) -> list[dict]:
     """Draws of a data set that are left, in as many tasks as there are workers."""
     protocol = recipe.protocol
-    per_draw = len(protocol.num_windows) * len(protocol.modes)
+    per_draw = len(protocol.num_windows) * (len(protocol.modes) + len(protocol.baselines))
     stored = Counter((row["dataset"], row["draw"]) for row in _rows(out))
     step = math.ceil(protocol.draws / max(1, math.ceil(workers / len(recipe.datasets))))
     tasks = []
@@ -413,7 +484,8 @@ def _merge(recipe: PCWRecipe, out: Path) -> None:
     protocol, titles = recipe.protocol, [title_of(dataset) for dataset in recipe.datasets]
 
     def place(row: dict) -> tuple:
-        windows, mode = protocol.num_windows.index(row["num_windows"]), protocol.modes.index(row["mode"])
+        names = (*protocol.modes, *protocol.baselines)
+        windows, mode = protocol.num_windows.index(row["num_windows"]), names.index(row["mode"])
         return titles.index(row["dataset"]), row["draw"], windows, mode
 
     lines = [artifacts.json_line(row) for row in sorted(_rows(out), key=place)]

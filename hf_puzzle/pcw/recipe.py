@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..recipe import ResourcesConfig, key
+from ..remote.modes_pcw import MODES
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ class ProtocolConfig:
     """The paper's protocol (section 3 and appendix): n_max demonstrations per window, several draws of them."""
 
     num_windows: list[int] = key("B", [1, 2, 3, 4, 5, 6, 7, 8])
-    modes: list[Literal["pcw", "ensemble", "nbce", "single"]] = key(
-        "how windows are put together", ["pcw", "ensemble", "nbce", "single"]
+    modes: list[Literal[tuple(MODES)]] = key("how windows are put together", list(MODES))
+    baselines: list[Literal["nearest", "linear"]] = key(
+        "what needs no model, on the same demonstrations: nearest neighbour, linear classifier of n-grams",
+        ["nearest", "linear"],
     )
     draws: int = key("draws of demonstrations; those of B windows begin those of B + 1", 30)
     test_items: int = key("test texts per draw", 250)

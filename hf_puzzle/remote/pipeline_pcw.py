@@ -1,6 +1,6 @@
-"""`pcw-classification` and `pcw-generation`: transformers pipelines over parallel context windows (arXiv 2212.10947).
+"""`pcw-classification`, `pcw-generation` and `pcw-decision`: pipelines over parallel context windows (arXiv 2212.10947).
 
-Both keep what they were given (demonstrations, labels, contexts, settings) in `pcw.json` beside the model, and carry
+They keep what they were given (demonstrations, labels, contexts, settings) in `pcw.json` beside the model, and carry
 their code, so that a saved folder or Hub repository opens with `pipeline(task, model=..., trust_remote_code=True)` where
 hf_puzzle is not installed. With hf_puzzle imported, they are known by their names for every model.
 """
@@ -20,17 +20,13 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from .generation_pcw import (
-    EncodedWindows,
-    PCWError,
-    check_knobs,
-    check_model,
-    encode_windows,
-    generate,
-    model_state,
-    score_labels,
-)
+from .cache_pcw import EncodedWindows
+from .decisions_pcw import Decider, is_request, label_questions
+from .generation_pcw import encode_windows, generate
+from .masks_pcw import PCWError, check_model, column_names, plain_model
+from .scoring_pcw import check_knobs, score_labels
 from .store_pcw import load_windows, read_json, save_windows
+from .weights_pcw import model_state
 from .windows_pcw import (
     Labels,
     Layout,
@@ -39,6 +35,7 @@ from .windows_pcw import (
     lay_out_demonstrations,
     lay_out_documents,
     read_demonstrations,
+    table_rows,
     tokenize_labels,
 )
 
@@ -53,6 +50,7 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 CUSTOM_PIPELINES = {
     "pcw-classification": {"impl": "pipeline_pcw.PCWClassificationPipeline", "pt": ["AutoModelForCausalLM"]},
     "pcw-generation": {"impl": "pipeline_pcw.PCWGenerationPipeline", "pt": ["AutoModelForCausalLM"]},
+    "pcw-decision": {"impl": "pipeline_pcw.PCWDecisionPipeline", "pt": ["AutoModelForCausalLM"]},
 }
 CUSTOM_PIPELINES = {task: {**entry, "type": "text"} for task, entry in CUSTOM_PIPELINES.items()}
 
@@ -127,6 +125,10 @@ class _PCWPipeline(Pipeline):
         kwargs: as for the model's `save_pretrained`. Unlike transformers' own, this keeps the code of a pipeline that
         was itself loaded from such a folder, and the entries of other pipelines.
         """
+        if plain_model(self.model) is not self.model:
+            raise PCWError(
+                "a PeftModel is saved without its base: make the pipeline of model.merge_and_unload() to save it"
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"pcw_version": SETTINGS_VERSION, **self._others, self._task(): self.settings()}
@@ -141,8 +143,7 @@ class _PCWPipeline(Pipeline):
         }
         config.custom_pipelines = others | CUSTOM_PIPELINES
         try:
-            for name in ("pipeline_pcw", *_modules(config)):
-                _copy_module(name, folder)
+            _copy_modules(["pipeline_pcw", *_modules(config)], folder)
             self.tokenizer.save_pretrained(folder, **kwargs)
             self.model.save_pretrained(folder, **kwargs)
         finally:
@@ -202,7 +203,10 @@ class _PCWPipeline(Pipeline):
             return self._stream(inputs, size, *parameters)
         if not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
             raise PCWError(f"inputs are {inputs!r}: give a text, a mapping, or a list, data set or generator of them")
-        rows = [inputs[i] for i in range(len(inputs))]
+        if column_names(inputs) is not None:
+            rows = table_rows(inputs)
+        else:  # a series has an index of its own
+            rows = list(inputs) if hasattr(inputs, "__iter__") else [inputs[i] for i in range(len(inputs))]
         if not rows:
             return []
         if len(rows) > size:  # what is wrong with a later batch must be said before the first one is computed
@@ -213,12 +217,6 @@ class _PCWPipeline(Pipeline):
         return output
 
 
-def _weights(model) -> tuple:
-    """Another value after every change, in place too, of what cached windows depend on."""
-    versions = tuple((id(p), None if p.is_inference() else p._version, p.device) for p in model.parameters())
-    return id(model), model_state(model), versions
-
-
 def _modules(config) -> list[str]:
     """Files of this folder that the model's `auto_map` names: a compressed model keeps its code."""
     references = (getattr(config, "auto_map", None) or {}).values()
@@ -226,15 +224,14 @@ def _modules(config) -> list[str]:
     return [name for name in names if (Path(__file__).parent / f"{name}.py").exists()]
 
 
-def _copy_module(name: str, folder: Path) -> None:
-    """A file of this folder and the siblings it takes names from."""
-    source = Path(__file__).with_name(f"{name}.py")
-    target = folder / source.name
-    if target.exists() and target.samefile(source):
-        return
-    shutil.copyfile(source, target)
-    for sibling in re.findall(r"^from \.(\w+) import", source.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        _copy_module(sibling, folder)
+def _copy_modules(names: list[str], folder: Path) -> None:
+    """Files of this folder and, one after the other, the siblings they take names from."""
+    for name in names:  # which grows
+        source, target = Path(__file__).with_name(f"{name}.py"), folder / f"{name}.py"
+        if not (target.exists() and target.samefile(source)):
+            shutil.copyfile(source, target)
+        found = re.findall(r"^ *from \.(\w+) import", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        names += [sibling for sibling in dict.fromkeys(found) if sibling not in names]
 
 
 # -- classification
@@ -331,7 +328,15 @@ class PCWClassificationPipeline(_PCWPipeline):
         sizes = {"num_windows": num_windows, "window_size": window_size, "task_tokens": task_tokens}
         sizes |= {"prompt": prompt, "seed": seed, "tokenization": tokenization}
         context = context_size or _context_size(self.model.config)
-        key = (tuple(shots), names, template, context, alignment, *sizes.values(), _weights(self.model))
+        key = (
+            tuple(shots),
+            names,
+            template,
+            context,
+            alignment,
+            *sizes.values(),
+            model_state(plain_model(self.model)),
+        )
         known = getattr(self, "_known", None)
         if known is not None and known[0] == key:
             return known[1]
@@ -431,6 +436,21 @@ class PCWClassificationPipeline(_PCWPipeline):
 
     def _single(self, output, **kwargs):
         return output if "top_k" in kwargs else [output]  # as text-classification does
+
+    def __call__(self, inputs, batch_size: int | None = None, **kwargs):
+        """As above; decision requests whose questions are choices among the labels get answers in that format."""
+        requests = [inputs] if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list) else []
+        if not requests or not all(map(is_request, requests)):
+            return super().__call__(inputs, batch_size, **kwargs)
+        layout = {name: value for name, value in kwargs.items() if name in self._LAYOUT}
+        names = self.windows(encode=False, **layout).labels.names
+        asked = [label_questions(each, names, f"request {i}") for i, each in enumerate(requests)]
+        scored = super().__call__([each["state"] for each in requests], batch_size, **kwargs, top_k=None)
+        found = []
+        for questions, row in zip(asked, scored, strict=True):
+            scores = {each["label"]: each["score"] for each in row}
+            found.append({q.name: q.answer([scores[option] for option in q.options]) for q in questions})
+        return found[0] if isinstance(inputs, Mapping) else found
 
     def settings(self) -> dict:
         """The arguments that make this pipeline again; demonstrations as read, with the label's words."""
@@ -558,7 +578,7 @@ class PCWGenerationPipeline(_PCWPipeline):
 
     def _encoded(self, layout: Layout, alignment: str) -> EncodedWindows:
         """The windows' caches; those of the last documents are kept for the next question."""
-        key = (layout.prefix, layout.windows, alignment, _weights(self.model))
+        key = (layout.prefix, layout.windows, alignment, model_state(plain_model(self.model)))
         with self._lock:
             known = getattr(self, "_known", None)
             if known is None or known[0] != key:
@@ -585,10 +605,10 @@ def _documents(value, who: str) -> tuple[str, ...]:
     """Documents in their order; PCWError for what iterates over something else, or would lose the order."""
     if value is None or isinstance(value, str) or not (hasattr(value, "__len__") and hasattr(value, "__iter__")):
         raise PCWError(f"{who} has no contexts: give a list of texts, there or as contexts=")
-    if isinstance(value, Mapping | Set):
-        keys = (
-            f" with the keys {', '.join(repr(key) for key in list(value)[:4])}" if isinstance(value, Mapping) else ""
-        )
+    columns = column_names(value)
+    if isinstance(value, Mapping | Set) or columns is not None:
+        keys = list(value)[:4] if isinstance(value, Mapping) else columns
+        keys = f" with the keys {', '.join(map(repr, keys))}" if keys else ""
         raise PCWError(
             f"{who} has contexts of type {type(value).__name__}{keys}: give a list of texts, the best-ranked first"
         )
@@ -600,3 +620,57 @@ def _documents(value, who: str) -> tuple[str, ...]:
 
 
 _generate = generate
+
+
+# -- decisions
+
+
+class PCWDecisionPipeline(_PCWPipeline):
+    """Typed questions about a state, as transformers' `decision` pipeline answers them, many in one packed forward.
+
+    >>> decide = pipeline("pcw-decision", model=name)
+    >>> decide({"state": "Charged twice.", "questions": {"refund": {"type": "noul", "instructions": "A refund?"}}})
+    {'refund': {'type': 'noul', 'noul': 0.97}}
+
+    Args, at construction or per call: demonstrations, contexts, num_windows, window_size, options, permute, seed and
+    decision_config of `Decider`; `save_pretrained` writes the last one as `decision.json`.
+    `batch_size` requests are read at a time.
+
+    Returns: a dictionary by question, or a list of them. Raises PCWError, before any compute, as `Decider`.
+    """
+
+    _ASKING = (
+        "demonstrations", "contexts", "num_windows", "window_size", "options", "permute", "seed",
+    )  # fmt: skip
+    _SAVED = ("_ASKING",)
+
+    def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
+        (prepare,) = self._sanitize(settings, (*self._ASKING, "decision_config"))
+        return prepare, {}, {}
+
+    def decider(self, **settings) -> Decider:
+        """The `Decider` of these settings (by default the pipeline's), made once."""
+        settings = self._preprocess_params | settings
+        with self._lock:
+            known = getattr(self, "_known", None)
+            if known is None or known.model is not self.model or self._known_settings != settings:
+                known = self._known = Decider(self.model, self.tokenizer, **settings)
+                self._known_settings = settings
+        return known
+
+    def preprocess(self, inputs: list, **settings) -> dict:
+        decider = self.decider(**settings)
+        return {"decider": decider, "asked": decider.prepare(inputs)}
+
+    def _forward(self, model_inputs: dict) -> dict:
+        return {"answers": model_inputs["decider"].answer(model_inputs["asked"])}
+
+    def postprocess(self, outputs: dict) -> list[dict]:
+        return outputs["answers"]
+
+    def settings(self) -> dict:
+        return {name: value for name, value in self._preprocess_params.items() if name in self._ASKING}
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        self.decider().decision_config.save_pretrained(save_directory)

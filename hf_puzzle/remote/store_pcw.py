@@ -14,31 +14,17 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .generation_pcw import EncodedWindows, PCWError, check_encoded, sample_weights
+from .generation_pcw import EncodedWindows, PCWError, check_encoded, plain_model
+from .weights_pcw import weights_hash
 
 
 TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
 MAX_JSON_BYTES = 64 * 2**20
-# what may change without changing a model's function
-VOLATILE = {
-    "_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "architectures", "auto_map",
-    "custom_pipelines", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_attentions",
-    "output_hidden_states", "return_dict",
-}  # fmt: skip
 
 
 def model_hash(model) -> str:
-    """sha256 (16 hex digits) of config, of shape and evenly spaced values of every weight, as stored, and of adapters."""
-    digest = hashlib.sha256(json.dumps(_lasting(model.config.to_dict()), sort_keys=True, default=str).encode())
-    sample_weights(model, digest)
-    return digest.hexdigest()[:16]
-
-
-def _lasting(value):
-    """A config without what is volatile, in nested configs too."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _lasting(each) for key, each in value.items() if key not in VOLATILE}
+    """sha256 (16 hex digits) of config, of every weight as it is now, and of adapters: see `weights_hash`."""
+    return weights_hash(plain_model(model), fresh=True)
 
 
 def tokenizer_hash(tokenizer) -> str:

@@ -6,16 +6,17 @@ needed here, only a tokenizer.
 """
 
 import difflib
+import operator
 import random
 import string
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import ceil, floor
 
 import torch
 
-from .generation_pcw import PCWError, scale_switch
+from .masks_pcw import PCWError, column_names, scale_switch
 
 
 TOKENIZATIONS = ("joint", "separate")
@@ -108,7 +109,8 @@ def read_demonstrations(
 
     Args:
         demonstrations: pairs (text or mapping, label), mappings with the template's fields and `label_column`, or a
-            `datasets.Dataset` with such columns; integer labels index the column's names, or `labels`.
+            `datasets.Dataset` or data frame with such columns; integer labels (NumPy's and tensors too) index the
+            column's names, or `labels`.
         labels: the label set, in the order of the scores; default: the demonstrations' labels, sorted.
         text_column: the column of the only field, where it is not named as the field.
 
@@ -120,40 +122,65 @@ def read_demonstrations(
         if len(columns) != 1:
             raise PCWError(f"text_column is for templates with one input, this one has {', '.join(columns)}")
         columns = {template.fields[0]: text_column}
-    if hasattr(demonstrations, "column_names"):
-        rows, names = _read_dataset(demonstrations, columns, label_column)
+    if (found := column_names(demonstrations)) is not None:
+        rows, names = _read_table(demonstrations, found, columns, label_column)
         given = given or names
     else:
         if not isinstance(demonstrations, Iterable | None) or isinstance(demonstrations, str):
             raise PCWError(f"demonstrations is {demonstrations!r:.80}: expected pairs (text, label), or mappings")
-        rows = [_read_row(row, i, columns, label_column) for i, row in enumerate(demonstrations or ())]
+        rows = [
+            _read_row(row, i, columns, label_column)
+            for i, row in enumerate(() if demonstrations is None else demonstrations)
+        ]
     if not rows:
         raise PCWError("there are no demonstrations: no windows can be made")
     found = []
     for i, (value, label) in enumerate(rows):
         what = f"demonstration {i}"
-        if isinstance(label, int) and not isinstance(label, bool) and given is not None:
-            if not 0 <= label < len(given):
-                raise PCWError(f"{what} has label {label}: expected 0 to {len(given) - 1}, an index of labels")
-            label = given[label]
+        if (index := _index(label)) is not None and given is not None:
+            if not 0 <= index < len(given):
+                raise PCWError(f"{what} has label {index}: expected 0 to {len(given) - 1}, an index of labels")
+            label = given[index]
         if not isinstance(label, str):
             raise PCWError(f"{what} has label {label!r}: expected a text, or an index of labels=")
         if given is not None and label not in given:
             near = difflib.get_close_matches(label, given, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise PCWError(f"{what} has label {label!r}, which is not in labels{hint}")
-        found.append(Demonstration(template.inputs(value, what), label))
+        found.append(Demonstration(template.inputs(value, what), str(label)))
     return found, given or _label_set(sorted({each.label for each in found}))
 
 
-def _read_dataset(dataset, columns: dict[str, str], label_column: str):
+def _index(value) -> int | None:
+    """`value` as an integer, also of NumPy and of a tensor with one element; None for what is none."""
+    if isinstance(value, str | bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _read_table(table, found: list[str], columns: dict[str, str], label_column: str):
     wanted = [*columns.values(), label_column]
-    if missing := [name for name in wanted if name not in dataset.column_names]:
-        raise PCWError(f"the data set has no column {missing[0]!r}; it has {', '.join(dataset.column_names)}")
-    names = getattr(dataset.features[label_column], "names", None)
-    texts = zip(*(dataset[column] for column in columns.values()), strict=True)
-    rows = [dict(zip(columns, values, strict=True)) for values in texts]
-    return list(zip(rows, dataset[label_column], strict=True)), None if names is None else _label_set(names)
+    if missing := [name for name in wanted if name not in found]:
+        raise PCWError(f"the demonstrations have no column {missing[0]!r}; they have {', '.join(map(str, found))}")
+    features = getattr(table, "features", None) or {}
+    names = getattr(features.get(label_column), "names", None)
+    values = {name: _column(table[name]) for name in wanted}
+    rows = zip(*(values[name] for name in columns.values()), strict=True)
+    pairs = zip((dict(zip(columns, row, strict=True)) for row in rows), values[label_column], strict=True)
+    return list(pairs), None if names is None else _label_set(names)
+
+
+def _column(column) -> list:
+    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+
+
+def table_rows(table) -> list[dict]:
+    """The rows of a data set or data frame, each a mapping from column to value."""
+    names = column_names(table)
+    return [dict(zip(names, row, strict=True)) for row in zip(*(_column(table[name]) for name in names), strict=True)]
 
 
 def _read_row(row, index: int, columns: dict[str, str], label_column: str):
@@ -163,20 +190,20 @@ def _read_row(row, index: int, columns: dict[str, str], label_column: str):
         if missing := [name for name in (*columns.values(), label_column) if name not in row]:
             raise PCWError(f"demonstration {index} has no {missing[0]!r}; it has {', '.join(row)}")
         return {name: row[column] for name, column in columns.items()}, row[label_column]
-    if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
+    if isinstance(row, str | Set) or not hasattr(row, "__getitem__") or not hasattr(row, "__len__") or len(row) != 2:
         raise PCWError(f"demonstration {index} is {row!r}: expected a pair (text, label) or a mapping")
     return row
 
 
 def _label_set(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str | Mapping) or not isinstance(labels, Collection) or not len(labels):
-        raise PCWError(f"labels is {labels!r}: expected at least one text")
+    if isinstance(labels, str | Mapping | Set) or not isinstance(labels, Collection) or not len(labels):
+        raise PCWError(f"labels is {labels!r:.80}: expected a list of at least one text")
     for i, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
             raise PCWError(f"label {i} is {label!r}: expected words")
     if twice := [label for label, n in Counter(labels).items() if n > 1]:
         raise PCWError(f"label {twice[0]!r} is there twice")
-    return tuple(labels)
+    return tuple(map(str, labels))
 
 
 # -- tokens
@@ -560,7 +587,8 @@ def lay_out_documents(
     task_tokens: positions kept for the question and what is generated. Raises PCWError for no document, an empty one,
     and where they do not fit (saying by how many tokens).
     """
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Collection) or not len(documents):
+    not_listed = isinstance(documents, str | Mapping | Set) or column_names(documents) is not None
+    if not_listed or not isinstance(documents, Collection) or not len(documents):
         raise PCWError(f"contexts is {documents!r:.80}: expected at least one text")
     for i, document in enumerate(documents):
         if not isinstance(document, str) or not document.strip():

@@ -11,11 +11,13 @@ from pcw_models import byte_level, tiny_llama
 from hf_puzzle import parse_recipe
 from hf_puzzle.cli import main
 from hf_puzzle.pcw import evaluate
+from hf_puzzle.pcw.baselines import BASELINES
 from hf_puzzle.pcw.evaluate import (
     compare,
     draw,
     evaluate_dataset,
     load_examples,
+    losses,
     measure,
     report,
     run_recipe,
@@ -24,6 +26,7 @@ from hf_puzzle.pcw.evaluate import (
 )
 from hf_puzzle.pcw.recipe import DatasetConfig
 from hf_puzzle.recipe import RecipeError, describe_keys, recipe_class
+from hf_puzzle.remote.modes_pcw import MODES
 from hf_puzzle.remote.windows_pcw import Tokens, tokenize_labels
 
 
@@ -65,7 +68,9 @@ def test_sizes_and_draws_are_the_papers():
 def test_accuracy_is_that_of_the_classifier(tmp_path):
     from transformers import pipeline
 
-    recipe = parse_recipe({**RECIPE, "protocol": {"num_windows": [2], "draws": 1, "test_items": 12, "modes": ["pcw"]}})
+    recipe = parse_recipe(
+        {**RECIPE, "protocol": {"num_windows": [2], "draws": 1, "test_items": 12, "modes": ["pcw"], "baselines": []}}
+    )
     tokenizer = evaluate.make_tokenizer()
     model = tiny_llama(tokenizer, positions=64)
     examples = load_examples(recipe.datasets[0], 12, 0)
@@ -130,19 +135,36 @@ def test_a_run_writes_its_report_and_continues(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "_accuracy", killed)
     assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 130
     assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 0
-    assert len(calls) == 1 + 2 * 3 * 2 * 4  # data sets, draws, B, modes
+    assert len(calls) == 1 + 2 * 3 * 2 * 6  # data sets, draws, B, modes and baselines
     printed = capsys.readouterr().out
     assert "## many: 24 labels" in printed
     assert printed.strip() == (tmp_path / "run" / "report.md").read_text().strip()
     results = json.loads((tmp_path / "run" / "pcw.json").read_text())
     assert {(r["dataset"], r["mode"], r["num_windows"]) for r in results["summary"]} == {
-        (d, m, b) for d in ("six", "many") for m in ("pcw", "ensemble", "nbce", "single") for b in (1, 3)
+        (d, m, b) for d in ("six", "many") for m in (*MODES, *BASELINES) for b in (1, 3)
     }
+    assert all(
+        0 <= row["ece"] <= 1 and 0 <= row["coverage"] <= 1 and row["set_size"] > 0 for row in results["summary"]
+    )
+    assert "Windows lose" in printed
+    assert "| mode, B=3 | ECE | Brier | coverage at 5 % error | conformal set at 95 % |" in printed
     assert set(results["gains"]["many"]) == {"gain", "standard_error", "draws", "few", "many"}
     one = {(r["dataset"], r["mode"]): r["accuracy"] for r in results["summary"] if r["num_windows"] == 1}
     assert one["many", "pcw"] == one["many", "ensemble"] == one["many", "single"]
     assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 0
-    assert len(calls) == 49
+    assert len(calls) == 73
+
+
+def test_the_table_says_where_windows_lose():
+    rows = rows_of({1: [0.5, 0.6, 0.5], 3: [0.9, 0.8, 0.9]})
+    rows += [
+        row | {"mode": "linear", "accuracy": row["accuracy"] + (0.1 if row["num_windows"] == 1 else -0.1)}
+        for row in rows
+    ]
+    (said,) = losses(rows, "many")
+    assert said == "B=1: `linear` on the same shots beats `pcw` by 10.0% +- 0.0%"
+    assert f"Windows lose: {said}." in report(rows, "m")
+    assert losses([row for row in rows if row["mode"] == "pcw"], "many") == []
 
 
 def test_hub_data_sets_are_read_by_their_columns(monkeypatch):

@@ -23,10 +23,15 @@ def test_the_folder_generates_as_the_package(model, tmp_path):
     folder = write_custom_generate(tmp_path / "pcw")
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
         "README.md",
+        "custom_generate/cache_pcw.py",
         "custom_generate/caches_puzzle.py",
         "custom_generate/generate.py",
         "custom_generate/generation_pcw.py",
+        "custom_generate/masks_pcw.py",
+        "custom_generate/modes_pcw.py",
         "custom_generate/requirements.txt",
+        "custom_generate/scoring_pcw.py",
+        "custom_generate/weights_pcw.py",
     ]
     settings = {"contexts": CONTEXTS, "prefix": [1], "max_new_tokens": 5, "do_sample": False, "pad_token_id": 2}
     expected = generate(TASK, model=model, **settings)

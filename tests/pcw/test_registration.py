@@ -12,7 +12,7 @@ import hf_puzzle.pcw
 
 CHECK = """
 from transformers.pipelines import PIPELINE_REGISTRY
-tasks = {task: PIPELINE_REGISTRY.check_task(task)[1]["impl"] for task in ("pcw-classification", "pcw-generation")}
+tasks = {task: PIPELINE_REGISTRY.check_task(task)[1]["impl"] for task in ("pcw-classification", "pcw-decision", "pcw-generation")}
 assert tasks["pcw-generation"] == "hf_puzzle.remote.pipeline_pcw.PCWGenerationPipeline", tasks
 assert "hf_puzzle.remote.pipeline_pcw" not in sys.modules
 """

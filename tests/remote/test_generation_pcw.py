@@ -17,6 +17,7 @@ from transformers.models.llama import modeling_llama
 from hf_puzzle import formats
 from hf_puzzle.blocks import Block
 from hf_puzzle.pcw.publish import write_custom_generate
+from hf_puzzle.remote import cache_pcw, masks_pcw, scoring_pcw
 from hf_puzzle.remote import generation_pcw as pcw
 from hf_puzzle.remote.caches_puzzle import NAMES, OUTPUT_NAME, SWITCH
 from hf_puzzle.remote.generation_pcw import PCWError, encode_windows, generate, score_labels, task_logits
@@ -469,7 +470,7 @@ def test_changing_windows(name):
     first, second, third = WINDOWS
     one = encode_windows(model, [first], PREFIX)
     calls = []
-    hook = pcw._decoder(model).register_forward_hook(
+    hook = masks_pcw.decoder_of(model).register_forward_hook(
         lambda module, args, kwargs, output: calls.append(kwargs["input_ids"].shape), with_kwargs=True
     )
     two = one.add(model, second)
@@ -523,7 +524,7 @@ def test_no_logits_of_window_tokens(models):
         encoded = encode_windows(model, WINDOWS, PREFIX)
         assert rows == []
         score_labels(model, encoded, TASKS, LABELS)
-        assert rows == [len(TASKS) * (1 + len(pcw._Trie(LABELS).tokens))]
+        assert rows == [len(TASKS) * (1 + len(scoring_pcw.Trie(LABELS).tokens))]
         rows.clear()
         generate(torch.tensor([TASKS[0]]), model=model, encoded=encoded, **SIX)
         assert rows == [1] * 6
@@ -532,14 +533,14 @@ def test_no_logits_of_window_tokens(models):
 
 
 def test_packed_rows_hold_one_cache(models, monkeypatch):
-    model, shapes, stock = models("llama"), [], pcw._FullLayer.update
+    model, shapes, stock = models("llama"), [], cache_pcw.FullLayer.update
     encoded = encode_windows(model, WINDOWS, PREFIX)
 
     def update(layer, *args, **kwargs):
         shapes.append(layer.keys.shape)
         return stock(layer, *args, **kwargs)
 
-    monkeypatch.setattr(pcw._FullLayer, "update", update)
+    monkeypatch.setattr(cache_pcw.FullLayer, "update", update)
     for count in (1, 8):
         score_labels(model, encoded, TASKS[:1] * count, LABELS)
     assert set(shapes) == {(1, 4, encoded.num_tokens, 8)}
@@ -584,7 +585,7 @@ def test_threads_do_not_disturb_one_another(models):
         sys.setswitchinterval(interval)
     assert wrong == []
     assert dict(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping) == registered
-    assert pcw._installed == {}
+    assert masks_pcw._installed == {}
 
 
 @pytest.mark.parametrize("name", ["gemma2", "bloom"])
@@ -628,7 +629,7 @@ def test_everything_is_restored_after_an_error(models):
         generate(torch.tensor([TASKS[0]]), model=model, encoded=encoded, logits_processor=[fail], **SIX)
     after = (module.build_alibi_tensor, module.BloomModel.forward, dict(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping))
     assert after == before
-    assert pcw._VIEW.get() is None
+    assert masks_pcw._VIEW.get() is None
 
 
 # -- mistakes
@@ -744,6 +745,34 @@ def gpt2_and_windows():
     encoded = encode_windows(model, WINDOWS, PREFIX)
     model.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
     return model, encoded, calls
+
+
+SETTINGS = {
+    "cache_implementation": "static",
+    "prefill_chunk_size": 4,
+    "guidance_scale": 2.0,
+    "prompt_lookup_num_tokens": 3,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_generation_config_hides_nothing(name, models):
+    model, setting = models("llama"), {name: SETTINGS[name]}
+    options = {"contexts": WINDOWS, "prefix": PREFIX, **SIX}
+    with pytest.raises(PCWError, match=f"^{name} cannot be given"):
+        generate(IDS, model=model, **options, **setting)
+    config = transformers.GenerationConfig(do_sample=False, **SIX, **setting)
+    with pytest.raises(PCWError, match=f"^generation_config.{name} is"):
+        generate(IDS, config, model=model, contexts=WINDOWS, prefix=PREFIX)
+    assert getattr(config, name) == SETTINGS[name]
+    own = tiny("llama")
+    setattr(own.generation_config, name, SETTINGS[name])
+    if name in pcw.CACHE_SETTINGS:  # how a cache would be made, not what is read
+        assert torch.equal(generate(IDS, model=own, **options), generate(IDS, model=model, **options))
+        assert getattr(own.generation_config, name) == SETTINGS[name]
+    else:
+        with pytest.raises(PCWError, match=f"^model.generation_config.{name} is"):
+            generate(IDS, model=own, **options)
 
 
 def test_windows_of_another_model(models):
@@ -976,14 +1005,30 @@ def test_windows_of_another_adapter_are_refused():
         task_logits(model, encoded, TASKS)
     wrapped.set_adapter("one")
     assert distance(task_logits(model, encoded, TASKS), first) == 0
-    with pytest.raises(PCWError, match="get_base_model"):
-        encode_windows(wrapped, WINDOWS)
+
+
+def test_a_peft_model_reads_as_the_model_its_adapters_are_in():
+    wrapped = lora(tiny("llama"))
+    model, encoded = wrapped.get_base_model(), encode_windows(wrapped, WINDOWS, PREFIX)
+    assert distance(task_logits(wrapped, encoded, TASKS), task_logits(model, encoded, TASKS)) == 0
+    plain = wrapped(input_ids=torch.tensor([PREFIX + WINDOWS[0] + TASKS[0]])).logits[0, -len(TASKS[0]) :]
+    assert (
+        distance(task_logits(wrapped, encode_windows(wrapped, WINDOWS[:1], PREFIX), TASKS[:1]), [plain]) <= TOLERANCE
+    )
+    assert torch.equal(
+        score_labels(wrapped, encoded.add(wrapped, [5]), TASKS, LABELS),
+        score_labels(model, encoded.add(model, [5]), TASKS, LABELS),
+    )
+    found = generate(IDS, model=wrapped, encoded=encoded, do_sample=False, **SIX)
+    assert torch.equal(found, generate(IDS, model=model, encoded=encoded, do_sample=False, **SIX))
 
 
 def test_soft_prompts_are_refused(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     wrapped = peft.get_peft_model(tiny("llama"), config)
+    with pytest.raises(PCWError, match="a soft prompt stands before"):
+        encode_windows(wrapped, WINDOWS)
     folder = str(write_custom_generate(tmp_path))
     with pytest.raises(ValueError, match="a soft prompt stands before"):
         wrapped.generate(input_ids=IDS, contexts=WINDOWS, custom_generate=folder, trust_remote_code=True)

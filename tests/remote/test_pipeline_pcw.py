@@ -286,6 +286,60 @@ def test_unknown_names_and_long_inputs_are_refused_before_any_compute(model, tok
         classifier("a", top_k=0)
 
 
+def test_decision_requests_among_the_labels(classifier):
+    def ask(state, **question):
+        return {
+            "state": state,
+            "questions": {"topic": {"type": "choice", "criteria": dict.fromkeys(LABELS)} | question},
+        }
+
+    found = classifier([ask(text) for text in QUERIES])
+    for answer, row in zip(found, classifier(QUERIES, top_k=None), strict=True):
+        assert answer["topic"]["probabilities"] == {each["label"]: each["score"] for each in row}
+        assert answer["topic"]["choice"] == row[0]["label"]
+        assert list(answer["topic"]["probabilities"]) == LABELS
+    alone = classifier(ask(QUERIES[0]))["topic"]
+    assert alone["probabilities"] == pytest.approx(found[0]["topic"]["probabilities"], abs=1e-6)
+    for question in (
+        {"criteria": {"bad": None}},
+        {"type": "noul", "criteria": None},
+        {"type": "score", "criteria": LABELS},
+    ):
+        with pytest.raises(
+            PCWError, match="request 0, question 'topic': this classifier answers a choice among bad, card"
+        ):
+            classifier(ask("a", **question))
+    with pytest.raises(PCWError, match="request 0, question 'topic': option 'x' is there twice"):
+        classifier(ask("a", criteria={"x": None, "x ": None}))
+
+
+def test_frames_and_series_are_read_by_rows(classifier, answerer):
+    frame = Dataset.from_dict({"text": QUERIES, "question": QUERIES}).to_pandas()
+    frame.index = [2, 0, 1]
+    expected = classifier(QUERIES)
+    for given in (frame, frame["text"], frame["text"].to_numpy(), Dataset.from_pandas(frame)):
+        assert classifier(given) == expected
+    assert answerer(frame["question"]) == answerer(QUERIES)
+    assert answerer("who?", contexts=frame["text"].to_numpy()) == answerer("who?", contexts=QUERIES)
+    with pytest.raises(PCWError, match="contexts of type DataFrame with the keys 'text', 'question'"):
+        answerer("who?", contexts=frame)
+
+
+def test_a_peft_model_classifies_as_its_base_does(tokenizer, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    wrapped = get_peft_model(tiny_llama(tokenizer), config).eval()
+    classifier = make(wrapped, tokenizer, demonstrations=SHOTS)
+    expected = make(wrapped.get_base_model(), tokenizer, demonstrations=SHOTS)(QUERIES, top_k=None)
+    assert classifier(QUERIES, top_k=None) == expected
+    with wrapped.disable_adapter():
+        assert classifier(QUERIES, top_k=None) != expected
+    assert make(wrapped, tokenizer, "pcw-generation", contexts=CONTEXTS, max_new_tokens=3)("who?")
+    with pytest.raises(PCWError, match="merge_and_unload"):
+        classifier.save_pretrained(tmp_path)
+
+
 def test_models_without_mergeable_caches_are_refused(tokenizer):
     from transformers import Qwen3NextForCausalLM
 
@@ -446,6 +500,7 @@ def test_a_process_without_hf_puzzle_gets_equal_outputs(model, tokenizer, classi
     assert dict(vars(model.config)) == before
     assert set(json.loads((saved / "config.json").read_text())["custom_pipelines"]) == {
         "pcw-classification",
+        "pcw-decision",
         "pcw-generation",
     }
     folder = write_custom_generate(tmp_path / "custom")

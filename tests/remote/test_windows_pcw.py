@@ -1,11 +1,14 @@
 """Windows: joint tokenization, sizes, dealing, labels, and every bad input by name."""
 
+import math
 import random
 import re
 from collections import Counter
 from math import ceil
 
+import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,8 +83,16 @@ def test_demonstrations_come_as_pairs_mappings_and_data_sets():
         (dataset, None),
         (dataset.to_list(), names),
         (expected, None),
+        (dataset.to_pandas(), names),
+        (dataset.to_pandas().assign(label=["good", "bad"]).set_index("review"), None),
+        (dataset.data.table, names),
+        ([("x", np.int64(1)), ("y", np.uint8(0))], np.array(names)),
+        ([("x", torch.tensor(1)), ("y", torch.tensor([0]))], names),
+        (np.array([["x", "good"], ["y", "bad"]]), None),
     ):
-        assert read_demonstrations(given_, template, labels) == (expected, ("bad", "good"))
+        shots, found = read_demonstrations(given_, template, labels)
+        assert (shots, found) == (expected, ("bad", "good"))
+        assert {type(text) for text in (*found, *(shot.label for shot in shots))} == {str}
     shots, _ = read_demonstrations(dataset, template, text_column="review")
     assert [shot.inputs for shot in shots] == [("r",), ("s",)]
     pairs = [({"a": "1", "b": "2"}, "x"), ({"a": "3", "b": "4"}, "y")]
@@ -98,6 +109,12 @@ def test_demonstrations_come_as_pairs_mappings_and_data_sets():
         ([("a", 3)], ["x"], "demonstration 0 has label 3: expected 0 to 0"),
         ([("a", 3)], None, "demonstration 0 has label 3: expected a text"),
         ([("a", True)], ["x", "y"], "label True"),
+        ([("a", np.True_)], ["x", "y"], "label np.True_"),
+        ([("a", torch.tensor(True))], ["x", "y"], "label tensor"),
+        ([("a", 1.0)], ["x", "y"], "label 1.0"),
+        ([("a", math.nan)], None, "label nan"),
+        ([("a", "x")], {"x", "y"}, "expected a list"),
+        ({"a": "x"}, None, "demonstration 0 is 'a': expected a pair"),
         ([("a", "goood")], ["good", "bad"], "did you mean 'good'"),
         ([("a", "")], None, "label 0 is ''"),
         ([("a", "x")], ["x", "x"], "'x' is there twice"),
@@ -114,7 +131,7 @@ def test_bad_demonstrations_are_named(demonstrations, labels, message):
 
 
 def test_a_data_set_without_the_columns_is_refused():
-    with pytest.raises(PCWError, match="no column 'label'; it has text, kind"):
+    with pytest.raises(PCWError, match="no column 'label'; they have text, kind"):
         read_demonstrations(Dataset.from_dict({"text": ["a"], "kind": ["b"]}), Template())
 
 
@@ -363,6 +380,8 @@ def test_what_does_not_fit_is_said(changes, message):
     [
         ([], {}, "at least one text"),
         ("abc", {}, "at least one text"),
+        (Dataset.from_dict({"text": ["a"]}), {}, "at least one text"),
+        (Dataset.from_dict({"text": ["a"]}).to_pandas(), {}, "at least one text"),
         (["a", " "], {}, "context 1 is ' '"),
         (["a", 3], {}, "context 1 is 3"),
         (["a"], {"num_windows": 2}, "1 contexts for 2 windows"),

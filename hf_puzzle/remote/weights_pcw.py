@@ -1,0 +1,198 @@
+"""What cached windows depend on: weights, adapters and modes of a model, as one hash that is cheap to ask for again.
+
+The hash is of every bit of the weights. A tensor is read again when its version counter, its storage or one of a few
+sampled values changed, so that asking costs microseconds a tensor. Writes that leave no trace in these (a few values
+through `.data` or NumPy) are not seen in memory; `weights_hash(fresh=True)`, by which stores on disk are known, sees them.
+"""
+
+import functools
+import hashlib
+import json
+import threading
+import weakref
+from collections.abc import Iterator
+
+import torch
+
+
+SAMPLE = 8  # values per tensor that each call looks at
+CHUNK = 1 << 16  # words whose products are held at once: they fit into a core's cache
+# what may change without changing a model's function
+VOLATILE = {
+    "_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "architectures", "auto_map",
+    "custom_pipelines", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_attentions",
+    "output_hidden_states", "return_dict",
+}  # fmt: skip
+
+_KNOWN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_LOCK = threading.RLock()
+
+
+def model_state(model) -> str:
+    """sha256 (16 hex digits) of `weights_hash`, devices and train() or eval(): equal as long as windows stay right."""
+    with _LOCK:
+        return _Known.of(model).state(model)
+
+
+def weights_hash(model, fresh: bool = False) -> str:
+    """sha256 (16 hex digits) of config, name, shape, dtype and values of every weight, and of which adapters are on.
+
+    fresh: read every weight now, whatever its version counter says.
+    """
+    with _LOCK:
+        known = _Known(model) if fresh else _Known.of(model)
+        known.state(model)
+        return known.content
+
+
+def _plain(tensors) -> Iterator[torch.Tensor]:
+    """Of packed tensors (quantised ones) those that they are made of."""
+    for tensor in tensors:
+        if type(tensor) is torch.nn.Parameter or type(tensor) is torch.Tensor:
+            yield tensor
+        elif hasattr(tensor, "__tensor_flatten__"):
+            yield from _plain(getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        elif tensor is not None:
+            yield tensor
+
+
+def _stored(module) -> list[torch.Tensor]:
+    """The weights and buffers of a module alone; also those that no checkpoint holds, which a cast rounds."""
+    found = list(module._parameters.values())
+    if module._buffers:
+        kinds = getattr(module, "rope_type", None)
+        kinds = kinds.values() if isinstance(kinds, dict) else [kinds]
+        # a rotary table that follows the length of what was read last
+        passing = any(kind == "longrope" or "dynamic" in str(kind) for kind in kinds)
+        found += [t for name, t in module._buffers.items() if not passing or name.endswith("original_inv_freq")]
+    return list(_plain(found)) if found else found
+
+
+@functools.cache
+def _is_tuner(cls: type) -> bool:
+    return isinstance(getattr(cls, "active_adapters", None), property)  # PEFT's; a method of transformers' models
+
+
+def _look(model) -> tuple[list[torch.Tensor], list]:
+    """(weights, modes of modules): what every call looks at, in a fixed order."""
+    tensors, modes, stack = [], [], [model]
+    while stack:
+        module = stack.pop()
+        if module is None:
+            continue
+        modes.append(module.training)
+        tensors += _stored(module)
+        if module._modules:
+            stack += module._modules.values()
+        if _is_tuner(type(module)):
+            on = (list(module.active_adapters), module.disable_adapters, list(getattr(module, "merged_adapters", ())))
+            modes.append(f"{on} {getattr(module, 'scaling', None)}")
+    return tensors, modes
+
+
+def _trace(tensor: torch.Tensor) -> tuple:
+    """Another value after every change of a tensor that torch knows of; of an offloaded one nothing can be told."""
+    if tensor.is_meta:
+        return tensor.shape, tensor.dtype
+    return id(tensor), None if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.device
+
+
+def _places(tensors: list[torch.Tensor]) -> list[list[tuple]]:
+    """Where a few evenly spaced values of each tensor lie: (tensor, size, stride, offset), by device and dtype."""
+    groups: dict[tuple, list] = {}
+    for i, tensor in enumerate(tensors):
+        size = 0 if tensor.is_meta or not tensor.is_contiguous() else tensor.numel()
+        if size:
+            count = min(SAMPLE, size)
+            place = (i, (count,), (size // count,), tensor.storage_offset())
+            groups.setdefault((tensor.device, tensor.dtype), []).append(place)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def _sample(tensors: list[torch.Tensor], places: list[list[tuple]]) -> list[bytes]:
+    """The values at those places."""
+    read = torch.as_strided
+    parts = [torch.cat([read(tensors[i], *place) for i, *place in group]) for group in places]
+    return [part.cpu().view(torch.uint8).numpy().tobytes() for part in parts]
+
+
+def _checksum(tensor: torch.Tensor) -> str:
+    """Of all bits: the sums, for each `CHUNK` of 32-bit words, of words times fixed odd factors, modulo 2^64.
+
+    One changed word always changes it, several do but for one time in 2^33.
+    """
+    if tensor.is_meta:
+        return "offloaded"
+    flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+    if flat.numel() % 4 or flat.storage_offset() % 4:
+        flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 4))
+    factors, sums = _factors(tensor.device), []
+    for words in flat.view(torch.int32).split(CHUNK):
+        sums.append(words.long().mul_(factors[: len(words)]).sum())
+    return str(torch.stack(sums).tolist()) if sums else ""
+
+
+@functools.cache
+def _factors(device) -> torch.Tensor:
+    """(CHUNK,) odd numbers without order (the finalizer of splitmix64)."""
+    z = torch.arange(1, CHUNK + 1, device=device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        z = (z ^ (z >> shift)) * factor
+    return (z ^ (z >> 31)) | 1
+
+
+def _lasting(value):
+    """A config without what is volatile, in nested configs too."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _lasting(each) for key, each in value.items() if key not in VOLATILE}
+
+
+class _Known:
+    """What was read of a model: checksums by tensor, and the hash of all."""
+
+    def __init__(self, model):
+        config = json.dumps(_lasting(model.config.to_dict()), sort_keys=True, default=str)
+        self.config = hashlib.sha256(f"{type(model).__name__} {config}".encode()).hexdigest()
+        self.sums: dict[tuple, tuple[weakref.ref, str]] = {}
+        self.seen, self.places, self.values, self.content, self.found = None, [], None, "", ""
+
+    @classmethod
+    def of(cls, model) -> "_Known":
+        if model not in _KNOWN:
+            _KNOWN[model] = cls(model)
+        return _KNOWN[model]
+
+    def state(self, model) -> str:
+        tensors, modes = _look(model)
+        seen = ([_trace(tensor) for tensor in tensors], modes)
+        # an object that died may have left its address, version and storage to another one
+        known = seen == self.seen and all(each() is not None for each, _ in self.sums.values())
+        places = self.places if known else _places(tensors)
+        values = _sample(tensors, places)
+        if known and values == self.values:
+            return self.found
+        if values != self.values:
+            self.sums.clear()
+        self.content = self._content(model, modes)
+        devices = [str(tensor.device) for tensor in tensors if not tensor.is_meta]
+        self.found = hashlib.sha256(f"{self.content} {devices} {modes}".encode()).hexdigest()[:16]
+        self.seen, self.places, self.values = seen, places, values
+        return self.found
+
+    def _content(self, model, modes: list) -> str:
+        digest = hashlib.sha256(self.config.encode())
+        sums: dict[tuple, tuple[weakref.ref, str]] = {}
+        named = [(name, each) for name, module in model.named_modules() for each in _stored(module)]
+        for name, tensor in named:
+            trace = _trace(tensor)
+            ref, checksum = sums.get(trace) or self.sums.get(trace) or (None, "")
+            if tensor.is_meta or ref is None or ref() is not tensor:
+                ref, checksum = weakref.ref(tensor), _checksum(tensor)
+            if not tensor.is_meta:
+                sums[trace] = (ref, checksum)
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {checksum}\n".encode())
+        self.sums = sums
+        digest.update(str([mode for mode in modes if isinstance(mode, str)]).encode())
+        return digest.hexdigest()[:16]
