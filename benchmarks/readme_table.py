@@ -86,6 +86,18 @@ def _speed_error(data: dict) -> float:
 def results() -> str:
     """Everything between the markers."""
     parts = []
+    if data := load("real.json"):
+        from hf_puzzle.puzzle.report import markdown_table, summary_rows
+
+        machine, work = data["environment"], data["workload"]
+        parts += [
+            f"SmolLM2-135M-Instruct and its child of `make real` on {machine['cpu']}, {machine['cpu_count']} cores, bfloat16, "
+            f"batch {work['batch_size']}, {work['prefill_tokens']} tokens in and {work['decode_tokens']} out, after "
+            f"{data['gkd_tokens']:,} GKD tokens (`benchmarks/real.json`"
+            + (f": {data['note']}" if data["note"] else "")
+            + ").",
+            markdown_table(["SmolLM2-135M-Instruct", "parent", "child", "kept / ratio"], summary_rows(data)),
+        ]
     if data := load("tiny_cpu.json"):
         machine = data["environment"]
         parts += [
