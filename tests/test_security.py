@@ -29,9 +29,9 @@ from hf_puzzle.remote.calls_mrkl import MRKLError, check_schema
 from hf_puzzle.remote.exact_mrkl import Currency
 from hf_puzzle.remote.experts_mrkl import Calculator, Experts
 from hf_puzzle.remote.generation_pcw import PCWError
+from hf_puzzle.remote.known_mrkl import Schema
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.pipeline_pcw import PCWClassificationPipeline, PCWGenerationPipeline
-from hf_puzzle.remote.slots_mrkl import Schema
 from hf_puzzle.remote.windows_pcw import Template
 
 

@@ -426,6 +426,9 @@ UNITS = {
     "pint": (_VOLUME, "0.473176473", "us pint"),
     "imperial_pint": (_VOLUME, "0.56826125", "uk pint"),
     "fluid_ounce": (_VOLUME, "0.0295735295625", "fl oz|us fluid ounce"),
+    "cup": (_VOLUME, "0.2365882365", "us cup"),
+    "tablespoon": (_VOLUME, "0.01478676478125", "tbsp|us tablespoon"),
+    "teaspoon": (_VOLUME, "0.00492892159375", "tsp|us teaspoon"),
     "meter_per_second": ("speed", "1", "m/s|mps"),
     "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph"),
     "mile_per_hour": ("speed", "0.44704", "mph|mi/h"),
@@ -491,7 +494,8 @@ class Units(Expert):
     Args:
         table: {"mile": {"dimension": "len", "factor": "1609.344", "forms": ["miles"]}, ...} (factor null: a
             temperature), the path of such a JSON file, None for the table above, or "pint": the table above first,
-            then any unit that the package pint names (on Fractions).
+            then any unit that the package pint names (on Fractions). A table comes first and is completed by ours,
+            in its own dimensions, where the units that both have agree.
     """
 
     name = "units"
@@ -517,7 +521,10 @@ class Units(Expert):
         own = {name: {"dimension": d, "factor": f, "forms": []} for name, (d, f, _) in UNITS.items()}
         self.units, self._exact, self._folded = {}, {}, {}
         with reading("the table of units"):
-            for name, entry in (own if table is None or self._pint else table).items():
+            given = own if table is None or self._pint else table
+            for name, entry in given.items():
+                self._add(name, entry)
+            for name, entry in _extension(given, own).items():
                 self._add(name, entry)
 
     def _add(self, name, entry):
@@ -596,6 +603,28 @@ class Units(Expert):
         _, divisor, shifted = self.units[units[1]] if units[1] else ("", 1, 0)
         found = (Fraction(given) - shifted) / divisor
         return answered(found, f"{number_text(found)} {units[1] or names[1]}", source="pint")
+
+
+def _extension(table, own) -> dict:
+    """Units of our own table that a user's lacks, in its dimensions and bases, where the units both have agree."""
+    found, scales = {}, {}
+    for name, entry in table.items():
+        if name in own and entry.get("factor") is not None and own[name]["factor"] is not None:
+            scale = parse_number(entry["factor"]) / parse_number(own[name]["factor"])
+            scales.setdefault(own[name]["dimension"], set()).add((entry["dimension"], scale))
+    for name, entry in own.items():
+        known = scales.get(entry["dimension"], {(entry["dimension"], Fraction(1))})
+        if name in table or len(known) != 1 or entry["factor"] is None or table is own:
+            continue
+        (dimension, scale), *_ = known
+        if entry["dimension"] not in scales and any(each["dimension"] == dimension for each in table.values()):
+            continue
+        found[name] = {
+            "dimension": dimension,
+            "factor": exact_text(parse_number(entry["factor"]) * scale),
+            "forms": [],
+        }
+    return found
 
 
 def _spellings(form):

@@ -50,9 +50,10 @@ from .exact_mrkl import TEMPERATURES, Calculator, Currency, Units
 from .exact_mrkl import _spellings as spellings_of
 from .experts_mrkl import Experts
 from .generation_mrkl import CUSTOM_GENERATE
+from .known_mrkl import Known, Schema
 from .planner_mrkl import BUILT_IN, Limits, Plan, Step
 from .router_mrkl import LinearRouter
-from .slots_mrkl import MAX_CHARS, Known, Schema, read
+from .slots_mrkl import MAX_CHARS, read
 from .sources_mrkl import Database, OpenMeteo, Weather
 from .wiki_mrkl import Wiki
 
@@ -383,7 +384,7 @@ class MrklPipeline(Pipeline):
         if call is None:
             return reply
         name, arguments, confidence = call
-        found = self.planner.run(Plan([Step(name, arguments)], 0.0))
+        found = self.planner.run(Plan([Step(name, arguments)]))
         return {"message": "", **found, "confidence": round(confidence, 4)}
 
     # -- the language model

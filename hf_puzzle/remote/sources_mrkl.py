@@ -526,6 +526,11 @@ class Weather(Expert):
             self.provider = provider if hasattr(provider, "look_up") else WeatherTable(provider)
 
     @property
+    def local(self) -> bool:
+        """Whether a call stays on this machine."""
+        return isinstance(self.provider, WeatherTable)
+
+    @property
     def places(self) -> list[str]:
         """Names the provider can list; none for a service."""
         return getattr(self.provider, "places", [])

@@ -273,7 +273,7 @@ def test_mistakes_at_construction(model, tokenizer):
 
 
 def test_a_chat_gets_tool_messages_that_mirror_the_trace(ask):
-    chat = [{"role": "user", "content": "What is 3 miles in km plus 2?"}]
+    chat = [{"role": "user", "content": "What is 3 miles plus 2 km in km?"}]
     reply = ask(chat)
     assert len(reply["trace"]) == 2
     messages = reply["generated_text"]
