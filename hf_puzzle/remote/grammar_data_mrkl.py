@@ -5,6 +5,7 @@ HOWMANY = how many|what number of|how many of|how many of all
 INP = in|from|of|at|for|by|within|with|to|on|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in
 NOTIN = not in|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
 BE = is|are|was|were|be|been|have been|has been|being
+WORK = work|works|worked|are employed|are working|were employed|have jobs
 LINK = work|works|worked|live|lives|lived|belong|belongs|come|comes|came|sit|sits|stay|reside|resides|fall|are located|is located|are based|is based|are employed|is employed|are assigned|is assigned|are working|are living|are found|is found|are listed|are currently
 LINKB = work|live|belong|come|sit|stay|reside|fall|be|have
 DONOT = do not|does not|did not|are not|is not
@@ -22,6 +23,8 @@ PER = per|by|for each|in each|for every|of each|in every|grouped by|across each|
 UNITS = units|pieces|items|copies
 
 Rows <- Table : rows
+Rows <- People : people
+Count <- {HOWMANY} People {WORK} {INP} Vals : count_workers
 Rows <- (all|every|each|any|all of|our|my|these|those|their) Rows
 Rows <- Vals Rows : valued_rows
 Rows <- (a|an|one) Rows !
@@ -297,6 +300,11 @@ BestRows <- (first|earliest) Dated Rows : best min
 Top <- [who|what|which] [is|are|was|were] BestRows : names
 Top <- [what is|who is|tell me] name of BestRows : names
 Cell <- Col of BestRows : cells
+Cell <- BestRows 's Col : cells/10
+Cell <- BestRows Col : cells/10 !
+Top <- how many more Rows than Rows {THEREARE} : more_rows
+Top <- how many (fewer|less) Rows than Rows {THEREARE} : more_rows/10
+Func <- difference between number of Rows and number of Rows : more_rows
 Top <- (who|what|which) [is|are] Number Best Rows : top_rows max
 Top <- [list|show|give me|name] [names of] (Number Best Rows) : top_rows max
 Top <- [list|show|give me|name] [names of] (top Number) Best Rows : top_rows max !
@@ -452,6 +460,8 @@ Fact2 <- Wea
 Fact2 <- Open Fact : fact
 Top <- how many years (ago is it that|is it now since|since) Event : years_ago
 Top <- how long ago (was|did) Event [in years] : years_ago
+Top <- how old is Title [now|today] : title_age
+Top <- [what is] age of Title [in years] : title_age
 Top <- how many years after Event (was|did) Event : years_apart/10
 Top <- how many years before Event (was|did) Event : years_apart
 Comp <- (higher|taller) : comparative high +1

@@ -117,7 +117,10 @@ Func <- [sales|service] (tax|vat|gst|interest|commission|charge|fee|duty|gratuit
 Pct <- Number (%|percent|per cent|pct) : percent
 Pct <- Number percentage : percent
 Charge <- [a|an] Pct
-Charge <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
+Charge <- Levy
+Levy <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
+Sum <- Sum [be] with Levy : pct_change +
+Val <- Sum as [a|an] (percent|percentage|per cent) : as_percent
 Neg <- Pct : pct_number !
 List <- Neg and Neg : list
 List <- Neg , Neg : list
@@ -241,7 +244,7 @@ Top <- Chain
 
 QUANTITIES = """
 TO = to | in | into | as | = | expressed in | converted to | converted into | measured in | in terms of | given in | when expressed in | when measured in | using | over to | over into | and express it in | and give it in | and convert that to | and convert it to | expressed as | rewritten in | stated in | and express that in | and give that in
-HOLDS = drum|tank|bottle|jug|bag|box|glass|can|bucket|pool|jar|bowl|carton|keg|race|run|walk|drive|trip|film|movie|man|woman|person|board|rope|pipe|stick|string|cable|steak|parcel|package|piece|bar
+HOLDS = dinner|meal|bill|lunch|shirt|jacket|item|book|ticket|purchase|drum|tank|bottle|jug|bag|box|glass|can|bucket|pool|jar|bowl|carton|keg|race|run|walk|drive|trip|film|movie|man|woman|person|board|rope|pipe|stick|string|cable|steak|parcel|package|piece|bar
 Qty <- Number Unit : measure
 Qty <- Func Unit : measure
 Qty <- Group Unit : measure
@@ -399,6 +402,16 @@ Stuff <- Number : stuff
 Stuff <- Qty : stuff
 Stuff <- Number more Noun : stuff
 Stuff <- Number more : stuff
+CUT = discounted by|reduced by|marked down by|on sale for|cut by|down by|lowered by
+Priced <- (a|my|this|that) Noun [Noun] (costs|cost|is priced at|was|is|sells for|is listed at) [originally] Sum : last
+Priced <- Noun [Noun] (costs|cost|is priced at|sells for) Sum : last
+Priced <- a Qty Noun : priced
+Priced <- a Qty {HOLDS}
+Off <- [,|.|and|but] [it] (is|was|gets) {CUT} Charge
+Off <- [,|.|and|but] [it] (is|was) [now] Charge (off|cheaper)
+Off <- with [a|an] Charge (discount|reduction|rebate)
+Top <- Priced Off [.|,|;] {PRICE} : pct_change -
+PRICE = what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
 Owned <- [if] {WHO} {HAD} Stuff
 Owned <- there (are|were) Stuff
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
@@ -557,7 +570,7 @@ Top <- ({MANYT}) Dur from DateX back to DateX : between/021
 Top <- ({MANYT}) Dur is it from DateX back to DateX : between/021
 Top <- ({MANYT}) Dur ({AREIT}) ({UNTIL}) DateX : until
 Top <- ({MANYT}) Dur (left|remain|are left|remaining|do i have|do we have|do i have left) ({UNTIL}) DateX : until
-Top <- Dur ({UNTIL}) DateX : until
+Top <- Dur (until|till) DateX : until
 Top <- how long (is it|) ({UNTIL}) DateX in Dur : until/10
 Top <- how long (is it|was it|) (between|from) DateX (and|to|until) DateX in Dur : between/201
 Top <- in how many Dur (is|will it be|do we have|comes) DateX : until
@@ -613,6 +626,7 @@ Top <- Val : asked
 Open <- (what|how much) (is|are|was|were|would be|does|do|will be)
 Open <- (how many) (is|are)
 Open <- (what is|give me|tell me|find|calculate|compute) (result|value|answer|outcome|solution) [of|to|for]
+Open <- find me
 Open <- (calculate|compute|evaluate|work out|figure out|find|find out|determine|solve|answer|show|return|get|state)
 Open <- (tell|show|give) (me|us) [what|how much]
 Open <- (can|could|would|will) you [help me]

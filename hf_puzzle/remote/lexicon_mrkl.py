@@ -385,6 +385,9 @@ def _currency_forms(known: Known) -> dict:
     for form, code in known._currencies.items():
         if code in known.currencies and form not in (("all",), ("try",), ("score",)):
             table[form] = [code]
+    if "GBP" in known.currencies:
+        # beside a weight the types tell which pound is meant
+        table[("pound",)] = table[("pounds",)] = ["GBP"]
     for sign, code in CURRENCY_SIGNS.items():
         if code in known.currencies:
             table[tuple(t.word for t in tokens_of(sign))] = [code]

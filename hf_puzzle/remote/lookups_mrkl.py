@@ -277,6 +277,21 @@ def years_apart(c, later, earlier):
     return op("-", later, earlier) if is_number(later) and is_number(earlier) else None
 
 
+@meaning("title_age")
+def title_age(c, title):
+    """Years since a thing was opened, built, founded: since the one year that its page says of it."""
+    page = _page(c, title)
+    years = set()
+    for verb in ("opened", "built", "completed", "founded", "established", "born") if page else ():
+        query = f"when {title} was {verb}"
+        if (title, query) not in c.facts:
+            c.facts[title, query] = _fact(c, query, title, [verb], page[0])
+        if c.facts[title, query]:
+            years.add(c.facts[title, query])
+    values = {c.wiki.run({"query": dict(tree[2])["query"]}).text for tree in years if is_number(tree)}
+    return years_ago(c, sorted(years)[0]) if len(values) == 1 == len({is_number(tree) for tree in years}) else None
+
+
 def _measure(c, title, adjective):
     page = _page(c, title)
     if page is None:

@@ -209,3 +209,14 @@ def redate(c, value, date):
 
 def _name(argument):
     return argument + "_" if argument == "from" else argument
+
+
+@meaning("priced")
+def priced(c, value, noun):
+    """`a $50 shirt`: a price, whatever it is the price of."""
+    return value if value[1][0][1].startswith("$") else None
+
+
+@meaning("as_percent")
+def as_percent(c, value):
+    return op("*", value, n(100)) if is_number(value) else None

@@ -226,3 +226,10 @@ def row_meets_measured(c, sense, column, bound):
 def row_meets_dated(c, sense, column, days):
     cond = dated(c, column, days)
     return None if cond is None else row_meets(c, sense, cond)
+
+
+@meaning("more_rows")
+def more_rows(c, first, second):
+    """How many more rows of one kind there are than of another."""
+    sides = [count(c, which) for which in (first, second)]
+    return op("-", sides[0][0], sides[1][0]) if all(len(side) == 1 for side in sides) else None

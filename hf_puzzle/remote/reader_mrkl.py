@@ -87,7 +87,7 @@ class Reader:
         self.tables = Tables(known)
         words = {word for form in self.tables.forms for word in form}
         self.lexicon = Lexicon(known, self.units, vocabulary(), words)
-        self.people = tuple(t for t in known.schema.columns if ("Table", t) in self.tables.forms.get(("people",), ()))
+        self.people = tuple(t for t in known.schema.columns if ("People", t) in self.tables.forms.get(("people",), ()))
         # what pages were found to say; they do not change while the experts live
         self.pages, self.facts = {}, {}
         self.money = None

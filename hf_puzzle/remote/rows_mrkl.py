@@ -73,13 +73,33 @@ def rows(c, table):
     return ("rows", table, ())
 
 
+PLACES = frozenset(str.split("city town village country home residence region state place location address county"))
+
+
+@meaning("people")
+def people(c, table):
+    """Rows that were called people only: those of a place are its inhabitants, of whom the database knows nothing."""
+    return ("rows", table, (("people",),))
+
+
+@meaning("count_workers")
+def count_workers(c, table, cond):
+    return count(c, ("rows", table, ()), cond)
+
+
 @meaning("restrict")
 def restrict(c, which, *conds):
     """Rows that meet a condition more."""
     found = [which]
     for cond in conds:
         found = [("rows", r[1], (*r[2], each)) for r in found for each in settled(c, r[1], cond) if each not in r[2]]
-    return found or None
+    return [r for r in found if ("people",) not in r[2] or not any(_of_place(c, each) for each in r[2])] or None
+
+
+def _of_place(c, cond) -> bool:
+    if cond[0] in ("or", "and"):
+        return any(_of_place(c, each) for each in cond[1])
+    return cond[0] == "is" and bool(set(c.schema.columns[cond[1][0]][cond[1][1]].words) & PLACES)
 
 
 @meaning("valued_rows")

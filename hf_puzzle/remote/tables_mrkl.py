@@ -59,10 +59,9 @@ class Tables:
         for name in names:
             if name == " ".join(words) or name not in own | columns:
                 for form in (name, plural(name)):
-                    self._add(form, "Table", table)
+                    self._add(form, "People" if name == "person" and name != " ".join(words) else "Table", table)
                 if name == "person":
-                    self._add("people", "Table", table)
-                    self._add("persons", "Table", table)
+                    self._add("people", "People", table)
                 if name in ("staff", "personnel"):
                     self._add(name, "Table", table)
 
@@ -91,6 +90,8 @@ class Tables:
             if whole:
                 self._add((*words[:-1], "in", "cents"), "Col", sense)
         for kind in COLUMN_WORDS:
+            if "rate" in words and "salary" in kind["of"] and not {"hourly", "daily", "pay"} & set(words):
+                continue
             if set(words) & set(kind["of"]) and (column.kind in kind.get("kinds", ("number",))):
                 self._kind(kind, (*reference, scale))
         if column.kind == "date" or (column.kind == "number" and "year" in words):
@@ -244,7 +245,7 @@ class Query:
         return "(" + f" {kind.upper()} ".join(self.condition(each) for each in cond[1]) + ")"
 
     def where(self, conditions, extra=()) -> str:
-        parts = [self.condition(cond) for cond in conditions] + list(extra)
+        parts = [self.condition(cond) for cond in conditions if cond != ("people",)] + list(extra)
         return " WHERE " + " AND ".join(parts) if parts else ""
 
     def source(self) -> str:

@@ -409,6 +409,9 @@ def difference(c, items):
     if len(items[1]) != 2:
         return None
     left, right = items[1]
+    if all(is_quantity(each) and each[1][0][0] == ONE for each in items[1]):
+        # what sets a mile and a nautical mile apart is no number
+        return None
     values = [constant(each) if is_number(each) else None for each in (left, right)]
     if None in values:
         apart = arithmetic(c, left, right, "-")

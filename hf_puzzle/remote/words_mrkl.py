@@ -222,7 +222,7 @@ FUNCTION_WORDS = frozenset(
 # -- what English says of kinds of columns: `of` are words of a column's name
 
 COLUMN_WORDS = (
-    {"of": ("salary", "wage", "pay", "income", "earning", "compensation"), "nouns": ("salary", "pay", "wage", "income", "earnings"),
+    {"of": ("salary", "wage", "pay", "income", "earning", "compensation", "rate"), "nouns": ("salary", "pay", "wage", "income", "earnings"),
      "verbs": ("earn", "earns", "earned", "earning", "make", "makes", "making", "get paid", "is paid", "are paid", "gets paid", "paid", "be paid"),
      "high": ("well paid", "high paid", "good earning", "high earning"), "low": ("badly paid", "low paid", "low earning")},
     {"of": ("price", "cost", "fee", "fare", "rent"), "nouns": ("price", "cost"), "verbs": ("cost", "costs", "costing", "priced at", "priced", "is priced at", "are priced at", "sell for", "sells for", "is sold for"),
