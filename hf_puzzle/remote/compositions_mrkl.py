@@ -151,9 +151,15 @@ class ComposingPlanner(Planner):
     """A planner over registered experts that also knows compositions; the router's class of one is its name."""
 
     def __init__(
-        self, experts: Experts, known, router=None, limits: Limits | None = None, compositions: Sequence = ()
+        self,
+        experts: Experts,
+        known,
+        router=None,
+        limits: Limits | None = None,
+        compositions: Sequence = (),
+        examples=None,
     ):
-        super().__init__(experts, known, router, limits)
+        super().__init__(experts, known, router, limits, examples)
         self.registry = experts
         self.compositions = {each.name: each for each in compositions}
         for each in compositions:

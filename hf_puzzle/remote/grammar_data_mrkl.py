@@ -299,6 +299,8 @@ BestRows <- (most recently|last|latest) Dated Rows : best max
 BestRows <- (first|earliest) Dated Rows : best min
 Top <- [who|what|which] [is|are|was|were] BestRows : names
 Top <- [what is|who is|tell me] name of BestRows : names
+Cell <- Col of [one|a|an] Value Days : cell_when
+Cell <- Value 's Col Days : cell_when/102
 Cell <- Col of BestRows : cells
 Cell <- BestRows 's Col : cells/10
 Cell <- BestRows Col : cells/10 !

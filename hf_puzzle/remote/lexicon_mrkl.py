@@ -103,7 +103,7 @@ def _parts(word):
         return CONTRACTIONS[word].split()
     if word.endswith("n't"):
         return [word[:-3], "not"]
-    head, apostrophe, tail = word.partition("'")
+    head, apostrophe, tail = word.rpartition("'")
     endings = {"s": "is" if head in IS else "'s", "re": "are", "m": "am", "ll": "will", "ve": "have", "d": "would"}
     return [head, endings[tail]] if apostrophe and tail in endings else [word]
 
@@ -273,7 +273,8 @@ class Lexicon:
 
     def read(self, text: str) -> "Read":
         """Tokens of `text` and the edges of all its lexical meanings."""
-        tokens = tokens_of(text)
+        # a longer text is no question: what follows would not be read anyway
+        tokens = tokens_of(text)[: 2 * MAX_TOKENS]
         while tokens and tokens[-1].word in "?!.,":
             tokens.pop()
         return Read(self, [t for i, t in enumerate(tokens) if not self._noise(tokens, i)])

@@ -102,6 +102,8 @@ class MrklPipeline(Pipeline):
         on_error: what is said when an expert fails, has no entry or refuses: "report" its message, "lm" the untouched
             model's text (the status still tells), "raise" an ExpertCallError.
         return_trace: False returns only [{"generated_text"}], as text-generation does.
+        chat_template: put a plain text through the tokenizer's chat template, where it has one, as a user's message;
+            False gives it to the model as it is.
         phrase: let the model put an expert's answer into a sentence; kept only if its numbers are the trace's.
         Everything else goes to the model's `generate`: max_new_tokens, do_sample, streamer, ...
 
@@ -141,7 +143,7 @@ class MrklPipeline(Pipeline):
         if isinstance(limits, Mapping):
             limits = Limits(**limits)
         limits = limits or saved.get("limits")
-        self.planner = ComposingPlanner(self.experts, self.known, self.router, limits, self.compositions)
+        self.planner = ComposingPlanner(self.experts, self.known, self.router, limits, self.compositions, examples)
 
     def _make_router(self, router, asked, examples):
         if router is None and asked == "auto":
@@ -306,7 +308,7 @@ class MrklPipeline(Pipeline):
 
     # -- calls
 
-    _CALL = ("on_error", "return_trace", "phrase")
+    _CALL = ("on_error", "return_trace", "phrase", "chat_template")
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
         finish = {name: settings.pop(name) for name in self._CALL if name in settings}
@@ -347,7 +349,9 @@ class MrklPipeline(Pipeline):
     def postprocess(self, outputs, **finish):
         return outputs
 
-    def _answer(self, row, generate, on_error="report", return_trace=True, phrase=False) -> dict | list[dict]:
+    def _answer(
+        self, row, generate, on_error="report", return_trace=True, phrase=False, chat_template=True
+    ) -> dict | list[dict]:
         """One input to its result."""
         chat = None if isinstance(row, str) else [dict(message) for message in row]
         query = row if chat is None else _text_of(chat[-1]["content"])
@@ -361,7 +365,8 @@ class MrklPipeline(Pipeline):
         status, trace = reply["status"], reply["trace"]
         generate = dict(generate)
         if status == "abstain" or (status != "ok" and on_error == "lm"):
-            text = self._untouched(query if chat is None else chat, generate)
+            prompt = self._prompt(query, chat_template) if chat is None else chat
+            text = self._untouched(prompt, generate)
         else:
             if status != "ok" and on_error == "raise":
                 raise ExpertCallError(reply)
@@ -388,6 +393,14 @@ class MrklPipeline(Pipeline):
         return {"message": "", **found, "confidence": round(confidence, 4)}
 
     # -- the language model
+
+    def _prompt(self, query: str, templated: bool):
+        """A plain question as the model was trained to be asked."""
+        return (
+            [{"role": "user", "content": query}]
+            if templated and query.strip() and self.tokenizer.chat_template
+            else query
+        )
 
     def encode(self, query) -> dict:
         """Ids (1, length) and mask of a text or chat, control tokens in it encoded as text."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from .calls_mrkl import Expert, MRKLError, Result, exact_text, run_with_deadline
+from .custom_mrkl import customs
 from .known_mrkl import Known
 from .plan_mrkl import Plan, Step, number_in, say
 from .reader_mrkl import MAX_READINGS, Reader, agreed, set_aside
@@ -24,7 +25,7 @@ BUILT_IN = ("calculator", "currency", "units", "dates", "database", "weather", "
 # experts whose answer may be looked at before a plan is chosen: they are ours, local and without effects
 LOCAL = frozenset(BUILT_IN)
 # how sure an accepted reading is; measured on wordings that nobody wrote rules for (benchmarks/mrkl_wordings.json)
-SURE, UNSURE = 0.99, 0.9
+SURE, UNSURE, OWN = 0.99, 0.9, 0.94
 
 
 @dataclass
@@ -68,13 +69,17 @@ class Planner:
         router: anything with `probabilities(reading) -> {class: p}`, for experts that the grammar does not know, or
             None.
         limits: Limits of one query.
+        examples: expert -> questions that it answers, for experts that the grammar does not know.
     """
 
-    def __init__(self, experts: Mapping[str, Expert], known: Known, router=None, limits: Limits | None = None):
+    def __init__(
+        self, experts: Mapping[str, Expert], known: Known, router=None, limits: Limits | None = None, examples=None
+    ):
         self.experts = dict(experts)
         self.known, self.router = known, router
         self.limits = limits or Limits()
         self.reader = Reader(known, self.experts)
+        self.customs = customs(self.experts, BUILT_IN, examples or {})
 
     # -- choosing
 
@@ -96,6 +101,8 @@ class Planner:
         text, instructed = set_aside(query)
         plans = [plan for plan in self.reader.plans(text) if len(plan.steps) <= self.limits.calls]
         decision = self.choose(plans)
+        if not plans and self.customs:
+            decision = self.own(text) or decision
         if decision.plan is None and self.router is not None and not plans:
             return self.routed(query) or decision
         return decision
@@ -122,6 +129,15 @@ class Planner:
             value = number_in(found["trace"][int(plan.answer[1][1:]) - 1]["result"])
             return found["answer"] if value is None else value
         return found["status"], found["answer"]
+
+    def own(self, text) -> Decision | None:
+        """A call of the one expert of the user that explains the question word by word."""
+        read_text = self.reader.read_with_dates(text)
+        found = [(each.name, each.arguments(read_text)) for each in self.customs]
+        found = [(name, arguments) for name, arguments in found if arguments is not None]
+        if len(found) != 1:
+            return None
+        return Decision(Plan([Step(*found[0])]), OWN, {"readings": 1})
 
     def routed(self, query) -> Decision | None:
         """A call of an expert that the grammar does not know, where the router is sure of one."""
@@ -217,6 +233,8 @@ def _entry(step, result) -> dict:
     }
     if step.expert == "wiki" and result.data.get("doc"):
         entry["doc"] = result.data["doc"]
+    if result.data.get("exact") is False and step.expert in BUILT_IN:
+        entry["exact"] = False
     if result.data.get("date"):
         entry["data_date"] = str(result.data["date"])
     return entry

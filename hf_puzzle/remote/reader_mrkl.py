@@ -8,6 +8,7 @@
 A word that no rule, name or closed list explains leaves no reading, and then the language model answers.
 """
 
+import contextlib
 import datetime
 import functools
 import re
@@ -101,6 +102,17 @@ class Reader:
             return []
         edges = read.edges + self.tables.edges(read) + lookup_edges(self, read)
         return Chart(grammar(), read.words, edges, self, read.skippable).readings("S")
+
+    def read_with_dates(self, text: str):
+        """Tokens and lexical edges of `text`, days in words among them."""
+        read = self.lexicon.read(text)
+        if len(read.words) <= MAX_TOKENS:
+            with contextlib.suppress(TooComplex):
+                chart = Chart(grammar(), read.words, read.edges, self, read.skippable)
+                for start, edges in enumerate(chart.edges):
+                    for end, senses in edges.get("DateX", {}).items():
+                        read.edges += [("Date", start, end, sense) for sense in senses if isinstance(sense[1], str)]
+        return read
 
     def spelling(self, unit: str) -> str:
         """`unit` as the question spells it."""

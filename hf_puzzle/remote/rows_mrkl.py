@@ -467,6 +467,18 @@ def cell(c, column, sense):
     return ("d", tree) if kind == "date" else ("text", tree)
 
 
+@meaning("cell_when")
+def cell_when(c, column, sense, days):
+    """The value of a column in the row with that name and day."""
+    cond = _named(c, sense, column[0])
+    dates = [col for col in c.schema.columns[column[0]].values() if col.kind == "date"]
+    if cond is None or len(dates) != 1 or days[0] != "days" or c.schema.columns[column[0]][column[1]].kind != "number":
+        return None
+    when = ("when", (column[0], dates[0].name), days[1], days[2])
+    query = Query(c.schema, column[0])
+    return money(c, database(query.select(query.measure(column), (cond, when))), column)
+
+
 @meaning("cell_in_table")
 def cell_in_table(c, column, table, sense):
     return cell(c, column, sense) if column[0] == table else None

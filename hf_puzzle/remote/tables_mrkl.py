@@ -194,7 +194,7 @@ def key_column(schema, table) -> str | None:
     for column in texts:
         if column.words[-1] in NAME_COLUMNS or column.name.lower() in NAME_COLUMNS:
             return column.name
-    return None
+    return texts[0].name if len(texts) == 1 else None
 
 
 class Query:
