@@ -291,11 +291,18 @@ def date_asked(c, sense):
 
 @meaning("until")
 def until(c, unit, sense):
+    """Of a day that is past there is no until."""
+    day = day_of(sense)
+    if day is not None and day < c.today:
+        return None
     return between(c, unit, date(c.today), sense)
 
 
 @meaning("since")
 def since(c, unit, sense):
+    day = day_of(sense)
+    if day is not None and day > c.today:
+        return None
     return between(c, unit, sense, date(c.today))
 
 

@@ -664,7 +664,10 @@ def _extension(table, own) -> dict:
         if name in own and entry.get("factor") is not None and own[name]["factor"] is not None:
             scale = parse_number(entry["factor"]) / parse_number(own[name]["factor"])
             scales.setdefault(own[name]["dimension"], set()).add((entry["dimension"], scale))
+    heat = {entry["dimension"] for name, entry in table.items() if name in ("degC", "degF")}
     for name, entry in own.items():
+        if entry["factor"] is None and len(heat) == 1 and name not in table:
+            found[name] = {"dimension": next(iter(heat)), "factor": None, "forms": []}
         known = scales.get(entry["dimension"], {(entry["dimension"], Fraction(1))})
         if name in table or len(known) != 1 or entry["factor"] is None or table is own:
             continue

@@ -6,7 +6,8 @@ INP = in|from|of|at|for|by|within|with|to|on|under|across|among|inside|belonging
 NOTIN = not in|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
 BE = is|are|was|were|be|been|have been|has been|being
 WORK = work|works|worked|are employed|are working|were employed|have jobs
-LINK = work|works|worked|live|lives|lived|belong|belongs|come|comes|came|sit|sits|stay|reside|resides|fall|are located|is located|are based|is based|are employed|is employed|are assigned|is assigned|are working|are living|are found|is found|are listed|are currently
+LIVE = live|lives|lived|reside|resides|are living|is living
+LINK = work|works|worked|belong|belongs|come|comes|came|sit|sits|stay|fall|are located|is located|are based|is based|are employed|is employed|are assigned|is assigned|are working|are found|is found|are listed|are currently
 LINKB = work|live|belong|come|sit|stay|reside|fall|be|have
 DONOT = do not|does not|did not|are not|is not
 HAVE = have|has|had|with|having|contain|contains
@@ -61,7 +62,10 @@ VP <- {BE} not Vals : negated
 VP <- {BE} not {INP} Vals : negated
 VP <- {LINK} {INP} Vals
 VP <- {LINK} {NOTIN} Vals : negated
-VP <- {DONOT} {LINKB} {INP} Vals : negated
+VP <- {LIVE} {INP} Vals : lives
+VP <- {LIVE} {NOTIN} Vals : lives_not
+VP <- {DONOT} (live|reside) {INP} Vals : lives_not
+VP <- {DONOT} (work|belong|come|sit|stay) {INP} Vals : negated
 VP <- {BE} not (employed|located|based|working|living) {INP} Vals : negated
 VP <- Earn NumB : measured
 VP <- {DONOT} Earn NumB : not_measured
@@ -95,6 +99,8 @@ NumB <- from Amount to Amount : range_bound
 NumB <- NumB (and|but) NumB : bounds
 NumB <- (more than|above|over|higher than) average [Col] : than_average_of >
 NumB <- (less than|below|under|lower than) average [Col] : than_average_of <
+NumB <- (more than|above|over|higher than) average Col Post : than_average_of >
+NumB <- (less than|below|under|lower than) average Col Post : than_average_of <
 Amount <- Number
 Amount <- Qty
 Days <- on DateX : on_day on
@@ -158,6 +164,12 @@ Count <- combined [number|total] [of] (headcounts) of Value2 and Value2 : headco
 Value2 <- Value : value
 Count <- {HOWMANY} [{UNITS} of] Value (are|is|do we have|are there|are left|remain|do we still have|are still) [there|available|left|currently|still] in Col : units_in
 Count <- {HOWMANY} [{UNITS} of] Value (have we got in) Col : units_in
+Count <- how much Col of Value (is there|do we have|is left) : units_in/10
+Count <- {HOWMANY} Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
+Count <- {HOWMANY} Rows (came in|came|arrived|happened|took place|occurred|were there) Days : count_days
+Top <- how many Dur after Value (was|did) Value Dated : cells_between
+Top <- (what day of week|which day of week|what weekday|which weekday) (was|did) Value Dated on : cell_weekday
+Top <- how many Money (does|do|would|will|did) [a|an|one] Value Earn : cell_in
 Count <- (what|which) (quantity|amount) of Value (is|are|do we have) [left|available|there|currently] in Col : units_in
 Count <- [current] Col (level|count|quantity|on hand) (for|of) Value : units_in/10
 Count <- {HOWMANY} [{UNITS} of] Value (are left|are available|do we still have|are there left|do we have left|remain) : units_left
@@ -413,6 +425,7 @@ Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) di
 Wea <- how many (millimetres|millimeters|mm) did it rain (in|at) Spot On : weather_of rain
 Wea <- how (windy|breezy) was it (in|at) Spot On : weather_of wind
 Wea <- how (windy|breezy) was it On (in|at) Spot : weather_of/10 wind
+Wea <- what was wind like (in|at) Spot On : weather_of wind
 Wea <- how (windy|breezy) was Spot On : weather_of wind
 Wea <- how windy did it get (in|at) Spot On : weather_of wind
 Wea <- how (strong|fast|hard) (was|were) (wind|winds) (in|at) Spot On : weather_of wind

@@ -14,10 +14,10 @@ from .grammar_data_mrkl import LOOKUPS, TABLES
 NUMBERS = """
 PLUS = + | plus | added to | increased by | is added to | is increased by | is raised by | raised by
 MINUS = - | minus | less | take away | decreased by | reduced by | diminished by | subtracting | is decreased by | is reduced by | is lowered by | lowered by
-TIMES = '*' | x | times | multiplied by | multiplied with | is multiplied by | is multiplied with | lots of | groups of | times by
+TIMES = '*' | x | times | multiplied by | multiplied with | is multiplied by | is multiplied with | lots of | groups of | sets of | batches of | times by
 PEOPLE = people|persons|friends|children|groups|parts|ways|shares|equal parts|equal shares|equal groups|portions|kids|guests|players|members|boxes|piles
 OVER = / | divided by | over | divided through | is divided by
-SHARED = shared out among | shared among | shared by | shared between | split evenly between | split between | split among | split by | shared equally among | divided into | split into | divided among | divided between | divided equally among | divided evenly among | split equally among | distributed over | is shared by | is split evenly between | is split between | is shared equally among | is shared out among | is divided among | is split into
+SHARED = shared out among | shared equally between | shared evenly between | shared evenly among | shared among | shared by | shared between | split evenly between | split between | split among | split by | shared equally among | divided into | split into | divided among | divided between | divided equally among | divided evenly among | split equally among | distributed over | is shared by | is split evenly between | is split between | is shared equally among | is shared out among | is divided among | is split into
 PAID = discount|reduction|rebate|off|cut
 TAKE = drop|subtract|subtracting|deduct|deducting|take|taking|take away|taking away|remove|removing
 WITHOUT = subtracted|deducted|taken away|taken off|removed|taken out
@@ -35,10 +35,10 @@ Sum <- Neg with Charge added [on top|on] : pct_change +
 Sum <- Neg with Charge ({WITHOUT}) : pct_change -
 Sum <- Neg with [a|an] Charge {PAID} : pct_change -
 Sum <- Sum {MINUS} Charge {PAID} : pct_change -
-Sum <- Neg after [a|an] Charge (rise|increase|raise|growth|gain) : pct_change +
-Sum <- Neg after [a|an] Charge {PAID} : pct_change -
-Sum <- Neg after [a|an] (rise|increase|raise|growth|gain) of Charge : pct_change +
-Sum <- Neg after [a|an] (reduction|decrease|discount|drop|cut|fall) of Charge : pct_change -
+Sum <- Neg [be] after [a|an] Charge (rise|increase|raise|growth|gain) : pct_change +
+Sum <- Neg [be] after [a|an] Charge {PAID} : pct_change -
+Sum <- Neg [be] after [a|an] (rise|increase|raise|growth|gain) of Charge : pct_change +
+Sum <- Neg [be] after [a|an] (reduction|decrease|discount|drop|cut|fall) of Charge : pct_change -
 Sum <- Neg with [a|an] (discount|reduction) of Charge : pct_change -
 Sum <- Neg after (taking off|deducting|subtracting|removing) Charge : pct_change -
 Sum <- Neg after adding Charge : pct_change +
@@ -85,6 +85,10 @@ Func <- {TOGETHER} of List : fold +
 Func <- product of List : fold *
 Func <- product of Neg (with|by) Neg : op *
 Func <- quotient (of|between) List : fold /
+Func <- (quotient|result) (when|of|if) Neg [is] divided by Neg : op /
+Prod <- Number by Number : op * !
+Val <- how many Number (s|'s) (are|are there|fit|go) (in|into) Sum : op/10 /
+Val <- List (make|makes|give|gives|is|are) (how much|what|how many) : fold +
 Func <- difference (between|of|in|from) List : difference
 Func <- difference between Neg and Neg : difference_of
 Func <- ratio (of|between) List : fold /
@@ -121,7 +125,9 @@ Charge <- Levy
 Levy <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
 Sum <- Sum [be] with Levy : pct_change +
 Val <- Sum as [a|an] (percent|percentage|per cent) : as_percent
-Neg <- Pct : pct_number !
+Prod <- Prod {TIMES} Pct : pct_of/10
+Prod <- Pct {TIMES} Neg : pct_of
+Prod <- Prod {OVER} Pct : over_pct
 List <- Neg and Neg : list
 List <- Neg , Neg : list
 List <- Neg , List : list
@@ -175,10 +181,10 @@ Val <- Charge added to Sum : pct_change/10 +
 Val <- (taking|knocking) Charge off Sum : pct_change/10 -
 Val <- (take|knock) Charge off [of] Sum : pct_change/10 -
 Val <- (take|deduct|subtract) Charge from Sum : pct_change/10 -
-Val <- (multiply|times|multiplying) Neg (by|with|and|times) Sum : op *
+Val <- (multiply|times|multiplying) Sum (by|with|and|times) Sum : op *
 Val <- multiply List : fold *
 Val <- multiply List together : fold *
-Val <- (divide|dividing) Neg (by|with|through) Sum : op /
+Val <- (divide|dividing) Sum (by|with|through) Sum : op /
 Val <- (multiply|multiplying) Atom by itself : power_of 2
 Val <- (share|shared|share out|distribute) Neg (over|out among) Neg {PEOPLE} : op /
 Val <- one share when Neg is shared (by|among|between) Neg : op /
@@ -243,7 +249,7 @@ Top <- Chain
 """
 
 QUANTITIES = """
-TO = to | in | into | as | = | expressed in | converted to | converted into | measured in | in terms of | given in | when expressed in | when measured in | using | over to | over into | and express it in | and give it in | and convert that to | and convert it to | expressed as | rewritten in | stated in | and express that in | and give that in
+TO = to | in | into | as | = | expressed in | converted to | converted into | measured in | in terms of | given in | when expressed in | when measured in | using | over to | over into | and express it in | and give it in | and convert that to | and convert it to | expressed as | rewritten in | stated in | and express that in | and give that in | and convert result to | and convert result into | and give answer in | and give result in | and convert to | and convert into | and give it as | and state it in | and express result in
 HOLDS = dinner|meal|bill|lunch|shirt|jacket|item|book|ticket|purchase|drum|tank|bottle|jug|bag|box|glass|can|bucket|pool|jar|bowl|carton|keg|race|run|walk|drive|trip|film|movie|man|woman|person|board|rope|pipe|stick|string|cable|steak|parcel|package|piece|bar
 Qty <- Number Unit : measure
 Qty <- Func Unit : measure
@@ -294,7 +300,7 @@ Top <- Val {TO} Unit and Unit : in_units
 Top <- Val {TO} Money : in_unit
 Top <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of|by rate of|from) DateX : in_unit_on
 Top <- Val (on|as of) DateX {TO} Money : in_unit_on/021
-ISHOW = = how many|= how much|is how many|is how much in|equals how many|makes how many|corresponds to how many|is same as how many|is equal to how many|make how many|are how many|is equivalent to how many|gives how many|- how many|how many|is how much|comes to how many
+ISHOW = = how many|equal how many|equal how much|= how much|is how many|is how much in|equals how many|makes how many|corresponds to how many|is same as how many|is equal to how many|make how many|are how many|is equivalent to how many|gives how many|- how many|how many|is how much|comes to how many
 THAT = is that|is it|are that|would that be|does that make|do i get|will that be|are they|do i get for it|would it be
 Top <- Val {ISHOW} Unit [{THAT}] : in_unit
 Top <- Val {ISHOW} Money [{THAT}] : in_unit
@@ -306,8 +312,8 @@ Top <- Val (come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|
 Top <- Val (come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|amounts to|equal|yield|buy|bought|get|cost|total) [worth] in Money : in_unit
 Top <- Unit value of Val : in_unit/10
 Top <- Money value of Val : in_unit/10
-Top <- value of Val in Money : in_unit
-Top <- value of Val in Unit : in_unit
+Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Money : in_unit
+Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Unit : in_unit
 Top <- (if|when) (i|we|you) (exchange|change|convert|swap|trade) Val [,] how many Money (will|would|do|can|shall) (i|we|you) (get|receive|have|obtain) : in_unit
 Top <- how many Money (will|would|do|can|shall|did) (i|we|you) (get|receive|have|obtain|buy) (for|with|from) Val : in_unit/10
 Top <- how many Money (will|would|do|does|did|can|shall) Val (get|buy|bring|fetch|get me|yield|be) : in_unit/10
@@ -416,8 +422,9 @@ Owned <- [if] {WHO} {HAD} Stuff
 Owned <- there (are|were) Stuff
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GOT} Stuff : owned +
-Owned <- {WHO} {HAD} Number Noun (of|with|containing|holding) Number Noun [each] : packs
-Owned <- there (are|were) Number Noun (of|with|containing|holding) Number Noun [each] : packs
+Owned <- {WHO} {HAD} Number Noun of Number Noun [each] : packs
+Owned <- {WHO} {HAD} Number Noun (with|containing|holding) Number Noun (each|in each|apiece) : packs
+Owned <- there (are|were) Number Noun (of|with|containing|holding) Number Noun (each|in each|apiece) : packs
 Top <- Owned [.|,|;] how (many|much) [{LEFT}] : owned_left
 Top <- Owned [.|,|;] how (many|much) Noun [{LEFT}] [in total|altogether|in all|now] : owned_left
 Top <- Owned [.|,|;] how (many|much) Unit {LEFT} : owned_unit
@@ -535,7 +542,8 @@ Top <- [what is|what was|tell me|give me|find] ({WEEKDAY}) (of|for|on) DateX : w
 Top <- ({WEEKDAY}) (does|did|will|would) DateX (fall|fall on|be|land|land on|happen|occur|lie) [on] : weekday_of
 Top <- [what is|what was|tell me] ({WEEKDAY}) DateX (is|was|falls on|fell on|will be|fell|falls) : weekday_of
 Top <- [tell me|what is] ({WEEKDAY}) (it is|it was|it will be) [on] DateX : weekday_of
-Top <- (what day|which day|on what day) ({WAS}) [it] [on] DateX : day_asked
+Top <- (what day|which day|on what day) (is|was|will be|is it|was it|will it be|would be|would it be) [on] DateX : day_asked
+Top <- (what|which) day (comes|lies|falls|do you get|do we get) DateX : date_asked
 Top <- DateX on (which|what) (weekday|day of week|day) : weekday_of
 Top <- ({WEEKDAY}) DateX : weekday_of
 Top <- DateX [:|,] (which day of week|what day of week|which weekday|what weekday) : weekday_of
@@ -597,6 +605,7 @@ Top <- [what is] age of {SOMEONE} (born|who was born) [on] DateX : age
 Top <- i was born [on] DateX [.|,|;] [and] how old am i [today|now] : age
 Top <- (he|she) was born [on] DateX [.|,|;] [and] how old is (he|she) [today|now] : age
 Top <- if i was born [on] DateX [,] how old am i [today|now] : age
+Top <- if {SOMEONE} (was|is) born on DateX [,] how old (is|are|would|will) (he|she|they|that person) [be] [now|today] : age
 Top <- born [on] DateX [,] (age|how old|what age|what is age) : age
 Top <- (which|what) quarter (is|does|was) DateX (in|fall in|belong to|fall into) : quarter_number
 Top <- (in which|in what) quarter (is|does|was|did) DateX [fall|lie|be] : quarter_number
@@ -622,6 +631,7 @@ FRAMES = """
 S <- Top
 S <- Open S
 S <- S Close
+S <- RateDate [,] S : redate/10
 Top <- Val : asked
 Open <- (what|how much) (is|are|was|were|would be|does|do|will be)
 Open <- (how many) (is|are)
@@ -648,6 +658,7 @@ Open <- by what amount is !
 Open <- (question|hello|hi|q|so|now|and|also|well|then) [:|,]
 Open <- (help me|help)
 Open <- (if|when|suppose)
+Open <- take
 Open <- i am trying to
 Open <- what number (is|do you get if you)
 Top <- what Val (is|equals|makes|comes to|gives|would be)
@@ -656,7 +667,7 @@ Open <- by how much (is|was|did|does)
 Close <- (thanks|thank you|cheers|thx|thanks a lot|thank you very much)
 Close <- (for me|for us)
 Close <- (in total|altogether|in all|all together|together|all in all|overall)
-Close <- [,] (what do you get|what do you have|what is result|what is it now|what is outcome|what comes out|what is answer|what do i get|how much each|is how much each|how many now|how much is it|what is total|how many is that|what does that make|and tell me result|what is that|what is left|how much is left|what remains)
+Close <- [,|.] (how much will i get|how much do i get|how much would i get|what will i get|how much is that|how much does that make|what do you get|what do you have|what is result|what is it now|what is outcome|what comes out|what is answer|what do i get|how much each|is how much each|how many now|how much is it|what is total|how many is that|what does that make|and tell me result|what is that|what is left|how much is left|what remains)
 Close <- (makes what|make what|gives what|is what|makes how many|make how many|is how much|gives how much|equals what|equal what|are what|is how many|comes to what)
 Close <- (equal|equal to|make|come to|equals|amount to|give|worth|be|=|is|are|get|was|were)
 Close <- (right now|now|at moment|today) !

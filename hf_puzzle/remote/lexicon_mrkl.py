@@ -423,7 +423,10 @@ class Read:
         self.edges.append((category, start, end, sense) if not cost else (category, start, end, sense, cost))
 
     def _glued(self):
-        """A hyphen between digits is a minus only among signs: beside a word it may be a range."""
+        """A hyphen between digits is a minus only among signs: beside a word it may be a range; `5%` is no remainder."""
+        for i, word in enumerate(self.words):
+            if word == "%" and i and self.tokens[i].glued and self.tokens[i - 1].kind == "number":
+                self.words[i] = "percent"
         signs = set("+-*/^()=%") | {"**", "//"}
         for i, word in enumerate(self.words):
             if word == "-" and self.tokens[i].glued and 0 < i < len(self.words) - 1 and self.tokens[i + 1].glued:
@@ -435,7 +438,10 @@ class Read:
                 ):
                     high += 1
                 after = self.words[high + 1] if high < len(self.words) - 1 else "="
-                if after not in ("=", "is", "equals", "equal", ",", "and", ".") or self.words[high] == "%":
+                if after not in ("=", "is", "equals", "equal", ",", "and", ".") or self.words[high] in (
+                    "%",
+                    "percent",
+                ):
                     self.words[i] = "range"
 
     def _entities(self, words, raws):

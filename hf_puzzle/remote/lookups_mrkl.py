@@ -90,7 +90,7 @@ ASKING = frozenset(("how", "what", "which", "when", "who", "whom", "whose", "whe
 ALLOWED = frozenset(
     str.split(
         "a an of in on at to from by for with is are was were be been did does do has have had it its that there this since under "
-        "'s up out over near into as and who how what which when where whom whose many much year name did reach"
+        "'s up out over near into as who how what which when where whom whose many much year name did reach saw"
     )
 )
 FORBIDDEN = frozenset(str.split("than not no never more most less least better best ago if without except"))
@@ -160,6 +160,9 @@ def _window(c, read, first, last, span, page, title):
     start, end = span
     before, after = read.words[first:start], read.words[end:last]
     inside = [*before, *after]
+    if any(word in ASKING for word in inside[2 if before else 0 :]):
+        # a second question is another one
+        return []
     says = [w for w in inside if w not in ALLOWED]
     asks = before[:1] and (
         before[0] in ASKING
@@ -212,7 +215,9 @@ def _fact(c, query, title, says, page):
     known = set()
     for word in [part for token in tokens for part in words(token)]:
         known |= _means(word)
-    kinds = {"year", "date", "name", "number"}
+    kinds = {"year", "date", "name", "number"} | (
+        {"town", "city", "village", "place"} if isinstance(result.value, str) else set()
+    )
     unit = result.data.get("unit")
     for word in says:
         if word in kinds or word in UNIT_WORDS and unit and stem(word) == stem(unit.split()[-1]) or word == "total":
@@ -343,7 +348,7 @@ _SUMS = (
 )
 _SAID = r"(?: (?:in|of) (?:the|our) \w+)? (?:are|is|being) (?:all )?(?:given |stated |quoted |listed |stored |kept |paid |recorded )?in (?P<{}>[\w ]+?)"
 MONEY_CONTEXT = re.compile(
-    rf"^\s*(?:note:? |since |as |given )?{_SUMS}{_SAID.format('before')}[.;:,]\s+"
+    rf"^\s*(?:note:? |note that |since |as |given |assume |assuming |suppose |remember |remember that )?{_SUMS}{_SAID.format('before')}[.;:,]\s+"
     rf"|,? (?:if|given|since|as|assuming|when|where) {_SUMS}{_SAID.format('after')}\s*[?.]?\s*$",
     re.IGNORECASE,
 )

@@ -3,8 +3,8 @@
 import datetime
 
 from .chart_mrkl import meaning
-from .tables_mrkl import Query, join_between, key_column, name, number_sql, reachable
-from .values_mrkl import call, is_number, is_quantity, op, quantity
+from .tables_mrkl import Query, join_between, key_column, label_column, name, number_sql, reachable
+from .values_mrkl import call, in_unit, is_number, is_quantity, op, quantity
 
 
 def database(sql) -> tuple:
@@ -52,7 +52,8 @@ def settled(c, table, cond) -> list:
         return [("named", (table, key), cond[1])] if key else []
     candidates = cond[1]
     own = [each for each in candidates if each[0] == table]
-    own = own or [each for each in candidates if reachable(c.schema, table, each[0])]
+    if kind in ("is", "of"):
+        own = own or [each for each in candidates if reachable(c.schema, table, each[0])]
     if kind == "is":
         return [("is", each[:2], each[2], cond[2]) for each in own]
     if kind == "of":
@@ -73,6 +74,7 @@ def rows(c, table):
     return ("rows", table, ())
 
 
+CONDITIONS = frozenset(("is", "or", "and", "not", "than", "when", "of", "named"))
 PLACES = frozenset(str.split("city town village country home residence region state place location address county"))
 
 
@@ -93,7 +95,21 @@ def restrict(c, which, *conds):
     found = [which]
     for cond in conds:
         found = [("rows", r[1], (*r[2], each)) for r in found for each in settled(c, r[1], cond) if each not in r[2]]
-    return [r for r in found if ("people",) not in r[2] or not any(_of_place(c, each) for each in r[2])] or None
+    found = [r for r in found if ("people",) not in r[2] or not any(_of_place(c, each) for each in r[2])]
+    return [r for r in found if not _contradicts(r[2])] or None
+
+
+def _contradicts(conds) -> bool:
+    """Whether a column would have to be two things at once: such words belong somewhere else."""
+    values: dict = {}
+    open_ = list(conds)
+    while open_:
+        cond = open_.pop()
+        if cond[0] == "and":
+            open_ += cond[1]
+        elif cond[0] == "is" and not cond[3] and values.setdefault(cond[1], cond[2]) != cond[2]:
+            return True
+    return False
 
 
 def _of_place(c, cond) -> bool:
@@ -180,8 +196,8 @@ def range_bound(c, low, high):
     return ("bound", ((">=", first), ("<=", last))) if first and last else None
 
 
-def than_average(c, sign):
-    return ("bound", ((sign, "average"),))
+def than_average(c, sign, *conds):
+    return ("bound", ((sign, ("average", conds)),))
 
 
 @meaning("measured")
@@ -191,9 +207,13 @@ def measured(c, column, bound):
         return None
     parts = []
     for sign, sql in bound[1]:
-        if sql == "average":
+        if isinstance(sql, tuple):
+            averaged = restrict(c, ("rows", column[0], ()), *sql[1])
+            if not averaged or len(averaged) != 1:
+                return None
             query = Query(c.schema, column[0])
-            sql = f"({query.select(query.measure(column, 'AVG'), ())})"
+            what = query.measure(column, "AVG")
+            sql = f"({query.select(what, averaged[0][2])})"
         parts.append(("than", (column,), sign, sql))
     return parts[0] if len(parts) == 1 else ("and", tuple(parts))
 
@@ -448,7 +468,7 @@ def stock_value(c, *cents):
 
 def _named(c, sense, table) -> tuple | None:
     """The condition that a row of `table` has that name."""
-    key = key_column(c.schema, table)
+    key = label_column(c.schema, table)
     fits = [each for each in sense[1] if each[0] == table and each[1] == key]
     return ("is", fits[0][:2], fits[0][2], False) if len(fits) == 1 else None
 
@@ -522,6 +542,22 @@ def either_values(c, left, right):
     return either(c, value(c, left), value(c, right))
 
 
+@meaning("lives")
+def lives(c, cond):
+    """`live in`: of a column of places only."""
+    if cond[0] == "or":
+        parts = tuple(lives(c, each) for each in cond[1])
+        return ("or", parts) if all(parts) else None
+    fits = tuple(each for each in cond[1] if set(c.schema.columns[each[0]][each[1]].words) & PLACES)
+    return ("is", fits, cond[2]) if fits else None
+
+
+@meaning("lives_not")
+def lives_not(c, cond):
+    found = lives(c, cond)
+    return None if found is None else negated(c, found)
+
+
 @meaning("neither_value")
 def neither_value(c, left, right):
     return neither(c, value(c, left), value(c, right))
@@ -552,7 +588,9 @@ def whose_not(c, column, cond):
 
 @meaning("than_average_of")
 def than_average_of(c, *rest):
-    return than_average(c, rest[-1])
+    return than_average(
+        c, rest[-1], *(each for each in rest[:-1] if isinstance(each[0], str) and each[0] in CONDITIONS)
+    )
 
 
 @meaning("count_when")
@@ -657,3 +695,30 @@ def headcount(c, *conds):
     for other in found[1:]:
         tree = op("+", tree, other)
     return tree
+
+
+@meaning("count_days")
+def count_days(c, which, days):
+    return count(c, which, any_date(c, days)) if days[0] == "days" else None
+
+
+@meaning("cells_between")
+def cells_between(c, unit, first, second, column):
+    """Days from one row's date to another's."""
+    dates = [cell(c, column, sense) for sense in (first, second)]
+    if not all(dates) or dates[0][0] != "d" or unit != "day":
+        return None
+    return call("dates", op="days_between", start=dates[0], end=dates[1])
+
+
+@meaning("cell_weekday")
+def cell_weekday(c, sense, column):
+    found = cell(c, column, sense)
+    return ("text", call("dates", op="weekday", date=found)) if found and found[0] == "d" else None
+
+
+@meaning("cell_in")
+def cell_in(c, currency, sense, column):
+    """A price in another currency, where the question says which one prices are in."""
+    found = cell(c, column, sense)
+    return in_unit(c, found, currency) if found and is_quantity(found) else None

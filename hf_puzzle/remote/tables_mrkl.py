@@ -9,6 +9,7 @@ fit has no reading.
 
 import datetime
 import re
+from fractions import Fraction
 
 from .calls_mrkl import exact_text
 from .known_mrkl import Known
@@ -103,8 +104,12 @@ class Tables:
             self._add((*words[:-1], plural(words[-1])), "Col", sense)
 
     def _kind(self, kind, sense):
+        own = self.schema.columns[sense[0]][sense[1]].words
+        # a word that names one column means no other of its kind
+        taken = {w for columns in self.schema.columns.values() for c in columns.values() for w in c.words} - set(own)
         for noun in kind.get("nouns", ()):
-            self._noun(tuple(noun.split()), sense)
+            if not set(noun.split()) & taken or set(noun.split()) & set(own):
+                self._noun(tuple(noun.split()), sense)
         for verb in kind.get("verbs", ()):
             self._add(verb, "Earn", sense)
         high, low = kind.get("high", ()), kind.get("low", ())
@@ -194,7 +199,13 @@ def key_column(schema, table) -> str | None:
     for column in texts:
         if column.words[-1] in NAME_COLUMNS or column.name.lower() in NAME_COLUMNS:
             return column.name
-    return texts[0].name if len(texts) == 1 else None
+    return None
+
+
+def label_column(schema, table) -> str | None:
+    """The column that tells a table's rows apart in a question: its name, or the only text, such as a company's."""
+    texts = [c.name for c in schema.columns[table].values() if c.kind == "text"]
+    return key_column(schema, table) or (texts[0] if len(texts) == 1 else None)
 
 
 class Query:
@@ -225,7 +236,11 @@ class Query:
                 else f"{self.column(reference)} = {text(value)}"
             )
         if kind == "than":
-            return f"{self.measure(cond[1])} {cond[2]} {cond[3]}"
+            reference, sign, bound = cond[1:]
+            if len(reference) > 2 and reference[2] != 1 and re.fullmatch(r"-?[\d.]+", bound):
+                # the bound in the column's own unit: whole numbers are compared exactly
+                return f"{self.column(reference)} {sign} {exact_text(Fraction(bound) * reference[2])}"
+            return f"{self.measure(reference)} {sign} {bound}"
         if kind == "when":
             _, reference, first, last = cond
             column = self.column(reference)

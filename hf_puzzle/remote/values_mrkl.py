@@ -351,9 +351,9 @@ def pct_of(c, share, value):
     return arithmetic(c, op("/", share[1], HUNDRED), value, "*")
 
 
-@meaning("pct_number")
-def pct_number(c, share):
-    return op("/", share[1], HUNDRED)
+@meaning("over_pct")
+def over_pct(c, value, share):
+    return arithmetic(c, value, op("/", share[1], HUNDRED), "/")
 
 
 @meaning("pct_change")

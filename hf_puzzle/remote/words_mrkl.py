@@ -183,7 +183,11 @@ def singular(word: str) -> str:
 # -- the grammar's closed lists
 
 # words without which a question asks the same
-DELETED = frozenset(str.split("the please kindly pls exactly precisely just actually currently hey ok okay um uh"))
+DELETED = frozenset(
+    str.split(
+        "the please kindly pls exactly precisely just actually currently still already presently hey ok okay um uh"
+    )
+)
 CALENDAR_UNITS = {
     "day": "day", "days": "day", "week": "week", "weeks": "week", "fortnight": "fortnight", "fortnights": "fortnight",
     "month": "month", "months": "month", "quarter": "quarter", "quarters": "quarter", "year": "year", "years": "year",
