@@ -12,8 +12,10 @@ from .grammar_data_mrkl import LOOKUPS, TABLES
 
 
 NUMBERS = """
-PLUS = + | plus | added to | increased by | is added to | is increased by | is raised by | raised by
-MINUS = - | minus | less | take away | decreased by | reduced by | diminished by | subtracting | is decreased by | is reduced by | is lowered by | lowered by
+PLUS = + | plus | added to | is added to
+RAISED = increased by | is increased by | is raised by | raised by
+LOWERED = decreased by | reduced by | diminished by | is decreased by | is reduced by | is lowered by | lowered by
+MINUS = - | minus | less | take away | subtracting
 TIMES = '*' | x | times | multiplied by | multiplied with | is multiplied by | is multiplied with | lots of | groups of | sets of | batches of | times by
 PEOPLE = people|persons|friends|children|groups|parts|ways|shares|equal parts|equal shares|equal groups|portions|kids|guests|players|members|boxes|piles
 OVER = / | divided by | over | divided through | is divided by
@@ -26,6 +28,10 @@ TOGETHER = sum | total | total sum | grand total | combined total | combined sum
 Sum <- Prod
 Sum <- Sum {PLUS} Prod : op +
 Sum <- Sum {MINUS} Prod : op -
+Sum <- Sum {RAISED} Prod : by_amount +
+Sum <- Sum {LOWERED} Prod : by_amount -
+Sum <- Sum {RAISED} Charge : pct_change +
+Sum <- Sum {LOWERED} Charge : pct_change -
 Sum <- Neg (less than|fewer than|smaller than) Neg : op/10 -
 Sum <- Neg (more than|greater than|on top of|larger than|bigger than) Neg : op +
 Sum <- Neg [is] (subtracted from|taken from|deducted from|taken away from|removed from) Prod : op/10 -
@@ -132,6 +138,7 @@ List <- Neg and Neg : list
 List <- Neg , Neg : list
 List <- Neg , List : list
 List <- Neg , and Neg : list
+List <- Pair [,] (and|or) Neg : list
 List <- Neg or Neg : list
 List <- Neg , or Neg : list
 List <- Neg with Neg : list
@@ -203,8 +210,8 @@ Val <- (halve) Sum : times_of 1/2
 Val <- negate Sum : negative
 Val <- (increase|raise|grow) Sum by Charge : pct_change +
 Val <- (decrease|reduce|lower|discount|cut|shrink) Sum by Charge : pct_change -
-Val <- (increase|raise) Sum by Neg : op +
-Val <- (decrease|reduce|lower|cut|diminish) Sum by Neg : op -
+Val <- (increase|raise) Sum by Neg : by_amount +
+Val <- (decrease|reduce|lower|cut|diminish) Sum by Neg : by_amount -
 Val <- (how many times|how often) (does|do|will|can|would) Sum (go|fit|goes) (into|in|inside) Sum : op/10 /
 Val <- (how many times|how often) (is|are) Sum (contained|included) in Sum : op/10 /
 Val <- [by] how much (bigger|larger|greater|higher|heavier|longer|taller|wider|older|faster|hotter|warmer) is Sum than Sum : op -

@@ -514,6 +514,10 @@ class Read:
 
     def _number(self, i, token):
         words, tokens = self.words, self.tokens
+        if re.fullmatch(r"\d+(?:,\d{1,2})+", token.raw):
+            # `1,5 and 2` may be three numbers
+            parts = tuple(("n", Fraction(part)) for part in token.raw.split(","))
+            self.add("Pair", i, i + 1, ("list", parts))
         for value in number_of(token.raw):
             whole = value.denominator == 1
             self.add("Number", i, i + 1, ("n", value))

@@ -51,7 +51,9 @@ def vocabulary() -> frozenset:
 # a sentence that tells the system what to do is set aside: it is neither question nor data
 INSTRUCTION = re.compile(
     r"^\W*(?:(?:please|now|also|and)\s+)*(?:"
-    r"(?:ignore|disregard|forget|override|skip|bypass)\b.*\b(?:tools?|instructions?|rules?|prompts?|above|previous|everything|calculator|experts?|guidelines|system)\b"
+    r"(?:ignore|disregard|forget|override|skip|bypass)\s+(?:(?:all|any|the|your|my|these|those|of|previous|prior|above|earlier|other|every)\s+)*"
+    r"(?:tools?|instructions?|rules?|prompts?|guidelines|calculators?|experts?|system|context)\b"
+    r"|(?:ignore|disregard|forget)\s+(?:everything|all|anything)\s+(?:above|before|else|(?:that )?(?:i|you)\b|that came before)"
     r"|(?:do not|don't|never)\s+(?:use|call|consult|run)\b.*\b(?:tools?|calculators?|experts?|functions?|databases?)\b"
     r"|(?:just|simply|only|always)\s+(?:say|answer|reply|respond|output|return|print)\b"
     r"|you are (?:now )?(?:a|an)\b.*\b(?:assistant|bot|ai|model|calculator|system|expert|machine)\b"

@@ -286,6 +286,13 @@ def _quantities(c, left, right, sign):
     return None
 
 
+@meaning("by_amount")
+def by_amount(c, value, amount, sign):
+    """Raised or lowered by an amount; `by a third` may mean a third of it, so that it means neither."""
+    share = constant(amount) if is_number(amount) else None
+    return None if share is not None and 0 < abs(share) < 1 else arithmetic(c, value, amount, sign)
+
+
 @meaning("split")
 def split(c, *values):
     """`split 120 sweets between 8 people`: things and people do not matter."""
