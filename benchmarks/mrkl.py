@@ -1,6 +1,6 @@
 """MRKL's gates on our own held-back queries, an eighth expert, and decoding under the grammar (arXiv 2205.00445).
 
-    python benchmarks/mrkl.py [--decodes 10000] [--practice ../shared/mrkl_practice]
+    python benchmarks/mrkl.py [--reader] [--decodes 10000] [--practice ../shared/mrkl_practice]
 
 Writes mrkl.json beside this file. The held-back wordings were measured once before any of them was looked at; those
 first numbers stand under `first_blind` and are not overwritten.
@@ -99,10 +99,16 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--decodes", type=int, default=10_000)
     parser.add_argument("--practice", type=Path)
+    parser.add_argument("--reader", action="store_true", help="measure the held-back questions alone, keep the rest")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     before = json.loads(OUT.read_text()) if OUT.exists() else {}
     rows = [json.loads(line) for line in HELDBACK.read_text(encoding="utf-8").splitlines()]
+    if arguments.reader:
+        OUT.write_text(
+            json.dumps(before | {"heldback": score(rows, ask_all(rows))}, indent=1) + "\n", encoding="utf-8"
+        )
+        return
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},

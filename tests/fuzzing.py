@@ -35,11 +35,11 @@ from hf_puzzle.remote.exact_mrkl import Calculator
 from hf_puzzle.remote.experts_mrkl import Experts
 from hf_puzzle.remote.generation_mrkl import CallText
 from hf_puzzle.remote.generation_pcw import encode_windows
+from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.pipeline_pcw import PCWClassificationPipeline
 from hf_puzzle.remote.planner_mrkl import Planner
 from hf_puzzle.remote.router_mrkl import LinearRouter, read_safetensors
-from hf_puzzle.remote.slots_mrkl import Known
 from hf_puzzle.remote.store_pcw import load_windows, save_windows
 from hf_puzzle.remote.windows_pcw import (
     Template,

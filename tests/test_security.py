@@ -29,9 +29,9 @@ from hf_puzzle.remote.calls_mrkl import MRKLError, check_schema
 from hf_puzzle.remote.exact_mrkl import Currency
 from hf_puzzle.remote.experts_mrkl import Calculator, Experts
 from hf_puzzle.remote.generation_pcw import PCWError
+from hf_puzzle.remote.known_mrkl import Schema
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.pipeline_pcw import PCWClassificationPipeline, PCWGenerationPipeline
-from hf_puzzle.remote.slots_mrkl import Schema
 from hf_puzzle.remote.windows_pcw import Template
 
 
@@ -471,7 +471,7 @@ def test_a_config_with_a_billion_layers_is_named(number, tmp_path):
 
 
 def test_a_view_without_end_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_puzzle.remote.slots_mrkl.MAX_SCHEMA_STEPS", 2)
+    monkeypatch.setattr("hf_puzzle.remote.known_mrkl.MAX_SCHEMA_STEPS", 2)
     connection = sqlite3.connect(tmp_path / "x.sqlite")
     connection.execute(
         "CREATE VIEW v AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) AS i FROM n"

@@ -15,9 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..remote.experts_mrkl import Experts
+from ..remote.known_mrkl import Known
 from ..remote.planner_mrkl import Limits, Planner
 from ..remote.router_mrkl import LinearRouter
-from ..remote.slots_mrkl import Known
 from .data import Example, Generator, make_world, solve
 
 

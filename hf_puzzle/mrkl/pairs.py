@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..remote.calls_mrkl import exact_text
-from ..remote.slots_mrkl import Known, read
+from ..remote.known_mrkl import Known
+from ..remote.slots_mrkl import read
 from .data import in_words
 
 

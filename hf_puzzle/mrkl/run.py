@@ -22,8 +22,9 @@ from ..remote.compositions_mrkl import Composition, readable
 from ..remote.dates_mrkl import Dates
 from ..remote.exact_mrkl import Calculator, Currency, Units
 from ..remote.experts_mrkl import Experts
+from ..remote.known_mrkl import Known
 from ..remote.pipeline_mrkl import MrklPipeline
-from ..remote.slots_mrkl import Known, read
+from ..remote.slots_mrkl import read
 from ..remote.sources_mrkl import Weather
 from ..stages import Stage
 from ..training import resolve_device

@@ -8,6 +8,7 @@ Minutes on one CPU core; every draw is seeded.
 """
 
 import argparse
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -15,9 +16,10 @@ from pathlib import Path
 import torch
 
 from ..remote.experts_mrkl import Experts
+from ..remote.known_mrkl import Known
 from ..remote.planner_mrkl import Planner
 from ..remote.router_mrkl import CLASSES, LinearRouter, fit_confidence, fit_temperature
-from ..remote.slots_mrkl import Known, read
+from ..remote.slots_mrkl import read
 from .data import Generator, make_world
 
 
@@ -47,6 +49,19 @@ def labelled(pool: str, count: int, worlds: int, seed: int, directory) -> list:
     return found
 
 
+def plan_features(decision, probabilities: dict) -> dict:
+    """FEATURES of a decision and the router's probabilities for its question."""
+    route = decision.plan.route if decision.plan else "none"
+    return {
+        "found": float(decision.plan is not None),
+        "cost": decision.plan.cost if decision.plan else 0.0,
+        "logp": math.log(max(probabilities.get(route, 0.0), 1e-4)) if decision.plan else 0.0,
+        "none": math.log(max(probabilities["none"], 1e-4)),
+        "calls": float(decision.plan is not None and len(decision.plan.steps) > 1),
+        "margin": 2.0,
+    }
+
+
 def calibrate(router: LinearRouter, rows: list, precision: float = 0.95) -> LinearRouter:
     """Fit temperature and confidence of `router` on rows of `labelled`; returns it.
 
@@ -62,9 +77,7 @@ def calibrate(router: LinearRouter, rows: list, precision: float = 0.95) -> Line
         if folder not in planners:
             planners[folder] = Planner(Experts.from_fixtures(folder, world.today), known, router)
         decision = planners[folder].decide(example.query)
-        if not decision.features:
-            continue
-        values.append(decision.features)
+        values.append(plan_features(decision, router.probabilities(read(example.query, known))))
         if decision.plan:
             right.append(
                 sorted(step.expert for step in decision.plan.steps) == sorted(c["expert"] for c in example.calls)

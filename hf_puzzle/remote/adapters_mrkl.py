@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from .calls_mrkl import Expert, MRKLError, exact_text, nearest, need, read_json
+from .known_mrkl import Known
 from .router_mrkl import MANY, NONE, Calibration, LinearRouter, Router
-from .slots_mrkl import Known, Reading, read
+from .slots_mrkl import Reading, read
 from .soft_prompts_mrkl import soft_prompt_settings
 
 

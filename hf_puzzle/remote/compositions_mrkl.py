@@ -26,7 +26,7 @@ from .calls_mrkl import (
     short,
 )
 from .experts_mrkl import Experts
-from .planner_mrkl import Decision, Limits, Plan, Planner, Step
+from .planner_mrkl import Limits, Plan, Planner, Step
 from .slots_mrkl import Reading
 
 
@@ -151,9 +151,15 @@ class ComposingPlanner(Planner):
     """A planner over registered experts that also knows compositions; the router's class of one is its name."""
 
     def __init__(
-        self, experts: Experts, known, router=None, limits: Limits | None = None, compositions: Sequence = ()
+        self,
+        experts: Experts,
+        known,
+        router=None,
+        limits: Limits | None = None,
+        compositions: Sequence = (),
+        examples=None,
     ):
-        super().__init__(experts, known, router, limits)
+        super().__init__(experts, known, router, limits, examples)
         self.registry = experts
         self.compositions = {each.name: each for each in compositions}
         for each in compositions:
@@ -168,22 +174,15 @@ class ComposingPlanner(Planner):
         return self.registry.call(name, arguments, seconds)
 
     def generic(self, grammar, probabilities, plans) -> list:
-        """Also compositions whose arguments the question has."""
-        found = super().generic(grammar, probabilities, plans)
+        """Compositions whose arguments the question has, and calls of single experts after them."""
+        found = []
         for name, composition in self.compositions.items():
             if probabilities.get(name, 0.0) < 0.3:
                 continue
             arguments = composition.fill(grammar.source)
             if arguments is not None:
-                found.append(Plan([Step(name, arguments)], 0.0))
-        return found
-
-    def choose(self, plans, probabilities) -> Decision:
-        # a composition says more than a single call that leaves words unexplained
-        mine = [plan for plan in plans if plan.steps[0].expert in self.compositions]
-        if mine:
-            return Decision(mine[0], probabilities[mine[0].steps[0].expert])
-        return super().choose(plans, probabilities)
+                found.append(Plan([Step(name, arguments)]))
+        return found + super().generic(grammar, probabilities, plans)
 
     def run(self, plan: Plan) -> dict:
         name = plan.steps[0].expert

@@ -263,14 +263,53 @@ def years_between(start: datetime.date, end: datetime.date) -> int:
     return end.year - start.year - ((end.month, end.day) < (start.month, start.day))
 
 
+def months_between(start: datetime.date, end: datetime.date) -> int:
+    """Full months from `start` to `end`; negative when `end` is earlier."""
+    if end < start:
+        return -months_between(end, start)
+    return 12 * (end.year - start.year) + end.month - start.month - (end.day < start.day)
+
+
+def business_days_between(start: datetime.date, end: datetime.date) -> int:
+    """Days from Monday to Friday in (start, end]; negative when `end` is earlier."""
+    if end < start:
+        return -business_days_between(end, start)
+    weeks, rest = divmod((end - start).days, 7)
+    return 5 * weeks + sum((start.weekday() + ahead) % 7 < 5 for ahead in range(1, rest + 1))
+
+
+def shift_business(start: datetime.date, count: int) -> datetime.date:
+    """`start` moved by `count` days from Monday to Friday; holidays are not known.
+
+    Raises:
+        DateError: The day is outside the years 1 to 9999.
+    """
+    weeks, rest = divmod(abs(count), 5)
+    sign = 1 if count >= 0 else -1
+    moved, _ = shift(start, days=7 * weeks * sign)
+    if weeks and not rest and moved.weekday() > 4:
+        # whole weeks from a weekend end on the business day before or after it
+        moved, rest = shift(moved, days=-7 * sign)[0], 5
+    while rest:
+        moved, _ = shift(moved, days=sign)
+        rest -= moved.weekday() < 5
+    return moved
+
+
+def count_weekday(start: datetime.date, end: datetime.date, weekday: int) -> int:
+    """How often `weekday` (Monday is 0) comes in [start, end]."""
+    return max(0, ((end - start).days - (weekday - start.weekday()) % 7) // 7 + 1)
+
+
 # -- the expert
 
 
 class Dates(Expert):
     """Calendar arithmetic in the proleptic Gregorian calendar, years 1 to 9999, from a given reference date.
 
-    Operations: days_between (end - start, negative when reversed), shift (date by days, weeks, months, years; negative
-    is back; a day that the month lacks becomes its last day, 31 January + 1 month = 28 or 29 February, and
+    Operations: days_between (end - start, negative when reversed), business_days_between (Monday to Friday, the first
+    day not counted), months_between (full months), count_weekday (both days included), quarter, shift (date by days,
+    weeks, months, years, business days; negative is back; a day that the month lacks becomes its last day, 31 January + 1 month = 28 or 29 February, and
     `data["notes"]` says so), weekday, years_between (full years; someone born on 29 February is a year older on
     1 March of other years). How a date may be written: `parse_date`.
 
@@ -290,7 +329,12 @@ class Dates(Expert):
         "shift": ("date", "days"),
         "weekday": ("date",),
         "years_between": ("start", "end"),
+        "months_between": ("start", "end"),
+        "business_days_between": ("start", "end"),
+        "count_weekday": ("start", "end", "weekday"),
+        "quarter": ("date",),
     }
+    steps = ("days", "weeks", "months", "years", "business_days")
 
     def __init__(self, today=None, free_text=False):
         self.today, self.free_text = parse_today(today), free_text
@@ -307,6 +351,11 @@ class Dates(Expert):
                 "weeks": {**count, "description": "shift: weeks to add"},
                 "months": {**count, "description": "shift: calendar months to add"},
                 "years": {**count, "description": "shift: years to add"},
+                "business_days": {
+                    **count,
+                    "description": "shift: days from Monday to Friday to add, after the others",
+                },
+                "weekday": {**date, "description": "count_weekday: which, such as Monday"},
             },
             "required": ["op"],
         }
@@ -314,7 +363,7 @@ class Dates(Expert):
     def check(self, arguments):
         found = {name: value for name, value in super().check(arguments).items() if value is not None}
         op = found["op"]
-        steps = ("days", "weeks", "months", "years") if op == "shift" else ()
+        steps = self.steps if op == "shift" else ()
         wanted = [name for name in self.operations[op] if name not in steps]
         missing = [name for name in wanted if name not in found]
         if missing or (steps and not set(steps) & set(found)):
@@ -331,6 +380,7 @@ class Dates(Expert):
             if op == "shift":
                 steps = {name: arguments.get(name, 0) for name in ("years", "months", "weeks", "days")}
                 found, clamped = shift(days["date"], **steps)
+                found = shift_business(found, arguments.get("business_days", 0))
         except DateError as error:
             return failed("error", f"dates: {error}")
         read = {name: each.isoformat() for name, each in days.items()}
@@ -338,6 +388,18 @@ class Dates(Expert):
             return answered((days["end"] - days["start"]).days, **read)
         if op == "years_between":
             return answered(years_between(days["start"], days["end"]), **read)
+        if op == "months_between":
+            return answered(months_between(days["start"], days["end"]), **read)
+        if op == "business_days_between":
+            note = "days from Monday to Friday after the first day, up to the last; no holidays"
+            return answered(business_days_between(days["start"], days["end"]), notes=[note], **read)
+        if op == "count_weekday":
+            name = arguments["weekday"].strip().capitalize()
+            if name not in WEEKDAYS:
+                return failed("error", f"dates: {short(name)} is none of {', '.join(WEEKDAYS)}")
+            return answered(count_weekday(days["start"], days["end"], WEEKDAYS.index(name)), **read)
+        if op == "quarter":
+            return answered((days["date"].month + 2) // 3, **read)
         if op == "weekday":
             return answered(WEEKDAYS[days["date"].weekday()], **read)
         notes = {"notes": ["the month has no such day; its last day was taken"]} if clamped else {}

@@ -15,6 +15,7 @@ import threading
 import unicodedata
 import zipfile
 import zlib
+from decimal import Context, Decimal, InvalidOperation, Overflow
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,8 +54,8 @@ class Calculator(Expert):
 
     Decided: `^` is power, never xor. `%` between two operands is the remainder, as in the interface, and the result's
     `data["notes"]` says so; after a number (`15%`, `15% * 200`) it is a percentage; `200 + 10%` and `5 % -3` have two
-    readings and are errors. `1,234` is one number, `1;2` and `1,23` are errors. Roots are answered where they are
-    exact (`144 ** 0.5`) and are errors where they are not.
+    readings and are errors. `1,234` is one number, `1;2` and `1,23` are errors. Roots are exact where they have an
+    exact value (`144 ** 0.5`); others are rounded to 30 digits, and `data["exact"]` is False.
     """
 
     name = "calculator"
@@ -85,9 +86,11 @@ class Calculator(Expert):
             return failed("refused", f"calculator: {refused}")
         except (NumberError, ZeroDivisionError) as error:
             return failed("error", f"calculator: {error}")
-        return (
-            answered(value, expression=text, notes=parser.notes) if parser.notes else answered(value, expression=text)
-        )
+        data = {"notes": parser.notes} if parser.notes else {}
+        if parser.rounded:
+            data |= {"exact": False, "notes": [*parser.notes, "a power without an exact value, to 30 digits"]}
+            value = significant(value)
+        return answered(value, expression=text, **data)
 
 
 OPERATORS = re.compile(r"\*\*|//|[-+*/%^()]")
@@ -100,6 +103,7 @@ class _Arithmetic:
 
     def __init__(self, text, max_depth):
         self.tokens, self.at, self.depth, self.max_depth, self.notes = self.read(text), 0, 0, max_depth, []
+        self.rounded = False
 
     @staticmethod
     def read(text):
@@ -189,7 +193,12 @@ class _Arithmetic:
         base, percent = self.atom()
         if self.operator() == "**":
             self.at += 1
-            base, percent = bounded(raised(base, self.unary()[0])), False
+            exponent = self.unary()[0]
+            try:
+                base = bounded(raised(base, exponent))
+            except InexactError:
+                base, self.rounded = near_power(base, exponent), True
+            percent = False
         self.depth -= 1
         return base, percent
 
@@ -213,6 +222,32 @@ class _Arithmetic:
         return value, False
 
 
+class InexactError(NumberError):
+    """A power that no fraction is equal to."""
+
+
+def near_power(base: Fraction, exponent: Fraction) -> Fraction:
+    """`base ** exponent` to about 40 digits.
+
+    Raises:
+        NumberError: `base` is not positive, or the result is beyond the range of sizes.
+    """
+    if base <= 0 or not -(10**6) < exponent < 10**6:
+        raise NumberError("this power has no exact value")
+    context = Context(prec=60, Emax=400, Emin=-400, traps=[Overflow, InvalidOperation])
+    parts = [context.divide(Decimal(each.numerator), Decimal(each.denominator)) for each in (base, exponent)]
+    try:
+        return significant(Fraction(context.power(*parts)), 45)
+    except (Overflow, InvalidOperation) as error:
+        raise NumberError("this power is out of range") from error
+
+
+def significant(value: Fraction, digits: int = 30) -> Fraction:
+    """`value` rounded to so many significant decimal digits."""
+    context = Context(prec=digits)
+    return Fraction(context.divide(Decimal(value.numerator), Decimal(value.denominator)))
+
+
 def raised(base: Fraction, exponent: Fraction) -> Fraction:
     """`base ** exponent`, exactly.
 
@@ -225,7 +260,9 @@ def raised(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1:
         roots = [_root(part, exponent.denominator) for part in (base.numerator, base.denominator)]
         if base < 0 or exponent.denominator > 64 or None in roots:
-            raise NumberError("this power has no exact value")
+            if base < 0 or exponent.denominator > 64 and base > 10**100:
+                raise NumberError("this power has no exact value")
+            raise InexactError("this power has no exact value")
         base, exponent = Fraction(*roots), Fraction(exponent.numerator)
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if abs(exponent) > MAX_BITS or (bits - 1) * abs(exponent) > MAX_BITS:
@@ -426,6 +463,9 @@ UNITS = {
     "pint": (_VOLUME, "0.473176473", "us pint"),
     "imperial_pint": (_VOLUME, "0.56826125", "uk pint"),
     "fluid_ounce": (_VOLUME, "0.0295735295625", "fl oz|us fluid ounce"),
+    "cup": (_VOLUME, "0.2365882365", "us cup"),
+    "tablespoon": (_VOLUME, "0.01478676478125", "tbsp|us tablespoon"),
+    "teaspoon": (_VOLUME, "0.00492892159375", "tsp|us teaspoon"),
     "meter_per_second": ("speed", "1", "m/s|mps"),
     "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph"),
     "mile_per_hour": ("speed", "0.44704", "mph|mi/h"),
@@ -491,7 +531,8 @@ class Units(Expert):
     Args:
         table: {"mile": {"dimension": "len", "factor": "1609.344", "forms": ["miles"]}, ...} (factor null: a
             temperature), the path of such a JSON file, None for the table above, or "pint": the table above first,
-            then any unit that the package pint names (on Fractions).
+            then any unit that the package pint names (on Fractions). A table comes first and is completed by ours,
+            in its own dimensions, where the units that both have agree.
     """
 
     name = "units"
@@ -517,7 +558,10 @@ class Units(Expert):
         own = {name: {"dimension": d, "factor": f, "forms": []} for name, (d, f, _) in UNITS.items()}
         self.units, self._exact, self._folded = {}, {}, {}
         with reading("the table of units"):
-            for name, entry in (own if table is None or self._pint else table).items():
+            given = own if table is None or self._pint else table
+            for name, entry in given.items():
+                self._add(name, entry)
+            for name, entry in _extension(given, own).items():
                 self._add(name, entry)
 
     def _add(self, name, entry):
@@ -595,7 +639,47 @@ class Units(Expert):
                 return failed("no_data", f"units: {short(unknown)} is not a unit{nearest(unknown, self.units)}")
         _, divisor, shifted = self.units[units[1]] if units[1] else ("", 1, 0)
         found = (Fraction(given) - shifted) / divisor
-        return answered(found, f"{number_text(found)} {units[1] or names[1]}", source="pint")
+        turning = [bool(TURNS.search(name)) for name in names]
+        if turning[0] != turning[1] and any(CYCLES.search(name) for name in names):
+            return failed("error", f"units: {names[0]} counts turns or angles and {names[1]} cycles; name one of them")
+        data = {"source": "pint"}
+        if max(found.denominator, found.numerator) > 10**24 * max(1, arguments_size(value)):
+            # a constant such as pi, or one that was measured, has been rounded on the way
+            data |= {"exact": False, "notes": ["a rounded constant is part of the factor"]}
+        return answered(found, f"{number_text(found)} {units[1] or names[1]}", **data)
+
+
+TURNS = re.compile(r"rpm|revolution|turn|radian|\brad\b|degree|\bdeg\b", re.IGNORECASE)
+CYCLES = re.compile(r"hertz|\bHz\b|becquerel|cycle|per second|/ ?s\b", re.IGNORECASE)
+
+
+def arguments_size(value: Fraction) -> int:
+    return max(abs(value.numerator), value.denominator)
+
+
+def _extension(table, own) -> dict:
+    """Units of our own table that a user's lacks, in its dimensions and bases, where the units both have agree."""
+    found, scales = {}, {}
+    for name, entry in table.items():
+        if name in own and entry.get("factor") is not None and own[name]["factor"] is not None:
+            scale = parse_number(entry["factor"]) / parse_number(own[name]["factor"])
+            scales.setdefault(own[name]["dimension"], set()).add((entry["dimension"], scale))
+    heat = {entry["dimension"] for name, entry in table.items() if name in ("degC", "degF")}
+    for name, entry in own.items():
+        if entry["factor"] is None and len(heat) == 1 and name not in table:
+            found[name] = {"dimension": next(iter(heat)), "factor": None, "forms": []}
+        known = scales.get(entry["dimension"], {(entry["dimension"], Fraction(1))})
+        if name in table or len(known) != 1 or entry["factor"] is None or table is own:
+            continue
+        (dimension, scale), *_ = known
+        if entry["dimension"] not in scales and any(each["dimension"] == dimension for each in table.values()):
+            continue
+        found[name] = {
+            "dimension": dimension,
+            "factor": exact_text(parse_number(entry["factor"]) * scale),
+            "forms": [],
+        }
+    return found
 
 
 def _spellings(form):

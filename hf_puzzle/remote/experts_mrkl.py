@@ -6,6 +6,7 @@ pinned by hash when it is registered, and one that changed later is not called.
 """
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import json
@@ -267,9 +268,22 @@ class _Connection:
             text = "\n".join(part.text for part in answer.content if getattr(part, "text", None) is not None)
             if answer.is_error:
                 return failed("error", f"{name}: {text[:300]}")
-            return answered(text[:MAX_TEXT_CHARACTERS], exact=False)
+            return _of_tool(name, text[:MAX_TEXT_CHARACTERS])
 
         return call
+
+
+def _of_tool(name, text) -> Result:
+    """What a tool wrote: a number also where JSON put it in quotes, as it does a Decimal; nothing is no_data."""
+    said = text.strip()
+    if said in ("", "null", "None"):
+        return failed("no_data", f"{name} has no such entry")
+    if len(said) > 1 and said[0] == said[-1] == '"':
+        with contextlib.suppress(ValueError):
+            said = json.loads(said)
+    with contextlib.suppress(NumberError):
+        return answered(parse_number(said), said, exact=False)
+    return answered(said if isinstance(said, str) else text, exact=False)
 
 
 # -- the registry

@@ -8,7 +8,6 @@ settings beside the model (`mrkl.json`) and carries its code, so that a saved fo
 
 import contextlib
 import difflib
-import hashlib
 import json
 import re
 import shutil
@@ -37,7 +36,6 @@ from .calls_mrkl import (
     Expert,
     MRKLError,
     NumberError,
-    exact_text,
     nearest,
     parse_number,
     plain_path,
@@ -46,14 +44,15 @@ from .calls_mrkl import (
 )
 from .compositions_mrkl import ComposingPlanner, Composition
 from .dates_mrkl import Dates
-from .exact_mrkl import TEMPERATURES, Calculator, Currency, Units
-from .exact_mrkl import _spellings as spellings_of
+from .exact_mrkl import Calculator, Currency, Units
 from .experts_mrkl import Experts
 from .generation_mrkl import CUSTOM_GENERATE
+from .known_mrkl import Known, Schema
 from .planner_mrkl import BUILT_IN, Limits, Plan, Step
 from .router_mrkl import LinearRouter
-from .slots_mrkl import MAX_CHARS, Known, Schema, read
-from .sources_mrkl import Database, OpenMeteo, Weather
+from .saved_mrkl import BUILDERS, sha256
+from .slots_mrkl import MAX_CHARS, read
+from .sources_mrkl import Database, Weather
 from .wiki_mrkl import Wiki
 
 
@@ -101,6 +100,8 @@ class MrklPipeline(Pipeline):
         on_error: what is said when an expert fails, has no entry or refuses: "report" its message, "lm" the untouched
             model's text (the status still tells), "raise" an ExpertCallError.
         return_trace: False returns only [{"generated_text"}], as text-generation does.
+        chat_template: put a plain text through the tokenizer's chat template, where it has one, as a user's message;
+            False gives it to the model as it is.
         phrase: let the model put an expert's answer into a sentence; kept only if its numbers are the trace's.
         Everything else goes to the model's `generate`: max_new_tokens, do_sample, streamer, ...
 
@@ -140,7 +141,7 @@ class MrklPipeline(Pipeline):
         if isinstance(limits, Mapping):
             limits = Limits(**limits)
         limits = limits or saved.get("limits")
-        self.planner = ComposingPlanner(self.experts, self.known, self.router, limits, self.compositions)
+        self.planner = ComposingPlanner(self.experts, self.known, self.router, limits, self.compositions, examples)
 
     def _make_router(self, router, asked, examples):
         if router is None and asked == "auto":
@@ -226,7 +227,7 @@ class MrklPipeline(Pipeline):
         # a folder's file may not be a link to elsewhere; the cache of a Hub repository is links
         if path is not None and home.is_dir() and not path.resolve().is_relative_to(home.resolve()):
             raise MRKLError(f"{name}, which {SETTINGS_FILE} names, is a link that leaves its folder: do not use it")
-        if path is None or _sha256(path) != digest:
+        if path is None or sha256(path) != digest:
             state = "is missing" if path is None else "changed since the pipeline was saved"
             raise MRKLError(f"{name}, which {SETTINGS_FILE} names, {state}: save the pipeline again")
         return path
@@ -278,7 +279,7 @@ class MrklPipeline(Pipeline):
             "compositions": [each.settings() for each in self.compositions],
             "limits": vars(self.planner.limits),
             "calls": calls,
-            "files": {name: _sha256(data.parent / name) for name in names},
+            "files": {name: sha256(data.parent / name) for name in names},
         }
 
     def _save_model(self, folder: Path, kwargs: dict) -> None:
@@ -305,7 +306,7 @@ class MrklPipeline(Pipeline):
 
     # -- calls
 
-    _CALL = ("on_error", "return_trace", "phrase")
+    _CALL = ("on_error", "return_trace", "phrase", "chat_template")
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
         finish = {name: settings.pop(name) for name in self._CALL if name in settings}
@@ -346,7 +347,9 @@ class MrklPipeline(Pipeline):
     def postprocess(self, outputs, **finish):
         return outputs
 
-    def _answer(self, row, generate, on_error="report", return_trace=True, phrase=False) -> dict | list[dict]:
+    def _answer(
+        self, row, generate, on_error="report", return_trace=True, phrase=False, chat_template=True
+    ) -> dict | list[dict]:
         """One input to its result."""
         chat = None if isinstance(row, str) else [dict(message) for message in row]
         query = row if chat is None else _text_of(chat[-1]["content"])
@@ -360,7 +363,8 @@ class MrklPipeline(Pipeline):
         status, trace = reply["status"], reply["trace"]
         generate = dict(generate)
         if status == "abstain" or (status != "ok" and on_error == "lm"):
-            text = self._untouched(query if chat is None else chat, generate)
+            prompt = self._prompt(query, chat_template) if chat is None else chat
+            text = self._untouched(prompt, generate)
         else:
             if status != "ok" and on_error == "raise":
                 raise ExpertCallError(reply)
@@ -383,10 +387,18 @@ class MrklPipeline(Pipeline):
         if call is None:
             return reply
         name, arguments, confidence = call
-        found = self.planner.run(Plan([Step(name, arguments)], 0.0))
+        found = self.planner.run(Plan([Step(name, arguments)]))
         return {"message": "", **found, "confidence": round(confidence, 4)}
 
     # -- the language model
+
+    def _prompt(self, query: str, templated: bool):
+        """A plain question as the model was trained to be asked."""
+        return (
+            [{"role": "user", "content": query}]
+            if templated and query.strip() and self.tokenizer.chat_template
+            else query
+        )
 
     def encode(self, query) -> dict:
         """Ids (1, length) and mask of a text or chat, control tokens in it encoded as text."""
@@ -592,131 +604,6 @@ def _reference_date(today, experts) -> str:
     if today is None:
         raise MRKLError("give today='2022-05-02', the ISO date that \"today\" means: no clock is read")
     return str(today)
-
-
-def _sha256(path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(data: Path, name: str, text: str) -> str:
-    data.mkdir(parents=True, exist_ok=True)
-    (data / name).write_text(text, encoding="utf-8")
-    return f"{data.name}/{name}"
-
-
-def _copy(data: Path, path: Path, name: str) -> str:
-    data.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, data / name)
-    return f"{data.name}/{name}"
-
-
-def _iso(date) -> str | None:
-    return None if date is None else date.isoformat()
-
-
-def _save_units(expert, data):
-    forms: dict[str, set] = {}
-    for form, name in expert._exact.items():
-        forms.setdefault(name, set()).add(form)
-    table = {}
-    for name, (dimension, size, offset) in expert.units.items():
-        factor = None if offset or name.casefold() in TEMPERATURES else exact_text(size)
-        table[name] = {
-            "dimension": dimension,
-            "factor": factor,
-            "forms": _roots(forms.get(name, set()), expert._exact),
-        }
-    text = json.dumps(table, ensure_ascii=False, indent=0)
-    return {"pint": expert._pint, "table": _write(data, f"{expert.name}.json", text)}
-
-
-def _roots(forms, known) -> list[str]:
-    """The fewest of `forms` whose plurals and other spellings are all of them, and none that is not `known`."""
-    whole = {form: set(spellings_of(form)) for form in forms}
-    kept, covered = [], set()
-    for form in sorted(forms, key=lambda form: (-len(whole[form]), form)):
-        if whole[form] <= set(known) and not whole[form] <= covered:
-            kept.append(form)
-            covered |= whole[form]
-    return sorted(kept)
-
-
-def _load_units(options, files, today):
-    return Units("pint" if options["pint"] else files[options["table"]])
-
-
-def _save_currency(expert, data):
-    options = {"today": _iso(expert.today), "max_gap_days": expert.limits["max_gap_days"]}
-    if expert.source == "ecb":
-        return {**options, "rates": "ecb"}
-    base, days, rates = expert.load()
-    table = {day.isoformat(): {code: exact_text(rate) for code, rate in rates[day].items()} for day in days}
-    return {**options, "rates": _write(data, f"{expert.name}.json", json.dumps({"base": base, "rates": table}))}
-
-
-def _load_currency(options, files, today):
-    rates = "ecb" if options["rates"] == "ecb" else files[options["rates"]]
-    return Currency(rates, options["today"], options["max_gap_days"])
-
-
-def _save_weather(expert, data):
-    options = {"today": _iso(expert.today)}
-    if isinstance(expert.provider, OpenMeteo):
-        return {**options, "table": None}
-    provider = expert.provider
-    if not hasattr(provider, "rows"):
-        raise MRKLError(f"expert {expert.name!r}: its provider {type(provider).__name__} cannot be saved; use a table")
-    table = {
-        f"{provider.names[place]}|{date.isoformat()}": {
-            field: None if value is None else exact_text(parse_number(value)) for field, value in row.items()
-        }
-        for place, rows in provider.rows.items()
-        for date, row in rows.items()
-    }
-    return {**options, "table": _write(data, f"{expert.name}.json", json.dumps(table, ensure_ascii=False))}
-
-
-def _load_weather(options, files, today):
-    return Weather("open-meteo" if options["table"] is None else files[options["table"]], options["today"])
-
-
-def _save_wiki(expert, data):
-    lines = (json.dumps(page, ensure_ascii=False) for page in expert.pages.values())
-    return {"docs": _write(data, f"{expert.name}.jsonl", "".join(f"{line}\n" for line in lines))}
-
-
-def _save_database(expert, data):
-    suffix = "duckdb" if expert.backend == "duckdb" else "sqlite"
-    return {
-        "file": _copy(data, expert.path, f"{expert.name}.{suffix}"),
-        "tables": None if expert.allowed is None else sorted(expert.allowed),
-        "allow_schema": expert.allow_schema,
-        "backend": expert.backend,
-        "today": _iso(expert.today),
-        "seconds": expert.limits["seconds"],
-        "rows": expert.limits["rows"],
-    }
-
-
-def _load_database(options, files, today):
-    return Database(files[options["file"]], **{name: value for name, value in options.items() if name != "file"})
-
-
-# kind in mrkl.json -> class, (options, files, today) -> expert, (expert, data folder) -> options
-BUILDERS = {
-    "calculator": (Calculator, lambda options, files, today: Calculator(), lambda expert, data: {}),
-    "units": (Units, _load_units, _save_units),
-    "dates": (
-        Dates,
-        lambda options, files, today: Dates(**options),
-        lambda expert, data: {"today": _iso(expert.today), "free_text": expert.free_text},
-    ),
-    "currency": (Currency, _load_currency, _save_currency),
-    "weather": (Weather, _load_weather, _save_weather),
-    "wiki": (Wiki, lambda options, files, today: Wiki(files[options["docs"]]), _save_wiki),
-    "database": (Database, _load_database, _save_database),
-}
 
 
 # -- code

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from .calls_mrkl import read_json
-from .slots_mrkl import Known, Reading, read
+from .known_mrkl import Known
+from .slots_mrkl import Reading, read
 
 
 NONE, MANY = "none", "many"

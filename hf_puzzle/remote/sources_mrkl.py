@@ -66,6 +66,11 @@ DUCKDB_VALUES = frozenset(
         "current_role current_catalog current_schema"
     )
 )
+# what turns a float into a number that looks exact: cast(0.29*100 as integer) is 28, and 0.1+0.2=0.3 is 0
+THROUGH_FLOATS = re.compile(
+    r"\b(?:cast|round|printf|format|trunc|floor|ceil|ceiling|mod|sqrt|exp|ln|log\w*|pow|power|julianday)\s*\(|\d\.\d|\.\d|\d[eE][-+]?\d",
+    re.IGNORECASE,
+)
 LIMITS = {
     "SQL_LENGTH": 10_000,
     "LENGTH": 100_000,
@@ -155,15 +160,21 @@ class Database(Expert):
             return failed("refused", f"database: only one SELECT may run, not {short(first or sql)}")
         return self._duckdb(sql) if self.backend == "duckdb" else self._sqlite(sql)
 
-    def answer(self, columns, rows):
-        """The Result of `rows`: a single cell as a value of its own, otherwise the list of rows."""
+    def answer(self, columns, rows, sql=""):
+        """The Result of `rows`: a single cell as a value of its own, otherwise the list of rows.
+
+        `data["exact"]` is False for floats, and for whatever the statement `sql` took through a float on its way.
+        """
         if not rows or (len(rows) == 1 and all(cell is None for cell in rows[0])):
             return failed("no_data", "database: no row fits")
         limit = self.limits["rows"]
         data = {"rows": min(len(rows), limit), "columns": columns, "truncated": len(rows) > limit}
         floats = [cell for row in rows for cell in row if isinstance(cell, float)]
-        if floats:
+        spoken = re.sub(r"'(?:[^']|'')*'", "''", sql)
+        if floats or THROUGH_FLOATS.search(spoken):
             data["exact"] = False
+        if "/" in spoken and not floats:
+            data["notes"] = ["the engine divides whole numbers without remainder"]
         if not all(abs(cell) < 2**53 for cell in floats):
             return failed("error", "database: a number too large to be exact")
         rows = [[_cell(cell) for cell in row] for row in rows[:limit]]
@@ -195,7 +206,7 @@ class Database(Expert):
                 columns = [each[0] for each in cursor.description or ()]
             except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
                 return self._failure(sql, str(error), denied, hidden)
-        return self.answer(columns, rows)
+        return self.answer(columns, rows, sql)
 
     def _guard(self, connection, denied):
         """Ties `connection` to what a statement may do; returns the tables it may not read, and collects denials."""
@@ -313,7 +324,7 @@ class Database(Expert):
                 return failed("error", f"database: {str(error).splitlines()[0][:200]}{_lint(sql, self.backend)}")
             finally:
                 timer.cancel()
-        return self.answer(columns, rows)
+        return self.answer(columns, rows, sql)
 
     def _duckdb_denied(self, tree):
         """What in a syntax tree is not allowed; None when everything is."""
@@ -524,6 +535,11 @@ class Weather(Expert):
             provider = read_json(provider, parse_float=Fraction)
         with reading("the table of weather"):
             self.provider = provider if hasattr(provider, "look_up") else WeatherTable(provider)
+
+    @property
+    def local(self) -> bool:
+        """Whether a call stays on this machine."""
+        return isinstance(self.provider, WeatherTable)
 
     @property
     def places(self) -> list[str]:

@@ -46,15 +46,20 @@ SAME = [
     "born bear birth birthday",
     "die died death dead",
     "close closing closure demolish demolition destroy destruction collapse abandon end",
-    "open opening inaugurate inauguration launch found establish build built construct construction complete "
-    "completion finish start date",
+    "open opening inaugurate inauguration",
+    "found foundation establish establishment",
+    "build built construct construction complete completion finish erect",
     "climb ascent ascend summit scale conquer reach top",
     "river water stream flow waterway",
     "cross carry bridge span over traverse",
-    "town city village place locate location near situate lie stand country hometown home come",
-    "instrument play write wrote written compose composition music piece work",
+    "town city village place locate location near situate lie stand country hometown home come base",
+    "instrument play write wrote written compose composition music piece work novel book poem author",
+    "begin began begun start commence",
     "cost price worth",
-    "live inhabitant population people resident",
+    "run pass go lead",
+    "under beneath below underneath",
+    "live inhabitant population resident",
+    "employ employee employment work staff workforce",
     "lead leader head manage chair run direct",
     "make produce manufacture sell product",
 ]
@@ -169,7 +174,8 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
             count += 1
             if unit and {"square", "cubic"} & (set(rest) | set(unit.split())):
                 # metres do not answer for square metres
-                bonus += 1.0 if set(unit.split()) <= set(rest) else -1.0
+                # and an area is measured in them
+                bonus += 1.0 if set(unit.split()) <= set(rest) or {"area", "surface"} & set(rest) else -1.0
             score = bonus + sum(weight / (1 + _distance(tokens, i, start, end)) for i, weight in hits)
             before = next((t for t in reversed(tokens[:start]) if t not in ("the", "a", "an")), "")
             score += 0.5 * (before in prepositions)

@@ -7,7 +7,8 @@ import pytest
 
 from hf_puzzle.mrkl.data import CHAT, POOLS, UNITS, Generator, W, in_words, make_world, solve
 from hf_puzzle.remote.experts_mrkl import Experts
-from hf_puzzle.remote.slots_mrkl import Known, read
+from hf_puzzle.remote.known_mrkl import Known
+from hf_puzzle.remote.slots_mrkl import read
 
 
 @pytest.mark.parametrize("british", [True, False])

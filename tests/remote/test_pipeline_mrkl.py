@@ -133,7 +133,7 @@ def test_all_forms_of_experts_are_taken(model, tokenizer):
 def test_fallback_is_the_plain_model_token_for_token(ask, model, tokenizer, settings):
     for query in CHATTER:
         torch.manual_seed(7)
-        reply = ask(query, max_new_tokens=12, **settings)
+        reply = ask(query, max_new_tokens=12, chat_template=False, **settings)
         torch.manual_seed(7)
         inputs = tokenizer(query, return_tensors="pt")
         plain = model.generate(**inputs, max_new_tokens=12, **settings)
@@ -185,10 +185,36 @@ def test_fallback_of_a_chat_is_the_plain_model(ask, model, tokenizer):
     assert reply["generated_text"] == [*chat, {"role": "assistant", "content": text}]
 
 
+def test_a_plain_question_goes_through_the_chat_template(ask):
+    chat = [{"role": "user", "content": CHATTER[0]}]
+    settings = {"max_new_tokens": 9, "do_sample": False}
+    assert ask(CHATTER[0], **settings)["generated_text"] == ask(chat, **settings)["generated_text"][-1]["content"]
+
+
+def test_no_page_means_that_the_model_answers(ask):
+    reply = ask("What is the capital of France?", max_new_tokens=4)
+    assert (reply["status"], reply["trace"], reply["answer"]) == ("abstain", [], None)
+    assert "no_data" not in reply["generated_text"]
+
+
+def test_a_function_is_reached_without_rules(model, tokenizer):
+    def weigh(thing: str) -> str:
+        """Weigh a thing on the scales.
+
+        Args:
+            thing: What to weigh.
+        """
+        return f"{thing}: 3 kg"
+
+    made = MrklPipeline(model=model, tokenizer=tokenizer, today=TODAY, experts=[Calculator(), weigh])
+    assert made("Weigh the stone for me.")["answer"] == "stone: 3 kg"
+    assert made("Do not weigh the stone.", max_new_tokens=2)["trace"] == []
+
+
 def test_empty_and_very_long_texts_are_the_models(ask, model, tokenizer):
     assert ask("", max_new_tokens=3)["status"] == "abstain"
     long = "What is 2 plus 3? " * 300
-    reply = ask(long, max_new_tokens=3, do_sample=False)
+    reply = ask(long, max_new_tokens=3, do_sample=False, chat_template=False)
     assert reply["status"] == "abstain"
     inputs = tokenizer(long, return_tensors="pt")
     plain = model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -273,7 +299,7 @@ def test_mistakes_at_construction(model, tokenizer):
 
 
 def test_a_chat_gets_tool_messages_that_mirror_the_trace(ask):
-    chat = [{"role": "user", "content": "What is 3 miles in km plus 2?"}]
+    chat = [{"role": "user", "content": "What is 3 miles plus 2 km in km?"}]
     reply = ask(chat)
     assert len(reply["trace"]) == 2
     messages = reply["generated_text"]
@@ -282,7 +308,7 @@ def test_a_chat_gets_tool_messages_that_mirror_the_trace(ask):
     assert messages[1]["tool_calls"][0]["function"]["name"] == "units"
     assert messages[3]["tool_calls"][0]["function"]["arguments"] == {"expression": "(4.828032)+2"}
     assert messages[2]["tool_call_id"] == messages[1]["tool_calls"][0]["id"]
-    assert messages[-1]["content"] == reply["answer"] == "6.828032"
+    assert messages[-1]["content"] == reply["answer"] == "6.828032 kilometer"
     json.dumps(messages)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.router_mrkl import (
     CLASSES,
     FEATURES,
@@ -19,7 +20,7 @@ from hf_puzzle.remote.router_mrkl import (
     read_safetensors,
     write_safetensors,
 )
-from hf_puzzle.remote.slots_mrkl import Known, read
+from hf_puzzle.remote.slots_mrkl import read
 
 
 KNOWN = Known("2023-06-14", places=("Oldtown",), currencies=("EUR", "USD"))

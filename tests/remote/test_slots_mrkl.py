@@ -5,7 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from hf_puzzle.remote.slots_mrkl import MAX_CHARS, Known, Schema, plural, read, singular
+from hf_puzzle.remote.known_mrkl import Known, Schema
+from hf_puzzle.remote.slots_mrkl import MAX_CHARS, read
+from hf_puzzle.remote.words_mrkl import plural, singular
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,300 @@
+"""A bottom-up chart parser over rules that are data, and the registry of their meanings (MRKL, arXiv 2205.00445).
+
+A rule is a line `Category <- pattern : meaning argument ...`. In a pattern a lower-case word or a sign stands for
+itself, a capitalised word for a category, `[x]` for x or nothing, `(a|b c)` for one of several, `{X}` for a phrase of
+the list X, which a line `X = phrase | phrase` gives and which means nothing. A meaning is a
+function that was registered under its name; it gets what the pattern's categories mean and returns the meaning of the
+whole, None where the types do not fit, or a list of meanings; `name/102` hands them over in another order. The parser keeps every reading; a rule whose line ends
+in `!` is used only where no reading without one explains all words.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable
+
+
+MAX_EDGES = 20_000
+MAX_SENSES = 16
+MEANINGS: dict[str, Callable] = {}
+TOKEN = re.compile(r"\(|\)|\[|\]|\||'[^' ]+'|\{[^{}]+\}|[^\s()\[\]|]+")
+
+
+class GrammarError(ValueError):
+    """A rule cannot be read, or a meaning is missing or defined twice."""
+
+
+class TooComplex(Exception):
+    """A text has more partial readings than `MAX_EDGES`."""
+
+
+def meaning(name: str) -> Callable:
+    """Registers a function as the meaning `name`; GrammarError when the name is taken."""
+
+    def register(function):
+        known = MEANINGS.get(name)
+        # a module that is loaded again defines the very same function
+        if known is not None and _place(known) != _place(function):
+            raise GrammarError(f"the meaning {name!r} is defined twice")
+        MEANINGS[name] = function
+        return function
+
+    return register
+
+
+@functools.cache
+def takes(name: str, count: int) -> bool:
+    """Whether the meaning `name` can be given that many values and arguments."""
+    try:
+        inspect.signature(MEANINGS[name]).bind(None, *[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _place(function):
+    return function.__module__, function.__qualname__, function.__code__.co_firstlineno
+
+
+# -- rules
+
+
+def expansions(pattern: str, empty=frozenset()) -> list[tuple]:
+    """Every sequence of symbols that `pattern` stands for; words are strings, categories are 1-tuples.
+
+    empty: lists of phrases that have the empty one.
+    """
+    tokens = TOKEN.findall(pattern)
+    at = 0
+
+    def sequence(ends):
+        nonlocal at
+        found = [()]
+        while at < len(tokens) and tokens[at] not in ends:
+            token = tokens[at]
+            at += 1
+            if token in "([" and len(token) == 1:
+                close = ")" if token == "(" else "]"
+                inner = choice(close)
+                options = inner + ([()] if token == "[" else [])
+                found = [left + right for left in found for right in options]
+            else:
+                symbol = (
+                    (token,)
+                    if re.fullmatch(r"[A-Z]\w*|\{[^{}]+\}", token)
+                    else token[1:-1]
+                    if len(token) > 2 and token[0] == token[-1] == "'"
+                    else token
+                )
+                options = [(symbol,), ()] if token[1:-1] in empty and token[0] == "{" else [(symbol,)]
+                found = [left + right for left in found for right in options]
+        return found
+
+    def choice(close):
+        nonlocal at
+        found = sequence(("|", close))
+        while at < len(tokens) and tokens[at] == "|":
+            at += 1
+            found += sequence(("|", close))
+        if at == len(tokens) or tokens[at] != close:
+            raise GrammarError(f"{pattern!r}: a bracket is not closed")
+        at += 1
+        return found
+
+    found = sequence(())
+    return list(dict.fromkeys(found))
+
+
+class State:
+    """A place in the tree of all patterns: words and categories that go on, and rules that end here."""
+
+    __slots__ = ("categories", "ends", "words")
+
+    def __init__(self):
+        self.words: dict[str, State] = {}
+        self.categories: dict[str, State] = {}
+        self.ends: list[tuple] = []
+
+
+class Grammar:
+    """Rules as a tree of patterns.
+
+    Args:
+        texts: Blocks of rules, one a line; `#` begins a comment.
+    Raises:
+        GrammarError: A line that is no rule, a rule twice, or a meaning that nobody defined.
+    """
+
+    def __init__(self, texts: Iterable[str]):
+        self.root, self.rules = State(), []
+        self._empty, self._seen, self._lists = set(), set(), set()
+        lines = [line.strip() for text in texts for line in text.splitlines()]
+        rules = []
+        for line in lines:
+            phrases = re.fullmatch(r"([A-Z_]+) = (.+)", line)
+            rule = re.fullmatch(r"(\w+) <- (.+?)(?: : ([\w ./*%+$,=<>-]+?))?(?: (!))?", line)
+            if phrases:
+                if () in expansions(f"({phrases[2]})"):
+                    self._empty.add(phrases[1])
+                rules.append((f"{{{phrases[1]}}}", f"({phrases[2]})", "nothing", 0))
+            elif rule:
+                rules.append((rule[1], rule[2], rule[3] or "same", int(bool(rule[4]))))
+            elif line and not line.startswith("#"):
+                raise GrammarError(f"{line!r} is no rule")
+        named = {rule[0] for rule in rules}
+        for category, pattern, meant, cost in rules:
+            for used in re.findall(r"\{\w+\}", pattern):
+                if used not in named:
+                    raise GrammarError(f"{category} <- {pattern}: there is no list {used}")
+            self.add(category, pattern if category.startswith("{") else self._listed(pattern), meant, cost)
+
+    def _listed(self, pattern):
+        """`pattern` with each longer choice between phrases as a list without a name: the tree stays small."""
+
+        def name(match):
+            phrases = match[2].split("|")
+            if len(phrases) < 3 or "" in phrases:
+                return match[0]
+            key = "{" + "_".join(match[2].replace("|", "_or_").split()) + "}"
+            if key not in self._lists:
+                self._lists.add(key)
+                self.add(key, f"({match[2]})", "nothing", 0)
+            return f"[{key}]" if match[1] == "[" else key
+
+        return re.sub(r"([(\[])([^()\[\]{}A-Z]+)[)\]]", name, pattern)
+
+    def add(self, category, pattern, meant, cost):
+        name, *arguments = meant.split()
+        name, _, digits = name.partition("/")
+        order = tuple(int(digit) for digit in digits)
+        if name not in MEANINGS:
+            raise GrammarError(f"{category} <- {pattern}: nobody defined the meaning {name!r}")
+        self.rules.append((category, pattern, meant))
+        for symbols in expansions(pattern, self._empty):
+            if not symbols:
+                if category.startswith("{"):
+                    continue
+                raise GrammarError(f"{category} <- {pattern} may be empty")
+            key = (category, symbols, meant)
+            if key in self._seen:
+                raise GrammarError(f"{category} <- {pattern} : {meant}: {symbols} is there twice")
+            self._seen.add(key)
+            values = sum(isinstance(symbol, tuple) and symbol[0][0] != "{" for symbol in symbols)
+            values = sum(place < values for place in order) if order else values
+            if not takes(name, values + len(arguments)):
+                raise GrammarError(f"{category} <- {pattern} : {meant} does not take {values} values")
+            state = self.root
+            for symbol in symbols:
+                table = state.categories if isinstance(symbol, tuple) else state.words
+                state = table.setdefault(symbol[0] if isinstance(symbol, tuple) else symbol, State())
+            state.ends.append((category, MEANINGS[name], tuple(arguments), cost, order))
+
+
+# -- parsing
+
+
+class Chart:
+    """All readings of a list of tokens.
+
+    Args:
+        words: The tokens as patterns see them.
+        lexical: (category, start, end, meaning) and perhaps a cost, of what the lexicon knows.
+        skippable: Places of tokens that may be passed over, such as commas.
+        context: Handed to every meaning as its first argument.
+    """
+
+    def __init__(self, grammar: Grammar, words: list, lexical: Iterable, context, skippable=frozenset()):
+        self.words, self.context, self.skippable = words, context, skippable
+        self.edges: list[dict] = [{} for _ in range(len(words) + 1)]
+        self.count = 0
+        starts: dict[int, list] = {}
+        for category, start, end, sense, *cost in lexical:
+            starts.setdefault(start, []).append((category, end, sense, cost[0] if cost else 0))
+        self.root = grammar.root
+        for start in range(len(words) - 1, -1, -1):
+            self._agenda = starts.get(start, [])
+            self._from(start)
+
+    def _from(self, start):
+        agenda, self._agenda = self._agenda, []
+        self._start = start
+        state = self.root.words.get(self.words[start])
+        if state is not None:
+            self._walk(state, start + 1, (), 0)
+        agenda += self._agenda
+        while agenda:
+            category, end, sense, cost = agenda.pop()
+            senses = self.edges[start].setdefault(category, {}).setdefault(end, {})
+            if senses.get(sense, 99) <= cost or len(senses) >= MAX_SENSES:
+                continue
+            senses[sense] = cost
+            self.count += 1
+            if self.count > MAX_EDGES:
+                raise TooComplex
+            state = self.root.categories.get(category)
+            if state is not None:
+                self._agenda = []
+                self._walk(state, end, () if category[0] == "{" else (sense,), cost)
+                agenda += self._agenda
+
+    def _walk(self, state, at, args, cost):
+        for category, function, extra, more, order in state.ends:
+            values = tuple(args[place] for place in order if place < len(args)) if order else args
+            self._end(category, function, extra, cost + more, at, values)
+        if at >= len(self.words):
+            return
+        if state.words:
+            following = state.words.get(self.words[at])
+            if following is not None:
+                self._walk(following, at + 1, args, cost)
+        here = self.edges[at]
+        if here and state.categories:
+            for category, following in state.categories.items():
+                for end, senses in here.get(category, {}).items():
+                    for sense, more in senses.items():
+                        self._walk(following, end, args if category[0] == "{" else (*args, sense), cost + more)
+        if at in self.skippable and (state.words or state.categories):
+            self._skip(state, at + 1, args, cost)
+
+    def _skip(self, state, at, args, cost):
+        """As `_walk`, without the rules that end before what was passed over."""
+        bare = State()
+        bare.words, bare.categories = state.words, state.categories
+        self._walk(bare, at, args, cost)
+
+    def _end(self, category, function, extra, cost, at, args):
+        self.count += 1
+        if self.count > MAX_EDGES:
+            raise TooComplex
+        found = function(self.context, *args, *extra)
+        if found is None:
+            return
+        for sense in found if isinstance(found, list) else (found,):
+            self._agenda.append((category, at, sense, cost))
+
+    def readings(self, category: str) -> list:
+        """(cost, meaning) of all readings of the whole text as `category`, the cheapest first."""
+        if not self.words:
+            return []
+        found = self.edges[0].get(category, {})
+        ends = [end for end in found if all(place in self.skippable for place in range(end, len(self.words)))]
+        best: dict = {}
+        for end in ends:
+            for sense, cost in found[end].items():
+                best[sense] = min(cost, best.get(sense, 99))
+        return sorted(((cost, sense) for sense, cost in best.items()), key=lambda pair: pair[0])
+
+
+@meaning("same")
+def _same(context, *values):
+    return next((value for value in values if value != ()), ())
+
+
+@meaning("last")
+def _last(context, *values):
+    return values[-1]
+
+
+@meaning("nothing")
+def _nothing(context, *values):
+    return ()

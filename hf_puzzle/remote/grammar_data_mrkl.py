@@ -1,0 +1,500 @@
+"""The part of the grammar that is about data: a database of any schema, weather, documents; see `grammar_mrkl`."""
+
+TABLES = """
+HOWMANY = how many|what number of|how many of|how many of all
+INP = in|from|of|at|for|by|within|with|to|on|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in
+NOTIN = not in|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
+BE = is|are|was|were|be|been|have been|has been|being
+WORK = work|works|worked|are employed|are working|were employed|have jobs
+LIVE = live|lives|lived|reside|resides|are living|is living
+LINK = work|works|worked|belong|belongs|come|comes|came|sit|sits|stay|fall|are located|is located|are based|is based|are employed|is employed|are assigned|is assigned|are working|are found|is found|are listed|are currently
+LINKB = work|live|belong|come|sit|stay|reside|fall|be|have
+DONOT = do not|does not|did not|are not|is not
+HAVE = have|has|had|with|having|contain|contains
+MADE = make|place|order|submit|have|buy|purchase|borrow|take out|take|receive|send|create|give|put in
+THEREARE = |are there|do we have|exist|are in database|are there in total|are there in all|are listed|are on record|do i have|does company have|are registered|are recorded|are there altogether|have we got|are in table|does database have|are in system
+MOST = most|most money|highest salary|best
+LEAST = least|lowest|worst|least money
+AVG = average|mean|avg
+SUM = total|sum of|combined|overall|total of|sum of all|total of all|aggregate|summed|sum total of
+MAX = highest|maximum|max|largest|greatest|biggest|top
+MIN = lowest|minimum|min|smallest|least
+WITHMOST = with|has|have|had|having|that has|who has|which has
+PER = per|by|for each|in each|for every|of each|in every|grouped by|across each|each
+UNITS = units|pieces|items|copies
+
+Rows <- Table : rows
+Rows <- People : people
+Count <- {HOWMANY} People {WORK} {INP} Vals : count_workers
+Rows <- (all|every|each|any|all of|our|my|these|those|their) Rows
+Rows <- Vals Rows : valued_rows
+Rows <- (a|an|one) Rows !
+Rows <- Rows Post : restrict
+Rows <- Rows Post and Post : restrict
+Vals <- Value : value
+Vals <- Vals (or|and|,|or in|and in|, or|, and|or from|and from) Value : either_value
+Vals <- either Value or Value : either_values
+Vals <- Value Col : of_column
+Vals <- Col Value : of_column/10
+Post <- {INP} Vals
+Post <- [(,|but)] {NOTIN} Vals : negated
+Post <- (neither in|not in) Value (nor|or|nor in|or in) Value : neither_value
+Post <- (that|who|which) VP
+Post <- Earn NumB : measured
+Post <- (named|called|with name|with first name|with last name|whose name is|whose first name is|whose last name is) Name : named
+Post <- Dated Days : dated
+Post <- not Dated Days : not_dated
+Post <- (with|having|that have|who have) NumB Col : measured/10
+Post <- (with|having|at) [a|an] Col [of|that is] NumB : measured
+Post <- whose Col (is|are|was) NumB : measured
+Post <- whose Col (is|are|was) Vals : whose_value
+Post <- whose Col (is|are|was) not Vals : whose_not
+Post <- (in|during|of|for|throughout) Days0 : any_date
+Post <- Days : any_date
+Post <- [that are|who are] More than Number : compared >
+Post <- [that are|who are] Less than Number : compared <
+Post <- [that are|who are] More than Number Col : compared_of >
+Post <- [that are|who are] Less than Number Col : compared_of <
+Post <- (with|that have|having) no Col : no_column
+VP <- {BE} Vals
+VP <- {BE} Post
+VP <- {BE} not Vals : negated
+VP <- {BE} not {INP} Vals : negated
+VP <- {LINK} {INP} Vals
+VP <- {LINK} {NOTIN} Vals : negated
+VP <- {LIVE} {INP} Vals : lives
+VP <- {LIVE} {NOTIN} Vals : lives_not
+VP <- {DONOT} (live|reside) {INP} Vals : lives_not
+VP <- {DONOT} (work|belong|come|sit|stay) {INP} Vals : negated
+VP <- {BE} not (employed|located|based|working|living) {INP} Vals : negated
+VP <- Earn NumB : measured
+VP <- {DONOT} Earn NumB : not_measured
+VP <- {HAVE} NumB Col : measured/10
+VP <- {HAVE} [a|an] Col [of|that is] NumB : measured
+VP <- {DONOT} have NumB Col : not_measured/10
+VP <- have no Col : no_column
+VP <- {DONOT} have any Col : no_column
+VP <- {BE} out of Col : no_column
+VP <- {BE} Dated Days : dated
+VP <- {BE} not Dated Days : not_dated
+VP <- Dated Days : dated
+VP <- (have|has) Dated Days : dated
+VP <- {DONOT} Dated Days : not_dated
+VP <- {BE} More than Number : compared >
+VP <- {BE} Less than Number : compared <
+VP <- {BE} More than Number Col : compared_of >
+VP <- {BE} Less than Number Col : compared_of <
+VP <- VP and VP : both
+VP <- VP but VP : both
+VP <- VP Post : both
+NumB <- (more than|over|above|greater than|higher than|exceeding|in excess of|larger than|bigger than|upwards of) Amount : than >
+NumB <- (less than|under|below|fewer than|lower than|smaller than) Amount : than <
+NumB <- (at least|no less than|not less than|minimum of|a minimum of|no fewer than|not fewer than|not under|not below) Amount : than >=
+NumB <- (at most|no more than|not more than|up to|maximum of|a maximum of|not over|not above|not exceeding) Amount : than <=
+NumB <- Amount (or more|or higher|or above|or over|and more|and above|and up|or greater|upwards) : than >=
+NumB <- Amount (or less|or fewer|or below|or under|or lower|and below|and less) : than <=
+NumB <- Amount : than =
+NumB <- between Amount and Amount : range_bound
+NumB <- from Amount to Amount : range_bound
+NumB <- NumB (and|but) NumB : bounds
+NumB <- (more than|above|over|higher than) average [Col] : than_average_of >
+NumB <- (less than|below|under|lower than) average [Col] : than_average_of <
+NumB <- (more than|above|over|higher than) average Col Post : than_average_of >
+NumB <- (less than|below|under|lower than) average Col Post : than_average_of <
+Amount <- Number
+Amount <- Qty
+Days <- on DateX : on_day on
+Days <- DateX : on_day on
+Days <- (before|prior to|earlier than) DateX : on_day before
+Days <- (after|later than) DateX : on_day after
+Days <- (from|since|on or after|starting|starting from|from and including|not before|no earlier than) DateX : on_day from
+Days <- (on or before|by|until|till|up to|no later than|not after|up to and including) DateX : on_day to
+Days <- (in|during|within|over|throughout) Period : on_period on
+Days <- NearPeriod : on_period on
+Days <- on Period : on_period on !
+Days0 <- Period : on_period on
+Days <- (before|prior to|earlier than) Period : on_period before
+Days <- (after|later than) Period : on_period after
+Days <- (from|since|starting in|in or after|not before|as of) Period : on_period from
+Days <- (by|until|up to|in or before|up to end of|no later than) Period : on_period to
+Days <- Range : on_period on
+Days <- (before|earlier than) Value : after_row <
+Days <- (after|later than) Value : after_row >
+
+Count <- {HOWMANY} Rows {THEREARE} : count
+Count <- {HOWMANY} Rows VP : count
+Count <- {HOWMANY} Rows (are there|were there|do we have|exist|are there in total|did we have|happened|occurred|took place) Post : count
+Count <- {HOWMANY} Rows (date from|fall in|are from|fell in) Period : count_period
+Count <- (in|during) Period [,] {HOWMANY} Rows (were there|happened|are there|occurred|took place) : count_period/10
+Count <- how often (does|do|did) Value (show up|appear|occur|come up|feature) in Rows : often
+Count <- {HOWMANY} Rows (belong|belongs) to Vals : count
+Count <- {HOWMANY} Rows (fall under|count as|are under name|are in name of|come under|are marked) Vals : count
+Count <- count [of] Rows : count
+Count <- (number|total number|count) of Rows (combined|together|taken together|in total) : count
+Count <- {HOWMANY} Rows (work|live) {INP} Vals (together|combined|in total) : count
+Count <- {HOWMANY} Rows (do|does) Vals (have) (together|combined) : count
+Count <- {HOWMANY} Rows has Vals (got|made|placed) : count !
+Count <- {HOWMANY} Rows are there for Vals : count !
+Count <- (how large|how big) is Value Col : headcount_of
+Count <- {HOWMANY} Rows did Vals {MADE} : count
+Count <- {HOWMANY} Rows did Vals {MADE} Days : count_when
+Count <- {HOWMANY} Rows (has|have) Vals (made|placed|ordered|had|bought|borrowed|taken out) : count
+Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowed|taken out|submitted) by Vals : count
+Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowed|taken out|submitted) by Vals Days : count_when
+Count <- {HOWMANY} Rows (does|do) Vals (have|employ) : count
+Count <- {HOWMANY} Rows did not come from Vals : count_not
+Count <- {HOWMANY} (different|distinct|unique|separate) Col {THEREARE} : count_distinct
+Count <- {HOWMANY} Col {THEREARE} : count_distinct !
+Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct_of
+Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct_of
+Count <- (number of|count of) (different|distinct|unique) Col : count_distinct
+Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated : count_linked
+Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated Days : count_linked
+Count <- {HOWMANY} [different|distinct] Col Dated [a|an] Vals : count_dated
+Count <- {HOWMANY} [different|distinct] Col (have|has) Dated [a|an] Vals : count_dated
+Count <- {HOWMANY} [different|distinct] Col Vals (something|anything|an order|a product) : count_distinct
+Count <- (number|total number|count|total count|amount) of Rows : count
+Number2 <- (number|total number|count) of Rows (that|who|which) VP : count
+Count <- Number2
+Count <- [combined|total] headcount (of|in|for) Vals2 : headcount
+Count <- [combined|total] (number of people|number of staff|staff size) in Vals2 : headcount
+Vals2 <- Vals
+Count <- [combined|total] headcount (of|in|for) Value2 and Value2 : headcount
+Count <- combined [number|total] [of] (headcounts) of Value2 and Value2 : headcount
+Value2 <- Value : value
+Count <- {HOWMANY} [{UNITS} of] Value (are|is|do we have|are there|are left|remain|do we still have|are still) [there|available|left|currently|still] in Col : units_in
+Count <- {HOWMANY} [{UNITS} of] Value (have we got in) Col : units_in
+Count <- how much Col of Value (is there|do we have|is left) : units_in/10
+Count <- {HOWMANY} Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
+Count <- {HOWMANY} Rows (came in|came|arrived|happened|took place|occurred|were there) Days : count_days
+Top <- how many Dur after Value (was|did) Value Dated : cells_between
+Top <- (what day of week|which day of week|what weekday|which weekday) (was|did) Value Dated on : cell_weekday
+Top <- how many Money (does|do|would|will|did) [a|an|one] Value Earn : cell_in
+Count <- (what|which) (quantity|amount) of Value (is|are|do we have) [left|available|there|currently] in Col : units_in
+Count <- [current] Col (level|count|quantity|on hand) (for|of) Value : units_in/10
+Count <- {HOWMANY} [{UNITS} of] Value (are left|are available|do we still have|are there left|do we have left|remain) : units_left
+Count <- (what|which) (quantity|amount|number) of Vals (has been|have been|was|were) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
+Count <- total (units|number|quantity) of Vals [units] (sold|ordered|bought) : sum_quantity
+Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
+Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) Days : sum_quantity
+Count <- {HOWMANY} {UNITS} of Vals did (we|customers|people|they) (order|sell|buy) [in total] : sum_quantity
+Count <- [total] (quantity|number of units|amount) (ordered|sold) (of|for) Vals : sum_quantity
+Count <- [total] (number of units|quantity|units) of Vals (ordered|sold) : sum_quantity
+Atom <- (number|amount) of Dur (between|from|separating) DateX (and|to|until|through) DateX : between
+Atom <- Dur (between|from) DateX (and|to|until|through) DateX : between !
+Atom <- Count : as_number
+Top <- Count : as_number
+Top <- {HOWMANY} Rows VP and how many [{INP}] Vals : two_counts
+
+Agg <- {AVG} Col : aggregate avg
+Agg <- {SUM} [of|all] Col : aggregate sum
+Agg <- {MAX} Col : aggregate max
+Agg <- {MIN} Col : aggregate min
+Agg <- {AVG} Col Post : aggregate avg
+Agg <- {SUM} Col Post : aggregate sum
+Agg <- {MAX} Col Post : aggregate max
+Agg <- {MIN} Col Post : aggregate min
+Agg <- {AVG} Col (of|for|among|across|paid to|earned by) [a|an|all] Rows : aggregate avg
+Agg <- {SUM} Col (of|for|among|across|paid to|earned by) [all] Rows : aggregate sum
+Agg <- {MAX} Col (of|for|among|across|paid to|earned by) [all|any|a] Rows : aggregate max
+Agg <- {MIN} Col (of|for|among|across|paid to|earned by) [all|any|a] Rows : aggregate min
+Agg <- among Rows [,] (what is|what was) {MAX} Col : aggregate/10 max
+Agg <- among Rows [,] (what is|what was) {MIN} Col : aggregate/10 min
+Agg <- among Rows [,] (what is|what was) {AVG} Col : aggregate/10 avg
+Agg <- {MAX} Col (anyone|anybody|someone|a person|people) Post (gets|get|has|earns|receives|makes|draws) : aggregate max
+Agg <- {MIN} Col (anyone|anybody|someone|a person|people) Post (gets|get|has|earns|receives|makes|draws) : aggregate min
+Agg <- (how much|what) (does|do|did) (someone|anyone|a person|people|everyone|somebody|staff|those) Post Earn on average : aggregate/10 avg
+Agg <- on average [,] (what|how much) Col do Rows (get|earn|have|make|receive) : aggregate avg
+Agg <- on average [,] (what|how much) do Rows Earn : aggregate/10 avg
+Agg <- how much does Best Rows Earn : earned_best max
+Agg <- (what|how much) does a (typical|average) Rows Earn : aggregate/10 avg
+Agg <- {AVG} number of Col : aggregate avg
+Agg <- {AVG} number of Col (of|for|in|across|among) [a|all] Rows : aggregate avg
+Agg <- total number of Col : aggregate sum
+Agg <- Ordinal (highest|largest|greatest|biggest) Col : nth_highest max
+Agg <- Ordinal (highest|largest|greatest|biggest) Col Post : nth_highest max
+Agg <- Ordinal (lowest|smallest) Col : nth_highest min
+Agg <- how much (does|do) {AVG} Rows Earn : aggregate/10 avg
+Agg <- (what|how much) (do|does) Rows Earn on average : aggregate/10 avg
+Agg <- (how much|what) does an {AVG} Rows Earn : aggregate/10 avg
+Agg <- [total] (revenue|sales|turnover|income) (from|of|for|by|with) Vals : revenue
+Agg <- [total] (revenue|sales|turnover|income) in cents (from|of|for|by|with) Vals : revenue cents
+Agg <- [total] (revenue|sales|turnover|income) (from|of|for|by|with) Vals in cents : revenue cents
+Agg <- [total] value of [all|our] stock : stock_value
+Agg <- [total] value of [all|our] stock in cents : stock_value cents
+Agg <- [total] Col of all Rows : aggregate_all sum
+Agg <- difference between {MAX} and {MIN} Col : spread
+Agg <- difference between {MAX} and {MIN} Col Post : spread
+Atom <- Agg : as_number
+DateX <- Agg : as_date
+Top <- Agg : as_answer
+
+Cell <- Col of [one|a|an|each] Value : cell
+Cell <- Col of [one|a|an] Table Value : cell_in_table
+Cell <- Col of [one|a|an] Value Table : cell_in_table/021
+Cell <- Value 's Col : cell/10
+Cell <- Value Col : cell/10 !
+Cell <- Col (for|in|at) Value : cell
+Cell <- (what|which) Col (does|do|did|is|was|has|are|were) Value [{LINKB}] [in|at|from|for|to|on|of|under|part of|employed in|assigned to|located in|based in|working in|hired for|written in] : cell
+Cell <- (in|at|from|for|to) (what|which) Col (does|do|did|is|was) Value [{LINKB}|employed|located|based|working|living] : cell
+Cell <- Value (works|lives|is) (in|at) (what|which) Col : cell/10
+Cell <- (how much|what) (is|was) Value Earn : cell/10
+Cell <- (how much|how much is|how much are) [a|an|one] Value [if i pay] : price_of
+Cell <- how much for [a|an|one] Value : price_of
+Cell <- how much (do we charge|do you charge|do they charge|would we charge) for [a|an|one] Value : price_of
+Cell <- how (expensive|dear|costly) is [a|an|one] Value : price_of
+Cell <- (how much|what) (would|will|does|do|did) [a|an|one] Value Earn [me|us] : cell/10
+Cell <- how much money (does|did) Value Earn : cell/10
+Cell <- (what|which) Col (does|do) Value (get|earn|receive|make|draw) : cell
+Cell <- how (big|large|high) is Col of Value : cell
+Cell <- (to|in|at) (which|what) Col does Value belong : cell
+Cell <- Value (is|works|belongs) (in|to|at) (which|what) Col : cell/10
+Cell <- where (does|is) Value [work|live|based] [,] (which|what) Col : cell/10
+Cell <- since when has Value (worked|been) (here|with us|employed) : hired_of
+Cell <- when did Value (begin|start) (working|work) [here|with us] : hired_of
+Cell <- (on what|on which) (day|date) did Value (start|join|begin) [working] [here] : hired_of
+Cell <- date on which Value Dated : cell/10
+Cell <- how many Col (does|do|did|has) Value (have|contain|has|had) : cell
+Cell <- how many Col (are|is) [there] (in|of) Value : cell
+Cell <- when (was|did|is|were) Value Dated : cell/10
+Cell <- (on what|on which|what) (date|day) (was|did) Value Dated : cell/10
+Cell <- (what|which) year (was|did) Value Dated : year_cell
+Cell <- where does Value (live|work|come from|reside|sit) : place_of
+Cell <- where is Value (based|from|located|living|working) : place_of
+Cell <- [date|day|day that|date that|date when|day when|date on which|day on which] Value (was|is|got) Dated : cell/10
+Cell <- [date|day] Value Dated : cell/10
+Cell <- (Dated|Col) date of Value : cell !
+Cell <- Col of Unknown : missing
+Cell <- Unknown 's Col : missing/10
+Cell <- (how much|what) does Unknown Earn : missing/10
+Cell <- when (was|did) Unknown Dated : missing/10
+Cell <- (what|which) Col (does|is) Unknown [{LINKB}] [in|at|from] : missing
+Atom <- Cell : as_number
+DateX <- Cell : as_date
+Top <- Cell : as_answer
+
+BestRows <- Best Rows : best max
+BestRows <- Worst Rows : best min
+BestRows <- Rows {WITHMOST} (highest|most|largest|greatest|biggest|maximum|longest|best|top) [number of] Col : best/10 max
+BestRows <- Rows {WITHMOST} (lowest|least|fewest|smallest|minimum|shortest|worst) [number of] Col : best/10 min
+BestRows <- (which|what) [of] Rows (is|was|are|has been) Best : best/10 max
+BestRows <- (which|what) [of] Rows (is|was|are|has been) Worst : best/10 min
+BestRows <- (which|what) [of] Rows Earn {MOST} : best/10 max
+BestRows <- (which|what) [of] Rows Earn {LEAST} : best/10 min
+BestRows <- Rows [that|who|which] Earn {MOST} : best/10 max
+BestRows <- Rows [that|who|which] Earn {LEAST} : best/10 min
+BestRows <- [who is] (top|highest|best) earner : top_earner max
+BestRows <- [who is] (top|highest|best) earner Post : top_earner max
+BestRows <- who Earn {MOST} : best_of_all max
+BestRows <- who Earn {LEAST} : best_of_all min
+BestRows <- who Earn {MOST} Post : best_of_all max
+BestRows <- who Earn {LEAST} Post : best_of_all min
+BestRows <- who (is|was) Best : best_of_all max
+BestRows <- who (is|was) Worst : best_of_all min
+BestRows <- who (is|was) Best Post : best_of_all max
+BestRows <- who (is|was) Worst Post : best_of_all min
+BestRows <- who (has|had|gets|earns|receives|draws|got) (highest|top|maximum|largest|biggest|most) Col : best_of_all max
+BestRows <- who (has|had|gets|earns|receives|draws|got) (lowest|minimum|smallest|least|fewest) Col : best_of_all min
+BestRows <- who (has|had|gets|earns|receives|draws|got) (highest|top|maximum|largest|biggest|most) Col Post : best_of_all max
+BestRows <- who (has|had|gets|earns|receives|draws|got) (lowest|minimum|smallest|least|fewest) Col Post : best_of_all min
+LATEST = most recently|last|latest|most recent|newest
+EARLIEST = first|earliest|longest ago
+BestRows <- who [was|is|has been] Dated {LATEST} : best_of_all max
+BestRows <- who [was|is|has been] Dated {EARLIEST} : best_of_all min
+BestRows <- who [was|is|has been] Dated {LATEST} Post : best_of_all max
+BestRows <- who [was|is|has been] Dated {EARLIEST} Post : best_of_all min
+BestRows <- [which|what] Rows [was|were|is|that was|who was|has been] Dated {LATEST} : best/10 max
+BestRows <- [which|what] Rows [was|were|is|that was|who was|has been] Dated {EARLIEST} : best/10 min
+BestRows <- who [was] {LATEST} to be Dated : best_of_all max
+BestRows <- who [was] {EARLIEST} to be Dated : best_of_all min
+BestRows <- (most recently|last|latest) Dated Rows : best max
+BestRows <- (first|earliest) Dated Rows : best min
+Top <- [who|what|which] [is|are|was|were] BestRows : names
+Top <- [what is|who is|tell me] name of BestRows : names
+Cell <- Col of [one|a|an] Value Days : cell_when
+Cell <- Value 's Col Days : cell_when/102
+Cell <- Col of BestRows : cells
+Cell <- BestRows 's Col : cells/10
+Cell <- BestRows Col : cells/10 !
+Top <- how many more Rows than Rows {THEREARE} : more_rows
+Top <- how many (fewer|less) Rows than Rows {THEREARE} : more_rows/10
+Func <- difference between number of Rows and number of Rows : more_rows
+Top <- (who|what|which) [is|are] Number Best Rows : top_rows max
+Top <- [list|show|give me|name] [names of] (Number Best Rows) : top_rows max
+Top <- [list|show|give me|name] [names of] (top Number) Best Rows : top_rows max !
+Top <- [list|show|give me|name] [names of] (Number Worst Rows) : top_rows min
+Top <- (which|what) Rows VP : list_names
+Top <- (list|show|name|give me) [me] [names of] [all] Rows : list_names
+Top <- (what are|who are) Rows (that|who|which) VP : list_names
+Top <- what are names of Rows : list_names
+Top <- names of Rows : list_names
+
+Top <- {AVG} Col {PER} Col : group_aggregate avg
+Top <- {SUM} Col {PER} Col : group_aggregate sum
+Top <- {MAX} Col {PER} Col : group_aggregate max
+Top <- {MIN} Col {PER} Col : group_aggregate min
+Top <- (number|count) of Rows {PER} Col : group_count
+Top <- {HOWMANY} Rows [are there|do we have|work|live] {PER} Col : group_count
+Top <- (which|what) Col [has|have|had|with|contains|is home to|employs] (most|highest number of|largest number of|greatest number of) Rows : best_group_count max
+Top <- (which|what) Col [has|have|had|with|contains|employs] (fewest|least|lowest number of|smallest number of) Rows : best_group_count min
+Top <- (in which|in what) Col (do|does|did) most Rows (work|live|reside|sit) : best_group_count max
+Top <- (which|what) Table [has|have|with|wrote|made] (most|highest number of) Rows : best_group_linked max
+Top <- (which|what) Table [has|have|with|wrote|made] (fewest|least|lowest number of) Rows : best_group_linked min
+Top <- (which|what) Col (has|have|with|pays|had) {MAX} {AVG} Col : best_group_aggregate avg max
+Top <- (which|what) Col (has|have|with|pays|had) {MIN} {AVG} Col : best_group_aggregate avg min
+Top <- (which|what) Col (has|have|with|pays|had) {MAX} total Col : best_group_aggregate sum max
+Top <- (which|what) Col (has|have|with|pays|had) {MIN} total Col : best_group_aggregate sum min
+Top <- who Earn more [,|:] Value or Value : compared_rows max
+Top <- who Earn less [,|:] Value or Value : compared_rows min
+Top <- who Earn (most|more) [,|:] Value , Value or Value : compared_rows max
+Top <- who Earn (least|less) [,|:] Value , Value or Value : compared_rows min
+Top <- (who|which [one]) is More [,|:] Value or Value : compared_rows max
+Top <- (who|which [one]) is Less [,|:] Value or Value : compared_rows min
+Top <- (who|which [one]) has (more|higher|larger|greater) Col [,|:] Value or Value : compared_rows max
+Top <- (who|which [one]) has (less|fewer|lower|smaller) Col [,|:] Value or Value : compared_rows min
+Top <- how much more (does|do|is) Value Earn than Value : row_difference/102
+Top <- by how much does Col of Value exceed that of Value : row_difference
+Top <- how much (higher|more|greater|larger) is Col of Value than that of Value : row_difference
+Top <- [what is] (gap|difference) between Value 's and Value 's Col : row_difference/201
+Top <- [what is] (gap|difference) between Col of Value and [that of] Value : row_difference
+Top <- how much less (does|do) Value Earn than Value : row_difference/120
+Top <- how much More is Value than Value : row_difference
+Top <- how much More is Value than Value in Col : row_difference_in
+Top <- how much Less is Value than Value : row_difference/021
+Top <- (does|do) Value Earn more than Value : row_is_more >
+Top <- (does|do) Value Earn less than Value : row_is_more <
+Top <- is Value More than Value : row_is_more >
+Top <- is Value Less than Value : row_is_more <
+Top <- (does|did) Value {LINKB} {INP} Vals : row_meets
+Top <- (is|was) Value (in|from|based in|located in) Vals : row_meets
+Top <- (does|did) Value Earn NumB : row_meets_measured
+Top <- (was|did) Value Dated Days : row_meets_dated
+"""
+
+LOOKUPS = """
+FMAX = highest temperature|maximum temperature|max temperature|high|high temperature|top temperature|peak temperature|daytime high|daily high|temperature high|hottest temperature|warmest temperature|maximum|daily maximum|highest temperatures|tmax|daily maximum temperature|day 's high
+FMIN = lowest temperature|minimum temperature|min temperature|low|low temperature|bottom temperature|overnight low|nightly low|daily low|coldest temperature|coolest temperature|minimum|daily minimum|lowest temperatures|tmin|daily minimum temperature|night temperature
+FRAIN = rainfall|rain|precipitation|amount of rain|amount of rainfall|amount of precipitation|total rainfall|rain total|quantity of rain|rainfall total
+FWIND = wind speed|wind|windspeed|wind strength|strength of wind|speed of wind|maximum wind speed|strongest wind|highest wind speed|top wind speed|wind velocity|peak wind speed|maximum wind|wind force in km/h
+Field <- {FMAX} : field tmax
+Field <- {FMIN} : field tmin
+Field <- {FRAIN} : field rain
+Field <- {FWIND} : field wind
+AT = in|at|for|of|over|recorded in|measured in|reached in|registered in
+Spot <- Place
+Spot <- Unknown : any_place
+On <- [on|for|of|,|during day of] DateX
+Wea <- Field {AT} Spot On : weather
+Wea <- Field On {AT} Spot : weather/021
+Wea <- Spot 's Field On : weather/102
+Wea <- Spot Field On : weather/102
+Wea <- On Field {AT} Spot : weather/120 !
+Wea <- [what was] weather (in|at) Spot On [:|,] [what (was|is)] Field : weather/201
+Wea <- Spot weather On [:|,] [what (was|is)] Field : weather/201
+Wea <- Spot On [:|,] Field : weather/201
+Wea <- how (hot|warm) (did it get|did it become|did day get|did temperature get|was it) (in|at) Spot On : weather_of tmax
+Wea <- how (hot|warm) was Spot On : weather_of tmax
+Wea <- On [,] how (hot|warm) did Spot get : weather_of/10 tmax
+Wea <- On [,] how (hot|warm) (was it|did it get) in Spot : weather_of/10 tmax
+Wea <- how cold was (it in Spot|Spot) On : weather_of tmin
+Wea <- On [,] what was (coldest|lowest) it got in Spot : weather_of/10 tmin
+Wea <- On [,] what was (warmest|hottest) it got in Spot : weather_of/10 tmax
+Wea <- what maximum did thermometer reach in Spot On : weather_of tmax
+Wea <- what minimum did thermometer reach in Spot On : weather_of tmin
+Wea <- what low did Spot (drop|fall|sink) to On : weather_of tmin
+Wea <- what high did Spot (reach|climb to|get to) On : weather_of tmax
+Wea <- did it rain in Spot On [,] and how much : weather_of rain
+Wea <- how wet was (it in Spot|Spot) On : weather_of rain
+Wea <- On [,] how much (rain|precipitation|rainfall) did Spot (see|get|have|receive) : weather_of/10 rain
+Wea <- (what|which) (rain|rainfall|precipitation) (did Spot|was recorded in Spot|fell in Spot) [record|see|get|have|receive] On : weather_of rain
+Wea <- (what|which) wind did Spot (have|get|see|record) On : weather_of wind
+Wea <- how strong a wind (blew|was there|was blowing) (in|at) Spot On : weather_of wind
+Wea <- how (strong|fast|hard) (were gusts|were winds|was it blowing) (in|at) Spot On : weather_of wind
+Wea <- how cold (did it get|did it become|did night get|did temperature get) (in|at) Spot On : weather_of tmin
+Wea <- how (hot|warm) did Spot get On : weather_of tmax
+Wea <- how cold did Spot get On : weather_of tmin
+Wea <- how high did (temperature|temperatures|thermometer|mercury) (climb|rise|go|get|reach) (in|at) Spot On : weather_of tmax
+Wea <- how low did (temperature|temperatures|thermometer|mercury) (drop|fall|go|get|sink|reach) (in|at) Spot On : weather_of tmin
+Wea <- how much did it rain (in|at) Spot On : weather_of rain
+Wea <- how much did it rain On (in|at) Spot : weather_of/10 rain
+Wea <- how much (rain|precipitation|rainfall|water) (fell|was there|came down|was recorded|was measured|dropped|was registered) (in|at|on|over) Spot On : weather_of rain
+Wea <- how much (rain|precipitation|rainfall) (fell|was there|came down|was recorded) On (in|at) Spot : weather_of/10 rain
+Wea <- how much (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather_of rain
+Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) (fell|were there|did it rain|came down|were recorded|were measured) (in|at|on|over) Spot On : weather_of rain
+Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather_of rain
+Wea <- how many (millimetres|millimeters|mm) did it rain (in|at) Spot On : weather_of rain
+Wea <- how (windy|breezy) was it (in|at) Spot On : weather_of wind
+Wea <- how (windy|breezy) was it On (in|at) Spot : weather_of/10 wind
+Wea <- what was wind like (in|at) Spot On : weather_of wind
+Wea <- how (windy|breezy) was Spot On : weather_of wind
+Wea <- how windy did it get (in|at) Spot On : weather_of wind
+Wea <- how (strong|fast|hard) (was|were) (wind|winds) (in|at) Spot On : weather_of wind
+Wea <- how (strong|fast|hard) did wind (blow|get) (in|at) Spot On : weather_of wind
+Wea <- (what|which) (highest|maximum) temperature (was|did) (reached|measured|recorded) (in|at) Spot On : weather_of tmax
+Wea <- what (highest|maximum) temperature did Spot (have|reach|see|record|get) On : weather_of tmax
+Wea <- what (lowest|minimum) temperature did Spot (have|reach|see|record|get) On : weather_of tmin
+Wea <- what was (hottest|warmest) it got (in|at) Spot On : weather_of tmax
+Wea <- what was (coldest|coolest) it got (in|at) Spot On : weather_of tmin
+Atom <- Wea
+Top <- Wea
+APART = how many degrees|by how many degrees|how much|by how much
+Top <- {APART} (warmer|hotter|higher|more) was {FMAX} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmax
+Top <- {APART} (colder|cooler|lower|less) was {FMAX} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmax -
+Top <- {APART} (warmer|hotter|higher|more) was {FMIN} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmin
+Top <- {APART} (colder|cooler|lower|less) was {FMIN} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmin -
+Top <- {APART} (higher|greater|stronger|more) was Field (in|at) Spot than (in|at) Spot On : weather_apart
+Top <- {APART} (lower|less|weaker) was Field (in|at) Spot than (in|at) Spot On : weather_apart -
+Top <- {APART} (did|does) Field (in|at|of) Spot exceed (that|Field) (in|at|of) Spot On : weather_apart3
+Top <- {APART} (warmer|hotter) was [it in|in] Spot than [in|it was in] Spot On : apart_of tmax
+Top <- {APART} was [it in|in] Spot (warmer|hotter) than [in|it was in] Spot On : apart_of tmax
+Top <- On [,] {APART} (warmer|hotter) was [it in] Spot than [in] Spot : apart_of/120 tmax
+Top <- how many degrees (separate|separated|lie between|lay between) {FMAX} (of|in|at) Spot and [of|in] Spot On : apart_of tmax
+Top <- how many degrees (separate|separated|lie between|lay between) {FMIN} (of|in|at) Spot and [of|in] Spot On : apart_of tmin
+Top <- [what is|what was] gap between Field (of|in|at) Spot and [of|in] Spot On : weather_apart
+Top <- how much more (rain|precipitation) (fell|was there) (in|at) Spot than (in|at) Spot On : apart_of rain
+Top <- how much more (rain|precipitation) did Spot (get|have|receive|see) than Spot On : apart_of rain
+Top <- how much (windier) was [it in] Spot than [in] Spot On : apart_of wind
+Top <- [signed] difference (between|in) Field (between|in|of|at) Spot and [in|at|of] Spot On : weather_apart
+Top <- [signed] difference between Field (in|of|at) Spot and [that|Field] [in|of|at] Spot On : weather_apart3
+Top <- Field (in|at) Spot On minus [that|Field] (in|at|of) Spot : weather_minus
+Top <- On [,] {APART} (warmer|hotter|higher) was {FMAX} (in|at) Spot than (in|at) Spot : apart_of/120 tmax
+Top <- (which|what) [town|place|city|one] was (windier) [on|,] On [,|:] Spot or Spot : which_place3
+Top <- did it rain (in|at) Spot On : rained
+Top <- was there [any] rain (in|at) Spot On : rained
+
+Atom <- Fact : fact
+Top <- Fact : fact_text
+Top <- how many years ago (was|did|were) Event : years_ago
+Top <- Event how many years ago : years_ago
+Top <- how long ago [,] in years [,] (was|did) Event : years_ago
+Top <- it is how many years since Event : years_ago
+Top <- how many years (have gone by|have passed|is it|has it been|are there) since Event : years_ago
+Top <- in Unit [,] Fact2 : in_unit/10
+Fact2 <- Fact : fact
+Fact2 <- Wea
+Fact2 <- Open Fact : fact
+Top <- how many years (ago is it that|is it now since|since) Event : years_ago
+Top <- how long ago (was|did) Event [in years] : years_ago
+Top <- how old is Title [now|today] : title_age
+Top <- [what is] age of Title [in years] : title_age
+Top <- how many years after Event (was|did) Event : years_apart/10
+Top <- how many years before Event (was|did) Event : years_apart
+Comp <- (higher|taller) : comparative high +1
+Comp <- longer : comparative long +1
+Comp <- deeper : comparative deep +1
+Comp <- wider : comparative wide +1
+Comp <- (larger|bigger) : comparative large +1
+Comp <- heavier : comparative heavy +1
+Comp <- lower : comparative high -1
+Comp <- shorter : comparative long -1
+Comp <- shallower : comparative deep -1
+Comp <- narrower : comparative wide -1
+Comp <- smaller : comparative large -1
+Comp <- lighter : comparative heavy -1
+Top <- [by] how much Comp is Title than Title : titles_apart
+Top <- [by] how many Unit Comp is Title than Title : titles_apart/1230
+Top <- how much Comp is Title than Title in Unit : titles_apart
+Top <- is Title Comp than Title : title_more
+Top <- (which|what) [one] is Comp [,|:] Title or Title : which_title
+Top <- (which|what) of Title and Title is Comp : which_title/201
+"""

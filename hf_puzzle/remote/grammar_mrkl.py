@@ -1,0 +1,688 @@
+"""The grammar of questions as data (MRKL, arXiv 2205.00445): one rule a line, read by `chart_mrkl`.
+
+`Category <- pattern : meaning argument ...`; capitalised words are categories, `[x]` is optional, `(a|b)` a choice,
+`{NAME}` a part named above, a final `!` a rule that is used only where nothing else explains all words. Words that
+`words_mrkl.DELETED` lists are gone before a pattern sees them. To add a wording, add a line, and its test.
+
+Lexical categories: Number Integer Ordinal Day Year Month Weekday Holiday Date Clock Unit Cur Sign CalUnit Place Title
+Value Table Noun Unknown. Values climb Atom < Pow < Neg < Prod < Sum < Val as operators bind.
+"""
+
+from .grammar_data_mrkl import LOOKUPS, TABLES
+
+
+NUMBERS = """
+PLUS = + | plus | added to | is added to
+RAISED = increased by | is increased by | is raised by | raised by
+LOWERED = decreased by | reduced by | diminished by | is decreased by | is reduced by | is lowered by | lowered by
+MINUS = - | minus | less | take away | subtracting
+TIMES = '*' | x | times | multiplied by | multiplied with | is multiplied by | is multiplied with | lots of | groups of | sets of | batches of | times by
+PEOPLE = people|persons|friends|children|groups|parts|ways|shares|equal parts|equal shares|equal groups|portions|kids|guests|players|members|boxes|piles
+OVER = / | divided by | over | divided through | is divided by
+SHARED = shared out among | shared equally between | shared evenly between | shared evenly among | shared among | shared by | shared between | split evenly between | split between | split among | split by | shared equally among | divided into | split into | divided among | divided between | divided equally among | divided evenly among | split equally among | distributed over | is shared by | is split evenly between | is split between | is shared equally among | is shared out among | is divided among | is split into
+PAID = discount|reduction|rebate|off|cut
+TAKE = drop|subtract|subtracting|deduct|deducting|take|taking|take away|taking away|remove|removing
+WITHOUT = subtracted|deducted|taken away|taken off|removed|taken out
+TOGETHER = sum | total | total sum | grand total | combined total | combined sum
+
+Sum <- Prod
+Sum <- Sum {PLUS} Prod : op +
+Sum <- Sum {MINUS} Prod : op -
+Sum <- Sum {RAISED} Prod : by_amount +
+Sum <- Sum {LOWERED} Prod : by_amount -
+Sum <- Sum {RAISED} Charge : pct_change +
+Sum <- Sum {LOWERED} Charge : pct_change -
+Sum <- Neg (less than|fewer than|smaller than) Neg : op/10 -
+Sum <- Neg (more than|greater than|on top of|larger than|bigger than) Neg : op +
+Sum <- Neg [is] (subtracted from|taken from|deducted from|taken away from|removed from) Prod : op/10 -
+Sum <- Neg with Neg {WITHOUT} : op -
+Sum <- Neg with Neg added : op +
+Sum <- Neg with Charge added [on top|on] : pct_change +
+Sum <- Neg with Charge ({WITHOUT}) : pct_change -
+Sum <- Neg with [a|an] Charge {PAID} : pct_change -
+Sum <- Sum {MINUS} Charge {PAID} : pct_change -
+Sum <- Neg [be] after [a|an] Charge (rise|increase|raise|growth|gain) : pct_change +
+Sum <- Neg [be] after [a|an] Charge {PAID} : pct_change -
+Sum <- Neg [be] after [a|an] (rise|increase|raise|growth|gain) of Charge : pct_change +
+Sum <- Neg [be] after [a|an] (reduction|decrease|discount|drop|cut|fall) of Charge : pct_change -
+Sum <- Neg with [a|an] (discount|reduction) of Charge : pct_change -
+Sum <- Neg after (taking off|deducting|subtracting|removing) Charge : pct_change -
+Sum <- Neg after adding Charge : pct_change +
+Sum <- Neg (goes up|rises|grows|went up|increases) by Charge : pct_change +
+Sum <- Neg (goes down|falls|drops|went down|decreases|shrinks) by Charge : pct_change -
+Prod <- Neg {SHARED} Neg [{PEOPLE}] : op /
+Prod <- Neg taken Neg times : op *
+Sum <- Sum {PLUS} Charge : pct_change +
+Sum <- Sum {MINUS} Charge : pct_change -
+Sum <- Sum (including|incl|plus an additional|plus an extra) Charge : pct_change +
+Sum <- Charge (on top of|added to|more than) Neg : pct_change/10 +
+Sum <- Charge (off|less than|off of) Neg : pct_change/10 -
+Sum <- Neg at Charge (off|discount) : pct_change -
+Prod <- Neg
+Prod <- Prod {TIMES} Neg : op *
+Prod <- Prod {OVER} Neg : op /
+Prod <- Prod '//' Neg : floor_division
+Prod <- Prod (mod|modulo|%) Neg : op %
+Prod <- Bare Group : op *
+Bare <- Number
+Group <- '(' Sum ')'
+Neg <- Pow
+Neg <- (-|minus|negative) Neg : negative
+Neg <- + Neg
+Neg <- Charge of Neg : pct_of
+Neg <- Charge out of Neg : pct_of
+Neg <- Charge share of Neg : pct_of
+Neg <- Number of Neg : fraction_of
+Neg <- (twice|double|two times|2 times) Neg : times_of 2
+Neg <- (thrice|triple|three times) Neg : times_of 3
+Neg <- quadruple Neg : times_of 4
+Pow <- Atom
+Pow <- Atom ('^'|'**') Neg : power
+Pow <- Atom squared : power_of 2
+Pow <- Atom cubed : power_of 3
+Pow <- Atom [raised] to power [of] Neg : power
+Pow <- Atom [raised] to Neg power : power
+Pow <- Atom raised to Neg : power
+Pow <- Atom [raised] to Ordinal [power] : power_of
+Atom <- Number
+Atom <- Group
+Atom <- Func
+Func <- {TOGETHER} of List : fold +
+Func <- product of List : fold *
+Func <- product of Neg (with|by) Neg : op *
+Func <- quotient (of|between) List : fold /
+Func <- (quotient|result) (when|of|if) Neg [is] divided by Neg : op /
+Prod <- Number by Number : op * !
+Val <- how many Number (s|'s) (are|are there|fit|go) (in|into) Sum : op/10 /
+Val <- List (make|makes|give|gives|is|are) (how much|what|how many) : fold +
+Func <- difference (between|of|in|from) List : difference
+Func <- difference between Neg and Neg : difference_of
+Func <- ratio (of|between) List : fold /
+Func <- ratio of Neg to Neg : op /
+Func <- (average|mean|arithmetic mean|average value|mean value) of List : average
+Func <- average List : average
+Func <- geometric mean of List : geometric_mean
+Func <- harmonic mean of List : harmonic_mean
+Func <- (largest|biggest|greatest|highest|maximum|max) [number|value] (of|among|out of|in|between) List : extreme max
+Func <- (smallest|least|lowest|minimum|min) [number|value] (of|among|out of|in|between) List : extreme min
+Func <- (lcm|least common multiple|lowest common multiple|smallest common multiple|least common denominator|lowest common denominator) of List : common lcm
+Func <- (gcd|hcf|greatest common divisor|highest common factor|greatest common factor|largest common factor) of List : common gcd
+Func <- (square root|sqrt|squareroot) [of] Atom : root 2
+Func <- (cube root|third root) [of] Atom : root 3
+Func <- Ordinal root of Atom : nth_root
+Func <- square of Atom : power_of 2
+Func <- cube of Atom : power_of 3
+Func <- (reciprocal|inverse) of Atom : reciprocal
+Func <- Integer factorial : factorial
+Func <- Integer '!' : factorial
+Func <- factorial of Integer : factorial
+Func <- remainder (of|when|if|from|after) Neg (divided by|is divided by|over|by|/) Neg : op %
+Val <- what (remains|is left|is left over) when Neg is divided by Neg : op %
+Func <- remainder (of|when|if|from|after) dividing Neg by Neg : op %
+Func <- [size of] [a] tip (on|for) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] (at|of|with) Charge : pct_of/10
+Func <- Charge (on|for) [a|an] Val (bill|meal|check|dinner|lunch|tab|order|purchase) : pct_of
+Func <- Charge on Val : pct_of
+Top <- Neg (bill|meal|purchase|order) (with|plus) Charge : pct_change +
+Func <- [sales|service] (tax|vat|gst|interest|commission|charge|fee|duty|gratuity) on Val (at|of) Charge : pct_of/10
+Pct <- Number (%|percent|per cent|pct) : percent
+Pct <- Number percentage : percent
+Charge <- [a|an] Pct
+Charge <- Levy
+Levy <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
+Sum <- Sum [be] with Levy : pct_change +
+Val <- Sum as [a|an] (percent|percentage|per cent) : as_percent
+Prod <- Prod {TIMES} Pct : pct_of/10
+Prod <- Pct {TIMES} Neg : pct_of
+Prod <- Prod {OVER} Pct : over_pct
+List <- Neg and Neg : list
+List <- Neg , Neg : list
+List <- Neg , List : list
+List <- Neg , and Neg : list
+List <- Pair [,] (and|or) Neg : list
+List <- Neg or Neg : list
+List <- Neg , or Neg : list
+List <- Neg with Neg : list
+List <- Neg (from|to) Neg : list !
+
+Val <- Sum
+Val <- Share
+Share <- what (percent|percentage|per cent|%) of Sum is Sum : what_pct/10
+Share <- (percent|percentage|per cent|%) of Sum that is Sum : what_pct/10
+Share <- (percent|percentage|share|fraction) that Sum is of Sum : what_pct
+Share <- Sum is what (percent|percentage|per cent|%) of Sum : what_pct
+Share <- Sum as [a|an] (percent|percentage|per cent) of Sum : what_pct
+Share <- what (percent|percentage|per cent|%) is Sum of Sum : what_pct
+Share <- how many percent [of] Sum is Sum : what_pct/10
+Share <- [by] [what] (percent|percentage|per cent|relative) (change|increase|growth|rise) (from|between|of) Sum (to|and) Sum : growth +
+Share <- [what] (percent|percentage|per cent) (decrease|drop|fall|decline|reduction) (from|between) Sum (to|and) Sum : growth -
+Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (increase|increased|grow|grown|grew|rise|risen|rose|go up|gone up|went up) from Sum to Sum : growth +
+Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (decrease|decreased|fall|fallen|fell|drop|dropped|decline|declined|go down|gone down|went down|shrink) from Sum to Sum : growth -
+Val <- Sum rounded to Integer (decimal|decimals|places|decimal places|decimal place|digits) : rounded
+Val <- round Sum to Integer (decimal|decimals|places|decimal places|decimal place) : rounded
+Val <- round Sum [to (nearest|closest) (whole number|integer|whole)] : rounded 0
+Val <- Sum rounded [to (nearest|closest) (whole number|integer|whole)] : rounded 0
+Val <- add Neg (to|and|with) Sum : op/10 +
+Val <- add List : fold +
+Val <- (sum|total|total up|combine|tally up|tot up|add together|adding|adding up|summing) List : fold +
+Val <- put List together : fold +
+Val <- List (summed|added|added together|added up|combined|in all|altogether|in total|summed up|together) : fold +
+Val <- what (do|does|would|will) List (add up to|sum to|come to|make|total|give|come to when added|make together|give together|add to|total up to) : fold +
+Val <- how much (do|does|would|is) List (come to|make|come to when added|make together|come to together|add up to|total|come to in all) : fold +
+Val <- what (total|sum) do List (give|make|come to|give together) : fold +
+Val <- Neg and Neg more : op +
+Val <- what (must|should|do i|do you|needs to|has to|would i) [have to] (be added to|add to) Sum to (get|make|reach|obtain|give) Sum : op/10 -
+Val <- what (must|should|do i|do you|needs to|has to) [have to] (multiply) Sum by to (get|make|reach|obtain) Sum : op/10 /
+Val <- by how much is Sum (above|over|more than|higher than|greater than|larger than) Sum : op -
+Val <- how much is Sum (above|over|more than) Sum : op -
+Val <- by what amount is Sum (larger|bigger|greater|more|higher) than Sum : op -
+Val <- by (how much|what amount) does Sum (differ from) Sum : apart
+Val <- how far apart are Sum and Sum : apart
+Val <- (add|put) Charge (to|on top of|onto|on) Sum : pct_change/10 +
+Val <- add up List : fold +
+Val <- sum up List : fold +
+Val <- add List (together|up) : fold +
+Val <- {TAKE} Neg [away] from Sum : op/10 -
+Val <- from Sum [,] {TAKE} Sum : op -
+Val <- adding Neg to Sum : op +
+Val <- Charge added to Sum : pct_change/10 +
+Val <- (taking|knocking) Charge off Sum : pct_change/10 -
+Val <- (take|knock) Charge off [of] Sum : pct_change/10 -
+Val <- (take|deduct|subtract) Charge from Sum : pct_change/10 -
+Val <- (multiply|times|multiplying) Sum (by|with|and|times) Sum : op *
+Val <- multiply List : fold *
+Val <- multiply List together : fold *
+Val <- (divide|dividing) Sum (by|with|through) Sum : op /
+Val <- (multiply|multiplying) Atom by itself : power_of 2
+Val <- (share|shared|share out|distribute) Neg (over|out among) Neg {PEOPLE} : op /
+Val <- one share when Neg is shared (by|among|between) Neg : op /
+Val <- (split|divide|share|distribute) Neg [equally|evenly] (between|among|amongst|by|into|over|across) Integer [equal] {PEOPLE} [equally|evenly] : op /
+Val <- what (remains|is left) of Sum after (taking off|a reduction of|a discount of|deducting|subtracting) Charge : pct_change -
+Val <- divide Neg into Sum : op/10 /
+Val <- (split|divide|share) Neg [Noun] [equally|evenly|fairly] (between|among|amongst|by|into|with|across) Integer [equal|Noun] [Noun|parts|ways] [equally|evenly|fairly] : split
+Val <- (split|divide|share) Qty [equally|evenly|fairly] (between|among|amongst|by|into|across) Integer [equal|Noun] [Noun|parts|ways] [equally|evenly|fairly] : split
+Close <- [.|:|,] how (much|many) [Noun] (does|do|will|would|should) (each|everyone|everybody|each person|each of them|each one) [Noun] (get|receive|pay|have|owe|end up with)
+
+Val <- (raise|take|bring) Atom to power [of] Neg : power
+Val <- raise Atom to Ordinal power : power_of
+Val <- (square|power two of) Atom : power_of 2
+Val <- cube Atom : power_of 3
+Val <- (halve) Sum : times_of 1/2
+Val <- negate Sum : negative
+Val <- (increase|raise|grow) Sum by Charge : pct_change +
+Val <- (decrease|reduce|lower|discount|cut|shrink) Sum by Charge : pct_change -
+Val <- (increase|raise) Sum by Neg : by_amount +
+Val <- (decrease|reduce|lower|cut|diminish) Sum by Neg : by_amount -
+Val <- (how many times|how often) (does|do|will|can|would) Sum (go|fit|goes) (into|in|inside) Sum : op/10 /
+Val <- (how many times|how often) (is|are) Sum (contained|included) in Sum : op/10 /
+Val <- [by] how much (bigger|larger|greater|higher|heavier|longer|taller|wider|older|faster|hotter|warmer) is Sum than Sum : op -
+Val <- how much (smaller|less|lower|lighter|shorter|fewer|colder|cooler|slower|younger) is Sum than Sum : op/10 -
+Val <- how much more is Sum than Sum : op -
+Val <- by (how much|what amount) does Sum exceed Sum : op -
+Val <- (x|y|n) (+|plus) Sum (=|is|equals) Sum : solve +
+Val <- (x|y|n) (-|minus) Sum (=|is|equals) Sum : solve -
+Val <- (x|y|n) ('*'|times) Sum (=|is|equals) Sum : solve *
+Val <- (x|y|n) (/|divided by) Sum (=|is|equals) Sum : solve /
+Val <- solve Val [for (x|y|n)] : same
+
+IT = it|that|this|result|total|everything|all|what you get|answer|outcome|sum|difference|product|quotient|that number|what is left|that result|result of that|what comes out
+Step <- add Sum [to {IT}] : step +
+Step <- (subtract|take away|deduct|remove|take) Sum [from {IT}] : step -
+Step <- multiply [{IT}] by Sum : step *
+Step <- times {IT} by Sum : step *
+Step <- (divide) [{IT}] by Sum : step /
+Step <- double [{IT}] : step_times 2
+Step <- triple [{IT}] : step_times 3
+Step <- halve [{IT}] : step_times 1/2
+Step <- square [{IT}] : step_power 2
+Step <- cube [{IT}] : step_power 3
+Step <- (increase|raise) {IT} by Charge : step_pct +
+Step <- (decrease|reduce|lower) {IT} by Charge : step_pct -
+Step <- add Charge : step_pct +
+Step <- (take off|take|subtract|deduct) Charge [off] : step_pct -
+Seq <- (start|begin) (with|from|at) Sum
+Seq <- take Sum
+Seq <- i think of Sum
+Seq <- Val
+Seq <- (first|take) Val
+Chain <- Seq [and|.|,|;] [and] [then|next|after that|now|finally|afterwards|and then] Step : then
+Chain <- Chain [and|.|,|;] [and] [then|next|after that|now|finally|afterwards|and then] Step : then
+Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole) {OVER} Sum : op /
+Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole) {TIMES} Sum : op *
+Chain <- Sum , then {OVER} Sum : op /
+Chain <- Sum , then {TIMES} Sum : op *
+Chain <- Sum , then {PLUS} Sum : op +
+Chain <- Sum , then {MINUS} Sum : op -
+Top <- Chain
+"""
+
+QUANTITIES = """
+TO = to | in | into | as | = | expressed in | converted to | converted into | measured in | in terms of | given in | when expressed in | when measured in | using | over to | over into | and express it in | and give it in | and convert that to | and convert it to | expressed as | rewritten in | stated in | and express that in | and give that in | and convert result to | and convert result into | and give answer in | and give result in | and convert to | and convert into | and give it as | and state it in | and express result in
+HOLDS = dinner|meal|bill|lunch|shirt|jacket|item|book|ticket|purchase|drum|tank|bottle|jug|bag|box|glass|can|bucket|pool|jar|bowl|carton|keg|race|run|walk|drive|trip|film|movie|man|woman|person|board|rope|pipe|stick|string|cable|steak|parcel|package|piece|bar
+Qty <- Number Unit : measure
+Qty <- Func Unit : measure
+Qty <- Group Unit : measure
+Qty <- (-|minus|negative) Number Unit : negative_measure
+Qty <- (a|an|one) Unit : one
+Qty <- Number [of] a Unit : measure
+Qty <- a Unit and a half : one_half
+Qty <- Qty Qty : compound
+Qty <- Qty and Qty : compound
+Qty <- (add|adding|sum|total up|sum up) Number and Number Unit : pair
+Qty <- (add|adding|sum|total up|sum up) Number and Number Cur : pair
+Qty <- Number and Number Unit (together|combined|in total|added together|altogether) : pair
+Qty <- Number and Number Cur (together|combined|in total|added together|altogether) : pair
+Top <- Chain [,|and] {TO} Unit : in_unit
+Top <- Chain [,|and] {TO} Money : in_unit
+Qty <- Qty Number : bare_compound
+Qty <- Qty and Number : bare_compound !
+Qty <- Number Unit below zero : below_measure
+Qty <- Number below zero Unit : below_zero
+Qty <- Number below zero in Unit : below_zero
+Qty <- Number Unit below Number Unit : below_measure
+Qty <- Number below Number Unit : below_number
+Qty <- [a|an] Qty of Noun
+Qty <- a Qty {HOLDS}
+Qty <- an Qty {HOLDS}
+Qty <- [a|an] [temperature] (change|rise|increase|drop|fall|decrease|difference) of Qty : delta
+Qty <- (warming|cooling) (by|of) Qty : delta
+Qty <- Number Cur : measure
+Qty <- Func Cur : measure
+Qty <- Cur Number : measure/10
+Qty <- Sign Number : measure/10
+Qty <- Number Sign : measure
+Qty <- Sign Number Cur : sign_cur
+Qty <- (a|one) Cur : one
+Qty <- Number (cents|cent) : money_cents
+Qty <- Number ¢ : money_cents $USD
+Qty <- Number (us|american) cents : money_cents $USD
+Qty <- Number (euro|eur) cents : money_cents $EUR
+Qty <- Qty and Number (cents|cent|pence) : and_cents
+Qty <- Qty Number (cents|cent|pence) : and_cents
+Atom <- Qty
+Money <- Cur
+Money <- Sign
+
+Top <- Val {TO} Unit : in_unit
+Top <- Val {TO} Unit and Unit : in_units
+Top <- Val {TO} Money : in_unit
+Top <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of|by rate of|from) DateX : in_unit_on
+Top <- Val (on|as of) DateX {TO} Money : in_unit_on/021
+ISHOW = = how many|equal how many|equal how much|= how much|is how many|is how much in|equals how many|makes how many|corresponds to how many|is same as how many|is equal to how many|make how many|are how many|is equivalent to how many|gives how many|- how many|how many|is how much|comes to how many
+THAT = is that|is it|are that|would that be|does that make|do i get|will that be|are they|do i get for it|would it be
+Top <- Val {ISHOW} Unit [{THAT}] : in_unit
+Top <- Val {ISHOW} Money [{THAT}] : in_unit
+Top <- in Unit [,] Top4 : in_unit/10
+Top <- in Money [,] Top4 : in_unit/10
+Top4 <- Val
+Top4 <- (what|how much) (is|are|was|were|do|does) Val [equal|make|come to|worth|be]
+Top <- Val (come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|amounts to|equal|yield|buy|bought|get|cost|measure|weigh|stand at|translate to) [worth] in Unit : in_unit
+Top <- Val (come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|amounts to|equal|yield|buy|bought|get|cost|total) [worth] in Money : in_unit
+Top <- Unit value of Val : in_unit/10
+Top <- Money value of Val : in_unit/10
+Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Money : in_unit
+Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Unit : in_unit
+Top <- (if|when) (i|we|you) (exchange|change|convert|swap|trade) Val [,] how many Money (will|would|do|can|shall) (i|we|you) (get|receive|have|obtain) : in_unit
+Top <- how many Money (will|would|do|can|shall|did) (i|we|you) (get|receive|have|obtain|buy) (for|with|from) Val : in_unit/10
+Top <- how many Money (will|would|do|does|did|can|shall) Val (get|buy|bring|fetch|get me|yield|be) : in_unit/10
+Top <- (swap|trade|exchange|change) Val for Money : in_unit
+Top <- how (much|many) Money (is|are|was|were) Val [worth] : in_unit/10
+Top <- how much in Money (is|are|was|were) Val : in_unit/10
+Top <- how much in Unit (is|are) Val : in_unit/10
+RATEON = on|as of|at rate of|at rates of|using rate of|using rates of|by rate of|with rate of|with rate from|rate of|at exchange rate on|at exchange rate of|going by rate on|using rate from|at rate on|with exchange rate of|based on rate of|at rates on|back on|at rate from|by rate on|using exchange rate of|with rate on|at conversion rate of|rate from|rate on|using rates on|applying rate of
+RateDate <- {RATEON} DateX
+RateDate <- (with|at|using) DateX (exchange rate|rate|rates)
+Top <- Top RateDate : redate
+Top <- RateDate [,] Top : redate/10
+Top <- Val {TO} Money DateX : in_unit_on
+Top <- Val = how (many|much) Money : in_unit
+MANY = how many | how much | number of | what number of | amount of | how much in | what amount of
+CONTAIN = is | are | in | are in | are there in | is in | make | makes | make up | does | do | equal | equals | is there in | correspond to | corresponds to | can you get from | do you get from | do i get for | do you get for | do i get from | would i get for | will i get for | can i get for | can i buy with | fit in | fit into | go into | are contained in | does it take to make | can be made from | are equal to | are equivalent to | amount to | comprise | have
+Top <- {MANY} Unit {CONTAIN} Val : in_unit/10
+Top <- {MANY} Unit (does|do) Val (equal|make|have|contain|come to|correspond to|amount to|measure|weigh|comprise|take|last) : in_unit/10
+Top <- {MANY} Money {CONTAIN} Val : in_unit/10
+Top <- {MANY} Money {CONTAIN} Val (on|at rate of|at rates of|as of) DateX : in_unit_on/102
+Top <- {MANY} Money (does|do|is|are|would|will) Val (equal|make|come to|correspond to|amount to|cost|worth|be worth|be|buy|get me|give me|bring|fetch) : in_unit/10
+Top <- {MANY} cents {CONTAIN} Val : how_many_cents
+Top <- Unit (in|per) Val : in_unit/10
+Top <- (convert|change|exchange|turn|translate|transform|express|swap|switch) Top2
+Top2 <- Val {TO} Unit : in_unit
+Top2 <- Val {TO} Money : in_unit
+Top2 <- Val {TO} Unit and Unit : in_units
+Top2 <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of) DateX : in_unit_on
+Top2 <- Number Noun (to|into|in) Unit : no_unit
+Top <- (what|how much) (is|are|was|were) Val worth (in) Money : in_unit
+Top <- (what|how much) (is|are|was|were) Val worth (in) Money on DateX : in_unit_on
+Top <- Val worth in Money : in_unit
+Top <- Val worth of Money : in_unit !
+Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in|for|into|against) Money : rate
+Top <- [what (is|was)] Money (to|/|-|in) Money [exchange|conversion] rate : rate
+Top <- [what (is|was)] Money (to|/) Money [exchange|conversion] rate (on|of|for) DateX : rate
+Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in) Money on DateX : rate
+Top <- (what|how much) (is|was) [one|a] Money worth in Money : rate
+Top <- (what|how much) (is|was) [one|a] Money worth in Money on DateX : rate
+BIG = bigger|larger|greater|more|higher|heavier|longer|taller|wider|hotter|warmer|faster|farther|further|deeper
+SMALL = smaller|less|lower|lighter|shorter|narrower|colder|cooler|slower|nearer|fewer
+Top <- (is|are) Val {BIG} than Val : yesno >
+Top <- (is|are) Val {SMALL} than Val : yesno <
+Top <- (is|are) Val (equal to|same as|as much as) Val : yesno =
+Top <- (is|are) Val Number : yesno =
+Top <- (does|do) Val (equal|make) Val : yesno =
+Top <- is Integer divisible by Integer : divisible
+Top <- which [one|number|value] is {BIG} [,|:] Val or Val : which max
+Top <- which [one|number|value] is {SMALL} [,|:] Val or Val : which min
+Top <- what is {BIG} [,|:] Val or Val : which max
+Top <- what is {SMALL} [,|:] Val or Val : which min
+Top <- Val or Val [,] which is {BIG} : which max
+Top <- how many Qty (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs) (can i fill|can be filled|can you fill|fit|can i get|can i pour|can you pour|can you get|are there|can be made) (with|from|in|into|out of) Qty : op/10 /
+
+MEASURED = is|are|am|was|were|weigh|weighs|weighed|measures|measured|takes|took|lasts|lasted|ran|walked|drove|covers|covered|costs|cost|holds|contains|runs|have|has|had|paid|earned|rose by|rises by
+Told <- i measured Qty
+Told <- (i|he|she|it|we|they) ({MEASURED}) [about] Qty [tall|long|high|deep|wide|heavy|away|old]
+Told <- (a|an|my|his|her|our|this|that) Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
+Told <- Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
+Told <- temperature (rose|fell|dropped|went up|went down|increased|decreased|changed|climbed) [by] Qty : delta
+Told <- it (cooled down|warmed up|cooled|warmed|got warmer|got colder|got hotter|cooled off) by Qty : delta
+Top <- Told [.|,|;|and|:] how many Unit is (that|this|it) : in_unit
+Top <- Told [.|,|;|and|:] (what is|how much is|what would|how much would) (that|this|it) [be] in Unit : in_unit
+Top <- Told [.|,|;|and|:] how (tall|heavy|long|far|high|deep|wide|big|fast|hot|cold) (am i|is that|is it|is he|is she|was that|was it) in Unit : in_unit
+Top <- Told [.|,|;|and|:] (how much do i weigh|what do i weigh|how much does (it|he|she) weigh) in Unit : in_unit
+Top <- Told [.|,|;|:] [and] [that] in Unit : in_unit
+Top <- Told [.|,|;|and|:] how many Money is (that|this|it) : in_unit
+Top <- Told [.|,|;|and|:] (what is|how much is) (that|this|it) [worth] in Money : in_unit
+Top <- how (tall|high|long|heavy|deep|wide|far|fast|hot|cold|big|much) is Qty in Unit : in_unit
+Rate <- Unit per Unit : per
+Rate <- Unit / Unit : per
+Rate <- Unit per Number Unit : per_many
+Rate <- Unit / Number Unit : per_many
+Rate <- Money per Unit : per
+Rate <- Money a Unit : per
+Rate <- mpg : per_named mile gallon
+RateVal <- Number Rate : rate_value
+RateVal <- Sign Number per Unit : sign_rate
+Top <- RateVal {TO} Rate : rate_in
+Top <- (convert|change|turn) RateVal {TO} Rate : rate_in
+Top <- how many Rate (is|are|in) RateVal : rate_in/10
+"""
+
+STORIES = """
+WHO = i|she|he|we|they|you|tom|mary|john|anna|sara|ann
+HAD = have|has|had|start with|starts with|started with|own|owns|bought|buy|buys|got|get|collected|picked|bake|baked|begin with|began with
+GAVE = spend|spends|spent|eat|eats|ate|lose|loses|lost|give away|gives away|gave away|sell|sells|sold|use|uses|used|donate|donated|pay|pays|paid|drop|dropped|throw away|threw away|remove|removed|take away|took away
+GOT = buy|buys|bought|get|gets|got|find|finds|found|receive|receives|received|gain|gains|gained|earn|earns|earned|pick|picked|add|added|win|wins|won
+LEFT = are left|is left|remain|remains|do i have left|do i have|does she have left|does he have left|does she have|does he have|do we have left|do we have|do they have left|are there now|do i have now|does he have now|does she have now|are there left|will be left|would be left|left|do you have left|do you have
+Stuff <- Number [of] Noun : stuff
+Stuff <- Number : stuff
+Stuff <- Qty : stuff
+Stuff <- Number more Noun : stuff
+Stuff <- Number more : stuff
+CUT = discounted by|reduced by|marked down by|on sale for|cut by|down by|lowered by
+Priced <- (a|my|this|that) Noun [Noun] (costs|cost|is priced at|was|is|sells for|is listed at) [originally] Sum : last
+Priced <- Noun [Noun] (costs|cost|is priced at|sells for) Sum : last
+Priced <- a Qty Noun : priced
+Priced <- a Qty {HOLDS}
+Off <- [,|.|and|but] [it] (is|was|gets) {CUT} Charge
+Off <- [,|.|and|but] [it] (is|was) [now] Charge (off|cheaper)
+Off <- with [a|an] Charge (discount|reduction|rebate)
+Top <- Priced Off [.|,|;] {PRICE} : pct_change -
+PRICE = what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
+Owned <- [if] {WHO} {HAD} Stuff
+Owned <- there (are|were) Stuff
+Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
+Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GOT} Stuff : owned +
+Owned <- {WHO} {HAD} Number Noun of Number Noun [each] : packs
+Owned <- {WHO} {HAD} Number Noun (with|containing|holding) Number Noun (each|in each|apiece) : packs
+Owned <- there (are|were) Number Noun (of|with|containing|holding) Number Noun (each|in each|apiece) : packs
+Top <- Owned [.|,|;] how (many|much) [{LEFT}] : owned_left
+Top <- Owned [.|,|;] how (many|much) Noun [{LEFT}] [in total|altogether|in all|now] : owned_left
+Top <- Owned [.|,|;] how (many|much) Unit {LEFT} : owned_unit
+Top <- Owned [.|,|;] how (many|much) Money {LEFT} : owned_unit
+Top <- Owned [.|,|;] how (many|much) {LEFT} (in total|altogether|in all|now) : owned_left
+"""
+
+DATES = """
+DateX <- Date
+DateX <- (Day|Ordinal) [of] Month [of|,] Year : ymd
+DateX <- Month (Day|Ordinal) [,] Year : ymd/102
+DateX <- (Day|Ordinal) [of] Month : ymd
+DateX <- Month (Day|Ordinal) : ymd/102
+DateX <- Weekday [,] DateX : checked_weekday
+DateX <- (today|now) : near 0
+DateX <- tomorrow : near 1
+DateX <- yesterday : near -1
+DateX <- day after tomorrow : near 2
+DateX <- day before yesterday : near -2
+DateX <- (next|coming|following|upcoming) Weekday : weekday_near next
+DateX <- (last|past|previous) Weekday : weekday_near last
+DateX <- this [coming|upcoming] Weekday : weekday_this
+DateX <- Holiday [,|of|in] [Year] : holiday
+DateX <- Ordinal Weekday (of|in) Period : nth_weekday
+DateX <- last Weekday (of|in) Period : last_weekday
+DateX <- first day (of|in) Period : edge_of first
+DateX <- last day (of|in) Period : edge_of last
+DateX <- (start|beginning) of Period : edge_of first
+DateX <- end of Period : edge_of last
+DateX <- Ordinal day (of|in) Period : nth_day
+DateX <- (day|day number) Integer of Period : nth_day_number
+DateX <- Span (after|from|past|following|later than|beyond|onwards from) Anchor : shifted +
+DateX <- Span (before|prior to|earlier than|preceding|previous to) Anchor : shifted -
+DateX <- Span ago : from_today -
+DateX <- (in|within) Span [time] : from_today +
+DateX <- in Span [time] from (now|today) : from_today +
+DateX <- Span hence : from_today +
+DateX <- Span back : from_today -
+DateX <- Anchor (plus|+) Span : shifted/10 +
+DateX <- Anchor (minus|-) Span : shifted/10 -
+DateX <- Anchor , Span later : shifted/10 +
+DateX <- Span (in future|ahead) : from_today +
+DateX <- Span (in past) : from_today -
+DateX <- Span (back from|off from) Anchor : shifted -
+DateX <- Span (ahead of|on from|forward from|ahead from|forwards from) Anchor : shifted +
+DateX <- (go|going|move|moving|count|counting|jump|step) Span (forward|ahead|on|forwards|further) from Anchor : shifted +
+DateX <- (go|going|move|moving|count|counting|jump|step) Span (back|backward|backwards) from Anchor : shifted -
+DateX <- (go|going|count|counting|move) (back|backward|backwards) Span from Anchor : shifted -
+DateX <- (go|going|count|counting|move) (forward|ahead|on|forwards) Span from Anchor : shifted +
+DateX <- (starting|counting|beginning) (from|at|on) Anchor , [what date] Span (later|on|ahead|after) : shifted/10 +
+DateX <- (starting|counting|beginning) (from|at|on) Anchor , Span earlier : shifted/10 -
+DateX <- (take|subtract|deduct) Span off Anchor : shifted -
+DateX <- day (after|following) Anchor : near_anchor 1
+DateX <- day (before|preceding) Anchor : near_anchor -1
+DateX <- (add|adding) Span (to|onto) Anchor : shifted +
+DateX <- (subtract|subtracting|take) Span [away] from Anchor : shifted -
+Anchor <- DateX
+Anchor <- Weekday : weekday_near next
+Anchor <- DateCell
+WORKING = business day|business days|working day|working days|trading day|trading days|weekday|weekdays|workday|workdays
+Span <- Number CalUnit : span
+Span <- (a|an|one) CalUnit : one_span
+Span <- Number [of] a CalUnit : span
+Span <- Number ({WORKING}) : business_span
+Span <- (a|one) ({WORKING}) : one_business
+Span <- a CalUnit and a half : halved_span
+Span <- Span (and|,) Span : spans
+Span <- Span , and Span : spans
+Span <- Span Span : spans
+Period <- Month [of|,] Year : month_of
+Period <- Month : month_of
+Period <- [year] Year : year_of
+Period <- NearPeriod
+NearPeriod <- this CalUnit : near_period 0
+NearPeriod <- (last|previous|past) CalUnit : near_period -1
+NearPeriod <- (next|following|coming) CalUnit : near_period 1
+Period <- CalUnit : near_period 0 !
+Period <- last Month : month_near -1
+Period <- next Month : month_near 1
+Period <- this Month : month_of
+Period <- Ordinal quarter [of|in] [Year] : quarter_of
+Period <- (q|quarter) Integer [of|in] [Year] : quarter_of
+Period <- Year s : decade_of
+Range <- between DateX and DateX : date_range
+Range <- from DateX (to|until|till|through|thru|up to) DateX : date_range
+Range <- between Period and Period : from_to
+Range <- from Period (to|until|till|through|thru|up to) Period : from_to
+Range <- between Month and Month [of|,] Year : months_range
+Range <- from Month (to|through|until) Month [of|,] Year : months_range
+
+WAS = is|was|are|were|will be|would be|is it|was it|will it be|falls on|fell on|do we have|is that|lies|comes|do you get|do you get if you|do we reach|is reached|do we get|do you reach|if you|would it be
+WHATDATE = what date|which date|what calendar date|which calendar date|what day and month|on what date|on which date|what day of calendar|what day of month
+Top <- [what is|what was|give me|tell me|find|calculate] [({WHATDATE}|date)] DateX : date_asked
+Top <- {WHATDATE} ({WAS}) [it] [on] DateX : date_asked
+Top <- {WHATDATE} ({WAS}) [it] [on] Weekday : date_of_weekday
+Top <- {WHATDATE} (falls|occurs|do i get|results|will be reached) DateX : date_asked
+Top <- DateX (is what date|is which date|was what date|was which date|what date is it|what date is that|what is date|what date was it|what date will it be) : date_asked
+Top <- {WHATDATE} precedes Anchor by Span : start_shifted_date -
+Top <- {WHATDATE} follows Anchor by Span : start_shifted_date +
+Top <- if Span (pass|go by|elapse) (after|from) Anchor [,] (what is date|what date is it|which date is it) : start_shifted_date/10 +
+Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span later : start_shifted_date +
+Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span earlier : start_shifted_date -
+Top <- [what is|what was|what will be|tell me|give me] date (of|on|for|is|was|is it|was it|will it be|it was|it will be|that is|that was|that falls|be|if you|that lies) DateX : date_asked
+Top <- what will date be DateX : date_asked
+Top <- what will be date DateX : date_asked
+Top <- what is [today] 's date : today_asked
+Top <- what is date [today] : today_asked
+Top <- (what|which) date is [it] today : today_asked
+Top <- when (is|was|will be|is it|was it|will it be) DateX : date_asked
+Top <- if [you] DateX [,] {WHATDATE} (is it|do you get|is that) : date_asked
+Top <- what date (do you get|do i get|will it be|would it be|is it) (if|when) [you|i|we] DateX : date_asked
+WEEKDAY = what day of week|which day of week|what weekday|which weekday|day of week|weekday|on what day of week|on which day of week|on what weekday|on which weekday|on which day|name of weekday
+Top <- [what is|what was|tell me|give me|find] ({WEEKDAY}) ({WAS}) [it] [on] DateX : weekday_of
+Top <- [what is|what was|tell me|give me|find] ({WEEKDAY}) (of|for|on) DateX : weekday_of
+Top <- ({WEEKDAY}) (does|did|will|would) DateX (fall|fall on|be|land|land on|happen|occur|lie) [on] : weekday_of
+Top <- [what is|what was|tell me] ({WEEKDAY}) DateX (is|was|falls on|fell on|will be|fell|falls) : weekday_of
+Top <- [tell me|what is] ({WEEKDAY}) (it is|it was|it will be) [on] DateX : weekday_of
+Top <- (what day|which day|on what day) (is|was|will be|is it|was it|will it be|would be|would it be) [on] DateX : day_asked
+Top <- (what|which) day (comes|lies|falls|do you get|do we get) DateX : date_asked
+Top <- DateX on (which|what) (weekday|day of week|day) : weekday_of
+Top <- ({WEEKDAY}) DateX : weekday_of
+Top <- DateX [:|,] (which day of week|what day of week|which weekday|what weekday) : weekday_of
+Top <- DateX (is|was|fell on|falls on|falls|fell|will be|will be on) [on] (which|what) (day of week|weekday|day) : weekday_of
+Top <- (is|was|did|will|does) DateX [fall|be|land] [on] [a] Weekday [,] or (which|what) (weekday|day|day of week) (is it|was it|will it be) : weekday_of/0
+Top <- (name|find out) ({WEEKDAY}) (of|for|on) DateX : weekday_of
+Top <- find out ({WEEKDAY}) DateX (was|is) : weekday_of
+Top <- {WHATDATE} ({WAS}|comes|lies) DateX [,] and (which|what) (weekday|day of week|day) (is|was|will) (it|that) [be] : date_and_weekday
+OLD = full years old|years old|whole years old|complete years old
+Top <- {SOMEONE} (born|who was born) on DateX is how many [full] years old [today|now] : age
+Top <- how many {OLD} is {SOMEONE} (with birthday|born on|whose birthday is|with date of birth) DateX : age
+Top <- (what|which) age (is|has) {SOMEONE} (born|born on|who was born on|whose date of birth is|whose birthday is|with date of birth|whose birth date is) DateX : age
+Top <- age in years of {SOMEONE} (born|born on) DateX : age
+Top <- {SOMEONE} was born on DateX . how old are they [now|today] : age
+SOMEONE = someone|somebody|a person|a man|a woman|anyone|a child|a baby|a kid|a person|a girl|a boy|a dog|a cat|he|she
+UNTIL = until|till|to|before|up to
+MANYT = how many|number of|how much|amount of|what is number of|what number of|count
+AREIT = |lies|do i count|does it take to get|separate|separating|elapse|does it take|are we|are there|is it|are|were there|is there|were|have passed|passed|have gone by|have elapsed|elapsed|lie|lay|will pass|do we have|is the distance|did pass|went by|there are|pass
+Top <- ({MANYT}) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to|through) DateX : between
+Top <- ({MANYT}) (full|whole|complete|completed) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to) DateX : between_full
+Top <- ({MANYT}) Dur (separate|separating) DateX (from|and) DateX : between
+Top <- ({MANYT}) Dur apart are DateX and DateX : between
+Top <- (between|from) DateX (and|to|until) DateX [,] (how many|is how many|are how many) Dur [pass|are there|lie|elapse|is that|is it] : between/201
+Top <- [what is] (gap|difference|distance|time) in Dur between DateX and DateX : between
+Top <- how long is it in Dur from DateX to DateX : between
+Top <- (count|work out|find) Dur (from|between) DateX (to|and|until) DateX : between !
+Top <- ({MANYT}) Dur (is|was) DateX (after|later than) DateX : between/021
+Top <- ({MANYT}) Dur (is|was|before) DateX (before|earlier than) DateX : between
+Top <- ({MANYT}) Dur (after|later than|past) DateX (is|was|comes|lies) DateX : between
+Top <- ({MANYT}) Dur (before|earlier than|ahead of) DateX (is|was|comes|lies) DateX : between/021
+Top <- ({MANYT}) Dur from DateX back to DateX : between/021
+Top <- ({MANYT}) Dur is it from DateX back to DateX : between/021
+Top <- ({MANYT}) Dur ({AREIT}) ({UNTIL}) DateX : until
+Top <- ({MANYT}) Dur (left|remain|are left|remaining|do i have|do we have|do i have left) ({UNTIL}) DateX : until
+Top <- Dur (until|till) DateX : until
+Top <- how long (is it|) ({UNTIL}) DateX in Dur : until/10
+Top <- how long (is it|was it|) (between|from) DateX (and|to|until) DateX in Dur : between/201
+Top <- in how many Dur (is|will it be|do we have|comes) DateX : until
+Top <- ({MANYT}) Dur away is DateX : until
+Top <- ({MANYT}) Dur ({AREIT}|has it been|is it|have gone|ago was|ago is|have we had) since DateX : since
+Top <- [({MANYT})] (full|whole|complete|completed) Dur ({AREIT}|has it been|is it) since DateX : since
+Top <- ({MANYT}) Dur ago (was|is) DateX : since
+Top <- Dur since DateX : since
+Top <- ({MANYT}) Dur (are there in|are in|in|does|did|has|had|is) Period [have|has|long] : between_period
+Top <- length of Period in Dur : between_period/10
+Top <- ({MANYT}) Dur (are left in|remain in|are remaining in|left in|are there left in|are still left in) Period : left_in
+Top <- ({MANYT}) days [,] (both|both days|both dates|first and last day|ends|endpoints|start and end|start and end date) (included|inclusive|counted) [,] from DateX (to|until|through) DateX : inclusive
+Top <- ({MANYT}) days ({AREIT}) (from|between) DateX (to|until|through|and) DateX [,] (inclusive|both included|both days included|inclusively|both inclusive|including both|including both days) : inclusive
+Top <- ({MANYT}) nights ({AREIT}) (from|between) DateX (to|until|and) DateX : nights
+Top <- ({MANYT}) ({WORKING}) ({AREIT}) (from|between) DateX (to|until|and|through) DateX : business_between
+Top <- ({MANYT}) ({WORKING}) ({AREIT}) (from|between) DateX (to|until|and|through) DateX [,] (inclusive|both included|inclusively|both inclusive) : business_between inclusive
+Top <- ({MANYT}) ({WORKING}) (are there in|are in|in|does|did) Period [have] : business_in
+Top <- ({MANYT}) Weekday ({AREIT}) (from|between) DateX (to|until|and|through) DateX [inclusive] : count_weekday
+Top <- ({MANYT}) Weekday (are there in|are in|in|does|did) Period [have] : count_weekday_in
+Top <- how old (is|are|would be|will be) {SOMEONE} (born|who was born|that was born|whose birthday is|with birthday|with birth date|with date of birth|if born) [on] DateX [today|now|be today] : age
+Top <- how old (would|will) {SOMEONE} (born|who was born) [on] DateX be [today|now] : age
+Top <- how old (is|was|will be|would be) {SOMEONE} (born|who was born) [on] DateX (on|by|as of) DateX : age_at
+Top <- [what is] age of {SOMEONE} (born|who was born) [on] DateX : age
+Top <- i was born [on] DateX [.|,|;] [and] how old am i [today|now] : age
+Top <- (he|she) was born [on] DateX [.|,|;] [and] how old is (he|she) [today|now] : age
+Top <- if i was born [on] DateX [,] how old am i [today|now] : age
+Top <- if {SOMEONE} (was|is) born on DateX [,] how old (is|are|would|will) (he|she|they|that person) [be] [now|today] : age
+Top <- born [on] DateX [,] (age|how old|what age|what is age) : age
+Top <- (which|what) quarter (is|does|was) DateX (in|fall in|belong to|fall into) : quarter_number
+Top <- (in which|in what) quarter (is|does|was|did) DateX [fall|lie|be] : quarter_number
+Top <- [what is] (day number|day of year|ordinal day|number of day) of DateX [(in|of|within) (year|Period)] : day_number
+Top <- (is|was|will) [year] Year [be] a leap year : leap
+Top <- (which|what) month (comes|is) after Period : month_after 1
+Top <- (which|what) month (comes|is) before Period : month_after -1
+Time <- Clock
+Time <- (Number|Clock) am : clock am
+Time <- (Number|Clock) pm : clock pm
+Time <- (Number|Clock) a . m : clock am
+Time <- (Number|Clock) p . m : clock pm
+Top <- ({MANYT}) Unit ({AREIT}) (between|from) Time (and|to|until|till) Time : clock_between
+Top <- how long is it (between|from) Time (and|to|until) Time in Unit : clock_between/201
+Top <- (a|) Noun ships on DateX and takes Span . when does it arrive : start_shifted_asked
+Top <- [what is] Span in Dur : span_value
+Top <- how many Dur (is|are|are in|are there in|in|make up|make) Span : span_value/10
+Dur <- CalUnit
+Dur <- Unit
+"""
+
+FRAMES = """
+S <- Top
+S <- Open S
+S <- S Close
+S <- RateDate [,] S : redate/10
+Top <- Val : asked
+Open <- (what|how much) (is|are|was|were|would be|does|do|will be)
+Open <- (how many) (is|are)
+Open <- (what is|give me|tell me|find|calculate|compute) (result|value|answer|outcome|solution) [of|to|for]
+Open <- find me
+Open <- (calculate|compute|evaluate|work out|figure out|find|find out|determine|solve|answer|show|return|get|state)
+Open <- (tell|show|give) (me|us) [what|how much]
+Open <- (can|could|would|will) you [help me]
+Open <- (can|could) (i|we) (get|have|know)
+Open <- (i|we) (need|want|would like|wonder|am wondering|have to know|wish) [to (know|find|find out|calculate|compute|get|see)]
+Open <- (do|would) you know
+Open <- (if|suppose|when|say) (i|you|we) [were to]
+Open <- (quick question|one more thing|by way|i am curious|one question|another question|next question|last question|look up|name|state|give|let me know|remind me|i was wondering|any idea|say)
+Top <- what (remains|is left|do i have left|have i left|would be left|will be left) (when|if|after) [you|i|we] Val : remains
+Top <- (how much|how many) (is left|remains|are left|do i have left) (when|if|after) [you|i|we] Val : remains
+Open <- what (do|would|will) (you|i|we) (get|have|obtain) (when|if|by|after) [you|i|we]
+Open <- what (comes out|happens|is outcome|is result) (when|if) [you|i|we]
+Open <- (what|how much) (did|would|will|should|can|could)
+Open <- how much do
+Open <- what do
+Open <- (how large|how big|how much money) is [a]
+Open <- what (has been|number is|amount is)
+Open <- by what amount is !
+Open <- (question|hello|hi|q|so|now|and|also|well|then) [:|,]
+Open <- (help me|help)
+Open <- (if|when|suppose)
+Open <- take
+Open <- i am trying to
+Open <- what number (is|do you get if you)
+Top <- what Val (is|equals|makes|comes to|gives|would be)
+Open <- (result|value|answer) of
+Open <- by how much (is|was|did|does)
+Close <- (thanks|thank you|cheers|thx|thanks a lot|thank you very much)
+Close <- (for me|for us)
+Close <- (in total|altogether|in all|all together|together|all in all|overall)
+Close <- [,|.] (how much will i get|how much do i get|how much would i get|what will i get|how much is that|how much does that make|what do you get|what do you have|what is result|what is it now|what is outcome|what comes out|what is answer|what do i get|how much each|is how much each|how many now|how much is it|what is total|how many is that|what does that make|and tell me result|what is that|what is left|how much is left|what remains)
+Close <- (makes what|make what|gives what|is what|makes how many|make how many|is how much|gives how much|equals what|equal what|are what|is how many|comes to what)
+Close <- (equal|equal to|make|come to|equals|amount to|give|worth|be|=|is|are|get|was|were)
+Close <- (right now|now|at moment|today) !
+Close <- (do you think|do you know|can you tell me|would that be|will that be|is that|would it be)
+Close <- [.|,] give [me] [a] (signed difference|number|single number|whole number|exact number|result|answer|difference)
+Close <- as (a decimal|a number|a decimal number|decimal)
+Close <- [.|,|?] (show your work|answer with a number|answer only|just number|number only|be exact|give exact value|without rounding)
+Close <- .
+"""
+
+BLOCKS = (NUMBERS, QUANTITIES, STORIES, DATES, TABLES, LOOKUPS, FRAMES)

@@ -1,0 +1,363 @@
+"""What questions to the weather table and to documents mean (MRKL, arXiv 2205.00445).
+
+A question to a document is whatever stands around a page's title, from a question word or a noun on, as long as every
+word that says something is said by the page's own sentence too, or by a word of one meaning (`wiki_mrkl.SAME`): what
+the page does not speak of has no reading.
+"""
+
+import re
+
+from .chart_mrkl import meaning
+from .values_mrkl import call, is_number, is_quantity, n, op, quantity, total
+from .wiki_mrkl import CONCEPTS, TOKEN, UNIT_WORDS, stem, words
+
+
+# -- weather
+
+FIELD_UNITS = {"tmax": "degC", "tmin": "degC", "rain": "millimeter", "wind": "kilometer_per_hour"}
+
+
+@meaning("field")
+def field(c, name):
+    return ("field", name)
+
+
+@meaning("weather")
+def weather(c, what, place, date):
+    if date[0] != "d":
+        return None
+    tree = call("weather", place=place, date=date, field=what[1])
+    return quantity(c, tree, FIELD_UNITS[what[1]])
+
+
+@meaning("any_place")
+def any_place(c, name):
+    """A place that the table does not list: the expert is asked, and says so."""
+    return name if "weather" in c.experts else None
+
+
+@meaning("weather_apart")
+def weather_apart(c, what, first, second, date, sign="+"):
+    """How much more of one field one place had than another."""
+    left, right = weather(c, what, first, date), weather(c, what, second, date)
+    if left is None or right is None or first == second:
+        return None
+    trees = (left[1][0][0], right[1][0][0])
+    unit = FIELD_UNITS[what[1]]
+    return quantity(c, op("-", *(trees if sign == "+" else trees[::-1])), "Δ" + unit if unit == "degC" else unit)
+
+
+def which_place(c, first, second, date, what, mode):
+    trees = [weather(c, ("field", what), place, date) for place in (first, second)]
+    return None if None in trees else ("which", mode, (first, second), tuple(tree[1][0][0] for tree in trees))
+
+
+@meaning("rained")
+def rained(c, place, date):
+    found = weather(c, ("field", "rain"), place, date)
+    return None if found is None else ("yesno", ">", found[1][0][0], n(0))
+
+
+@meaning("weather_of")
+def weather_of(c, place, date, name):
+    return weather(c, ("field", name), place, date)
+
+
+@meaning("apart_of")
+def apart_of(c, first, second, date, name, sign="+"):
+    return weather_apart(c, ("field", name), first, second, date, sign)
+
+
+@meaning("weather_apart3")
+def weather_apart3(c, what, first, *rest):
+    same = len(rest) < 3 or rest[0] == what
+    return weather_apart(c, what, first, *rest[-2:]) if same else None
+
+
+@meaning("weather_minus")
+def weather_minus(c, what, first, date, *rest):
+    return weather_apart3(c, what, first, *rest, date)
+
+
+@meaning("which_place3")
+def which_place3(c, date, first, second):
+    return which_place(c, first, second, date, "wind", "max")
+
+
+# -- documents
+
+ASKING = frozenset(("how", "what", "which", "when", "who", "whom", "whose", "where"))
+ALLOWED = frozenset(
+    str.split(
+        "a an of in on at to from by for with is are was were be been did does do has have had it its that there this since under "
+        "'s up out over near into as who how what which when where whom whose many much year name did reach saw"
+    )
+)
+FORBIDDEN = frozenset(str.split("than not no never more most less least better best ago if without except"))
+PAST_TITLE, BEFORE_TITLE = 8, 10
+
+
+def edges(c, read) -> list:
+    """Edges Fact (asked or named) and Event (`Mount Vance was first climbed`) around the titles of pages."""
+    if c.wiki is None:
+        return []
+    titles = [(start, end, sense) for category, start, end, sense, *_ in read.edges if category == "Title"]
+    found, open_words = [], _open(read)
+    for start, end, title in titles:
+        others = {place for s, e, t in titles if t != title for place in range(s, e)}
+        page = _page(c, title)
+        if page is None:
+            continue
+        known = page[1]
+        low = start
+        while low > max(0, start - BEFORE_TITLE) and _usable(read, low - 1, others, open_words, known):
+            low -= 1
+        high = end
+        while high < min(len(read.words), end + PAST_TITLE) and _usable(read, high, others, open_words, known):
+            high += 1
+        for first in range(low, start + 1):
+            for last in range(end, high + 1):
+                found += _window(c, read, first, last, (start, end), page, title)
+    return found
+
+
+def _open(read) -> frozenset:
+    return frozenset(i for i, token in enumerate(read.tokens) if token.kind == "word")
+
+
+def _usable(read, place, others, open_words, known) -> bool:
+    """Whether a word may stand in a question about the page: closed words, and what the page speaks of."""
+    word = read.words[place]
+    if place in others or place not in open_words or word in FORBIDDEN:
+        return False
+    return word in ALLOWED or _means(word) & known or word in UNIT_WORDS or word in KIND_WORDS
+
+
+KIND_WORDS = frozenset(
+    str.split("year date long high tall deep wide old big large far people town city place name total number")
+)
+
+
+def _means(word) -> set:
+    """A word's stem and the numbers of the lines of like words that it is in."""
+    base = stem(word)
+    return {base} | set(CONCEPTS.get(base, ()))
+
+
+def _page(c, title):
+    if title not in c.pages:
+        keys = c.wiki.titles.get(tuple(words(title)), ())
+        page = c.wiki.pages[keys[0]] if len(keys) == 1 else None
+        means = set()
+        for word in words(page["text"][:20000]) if page else ():
+            means |= _means(word)
+        c.pages[title] = (page, means) if page else None
+    return c.pages[title]
+
+
+def _window(c, read, first, last, span, page, title):
+    """The edges over words [first, last), if the page's own sentence explains them all."""
+    start, end = span
+    before, after = read.words[first:start], read.words[end:last]
+    inside = [*before, *after]
+    if any(word in ASKING for word in inside[2 if before else 0 :]):
+        # a second question is another one
+        return []
+    says = [w for w in inside if w not in ALLOWED]
+    asks = before[:1] and (
+        before[0] in ASKING
+        or (
+            before[0] in ("in", "on", "at", "from", "by", "over", "for", "since", "under", "to")
+            and before[1:2]
+            and before[1] in ("what", "which", "whom")
+        )
+    )
+    event = not before and says and after[0] not in ("'s", "of", "and", "in", "on", "by", "for", "with")
+    named = not asks and (
+        (before and before[-1] == "of" and before[0] not in ALLOWED and not after)
+        or (after[:1] == ["'s"] and len(after) > 1 and not before)
+    )
+    if (
+        not (asks or event or named)
+        or not (says or before[:1] in (["when"], ["where"]))
+        or inside[-1] in ("a", "an", "and", "as")
+        or (after and after[-1] in ("is", "was", "the"))
+    ):
+        return []
+    query = _query(before, title, after, event)
+    key = (title, query)
+    if key not in c.facts:
+        c.facts[key] = _fact(c, query, title, says, page[0])
+    sense = c.facts[key]
+    if sense is None or event and sense[0] == "text":
+        return []
+    if event and not is_number(sense):
+        return []
+    return [("Event" if event else "Fact", first, last, sense)]
+
+
+def _query(before, title, after, event) -> str:
+    parts = (["when"] if event else before) + [title, *after]
+    return " ".join(parts).replace(" 's ", "'s ")
+
+
+def _fact(c, query, title, says, page):
+    """The fact as a call, None where the page's sentence leaves a word of the question unexplained."""
+    result = c.wiki.run({"query": query})
+    if result.status != "ok" or result.data.get("doc") != str(page["id"]):
+        return None
+    if not result.data.get("matched") and (
+        says or not query.startswith("where ") or not isinstance(result.value, str)
+    ):
+        return None
+    sentence = result.data["sentence"]
+    tokens = [match[0].casefold() for match in TOKEN.finditer(sentence)]
+    known = set()
+    for word in [part for token in tokens for part in words(token)]:
+        known |= _means(word)
+    kinds = {"year", "date", "name", "number"} | (
+        {"town", "city", "village", "place"} if isinstance(result.value, str) else set()
+    )
+    unit = result.data.get("unit")
+    for word in says:
+        if word in kinds or word in UNIT_WORDS and unit and stem(word) == stem(unit.split()[-1]) or word == "total":
+            continue
+        if not _means(word) & known:
+            return None
+    if says and says[0] in UNIT_WORDS and not unit:
+        return None
+    if query.startswith("who") and not _person(result, tokens):
+        return None
+    if not isinstance(result.value, str) and not _beside(says, tokens, result.text):
+        return None
+    tree = call("wiki", query=query)
+    if not isinstance(result.value, str):
+        if unit is None:
+            return tree
+        name = c.units.find(unit) if c.units is not None else None
+        return quantity(c, tree, name) if name else quantity(c, tree, unit)
+    return ("text", tree)
+
+
+def _beside(says, tokens, text) -> bool:
+    """Whether a word of the question stands beside the number that answers it, with no other number between."""
+    places = [i for i, token in enumerate(tokens) if token.replace(",", "") == text.replace(",", "")]
+    cues = set().union(*({stem(word)} | set(CONCEPTS.get(stem(word), ())) for word in says if word not in UNIT_WORDS))
+    hits = [i for i, token in enumerate(tokens) if any(_means(part) & cues for part in words(token))]
+    if not cues or not says:
+        return True
+    for at in places:
+        for hit in hits:
+            low, high = sorted((at, hit))
+            if not any(tokens[i][0].isdigit() for i in range(low + 1, high)):
+                return True
+    return False
+
+
+def _person(result, tokens) -> bool:
+    """Whether the name is one that the sentence says did it: `by` stands before it, or it opens the sentence."""
+    first = words(str(result.value))[:1]
+    places = [i for i, token in enumerate(tokens) if first and words(token)[:1] == first]
+    return any(i == 0 or tokens[i - 1] == "by" for i in places)
+
+
+@meaning("fact")
+def fact(c, *senses):
+    sense = senses[-1]
+    return sense if is_number(sense) or is_quantity(sense) else None
+
+
+@meaning("fact_text")
+def fact_text(c, sense):
+    return sense if sense[0] == "text" else None
+
+
+@meaning("years_ago")
+def years_ago(c, event):
+    return op("-", n(c.today.year), event) if is_number(event) else None
+
+
+@meaning("years_apart")
+def years_apart(c, later, earlier):
+    return op("-", later, earlier) if is_number(later) and is_number(earlier) else None
+
+
+@meaning("title_age")
+def title_age(c, title):
+    """Years since a thing was opened, built, founded: since the one year that its page says of it."""
+    page = _page(c, title)
+    years = set()
+    for verb in ("opened", "built", "completed", "founded", "established", "born") if page else ():
+        query = f"when {title} was {verb}"
+        if (title, query) not in c.facts:
+            c.facts[title, query] = _fact(c, query, title, [verb], page[0])
+        if c.facts[title, query]:
+            years.add(c.facts[title, query])
+    values = {c.wiki.run({"query": dict(tree[2])["query"]}).text for tree in years if is_number(tree)}
+    return years_ago(c, sorted(years)[0]) if len(values) == 1 == len({is_number(tree) for tree in years}) else None
+
+
+def _measure(c, title, adjective):
+    page = _page(c, title)
+    if page is None:
+        return None
+    query = f"how {adjective} is {title}"
+    if (title, query) not in c.facts:
+        c.facts[title, query] = _fact(c, query, title, [adjective], page[0])
+    return c.facts[title, query]
+
+
+@meaning("titles_apart")
+def titles_apart(c, comparative, first, second, unit=None):
+    adjective, sign = comparative
+    left, right = (_measure(c, title, adjective) for title in (first, second))
+    if not left or not right or not (is_quantity(left) and is_quantity(right)) or first == second:
+        return None
+    unit = unit or left[1][0][1]
+    trees = [total(c, each, unit) for each in (left, right)]
+    if None in trees:
+        return None
+    return quantity(c, op("-", *(trees if sign > 0 else trees[::-1])), unit)
+
+
+@meaning("title_more")
+def title_more(c, first, comparative, second):
+    found = titles_apart(c, (comparative[0], 1), first, second)
+    return None if found is None else ("yesno", ">" if comparative[1] > 0 else "<", found[1][0][0], n(0))
+
+
+@meaning("which_title")
+def which_title(c, comparative, first, second):
+    found = titles_apart(c, (comparative[0], 1), first, second)
+    if found is None:
+        return None
+    tree = found[1][0][0]
+    return ("which", "max" if comparative[1] > 0 else "min", (first, second), (tree[2], tree[3]))
+
+
+@meaning("comparative")
+def comparative(c, adjective, sign):
+    return (adjective, int(sign))
+
+
+# -- context
+
+
+_SUMS = (
+    r"(?:all |our |the |my |that )*(?:\w+ )?(?:prices|salaries|amounts|figures|fees|costs|wages|values|sums|money|pay)"
+)
+_SAID = r"(?: (?:in|of) (?:the|our) \w+)? (?:are|is|being) (?:all )?(?:given |stated |quoted |listed |stored |kept |paid |recorded )?in (?P<{}>[\w ]+?)"
+MONEY_CONTEXT = re.compile(
+    rf"^\s*(?:note:? |note that |since |as |given |assume |assuming |suppose |remember |remember that )?{_SUMS}{_SAID.format('before')}[.;:,]\s+"
+    rf"|,? (?:if|given|since|as|assuming|when|where) {_SUMS}{_SAID.format('after')}\s*[?.]?\s*$",
+    re.IGNORECASE,
+)
+
+
+def money_context(c, text) -> tuple[str, str | None]:
+    """A sentence that says the database's currency, apart from the question."""
+    match = MONEY_CONTEXT.search(text)
+    if not match:
+        return text, None
+    codes = c.lexicon.currency_forms.get(tuple((match["before"] or match["after"]).lower().split()))
+    return (text[: match.start()] + text[match.end() :], "$" + codes[0]) if codes else (text, None)

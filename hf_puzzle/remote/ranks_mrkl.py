@@ -1,0 +1,235 @@
+"""Meanings of rules about the most and the least, groups, and named rows against each other (MRKL, arXiv 2205.00445)."""
+
+from .chart_mrkl import meaning
+from .rows_mrkl import (
+    AGGREGATES,
+    _column_of_kind,
+    _named,
+    _select,
+    aggregate,
+    cell,
+    count,
+    database,
+    dated,
+    measured,
+    money,
+    restrict,
+    settled,
+)
+from .tables_mrkl import Query, join_between, key_column, name, number_sql, reachable
+from .values_mrkl import is_number, is_quantity, n, op
+
+
+# -- the row with the most of something
+
+
+def _extreme(c, which, column, how):
+    """Rows of `which` whose `column` is the greatest or smallest; all of them where several are."""
+    table = which[1]
+    if c.schema.columns[column[0]][column[1]].kind not in ("number", "date") or not reachable(
+        c.schema, table, column[0]
+    ):
+        return None
+    inner = Query(c.schema, table)
+    best = inner.select(f"{how.upper()}({inner.column(column)})", which[2])
+    return ("rows", table, (*which[2], ("than", (column[0], column[1]), "=", f"({best})")))
+
+
+@meaning("best")
+def best(c, column, which, how):
+    return _extreme(c, which, column, how) if column[0] == which[1] else None
+
+
+@meaning("best_of_all")
+def best_of_all(c, column, *rest):
+    """`who earns the most in Finance`: rows of the column's table."""
+    *conds, how = rest
+    found = restrict(c, ("rows", column[0], ()), *conds) if conds else [("rows", column[0], ())]
+    return [_extreme(c, r, column, how) for r in found or ()] or None
+
+
+@meaning("names")
+def names(c, which):
+    """The names of rows, as an answer."""
+    key = key_column(c.schema, which[1])
+    if key is None:
+        return None
+    return ("text", database(_select(c, which, f"{name(which[1])}.{name(key)}")))
+
+
+@meaning("cells")
+def cells(c, column, which):
+    """A column of chosen rows, such as the title of the cheapest book."""
+    if column[0] != which[1] or not which[2]:
+        return None
+    query = Query(c.schema, which[1])
+    tree = database(query.select(query.measure(column), which[2]))
+    kind = c.schema.columns[column[0]][column[1]].kind
+    return money(c, tree, column) if kind == "number" else ("d", tree) if kind == "date" else ("text", tree)
+
+
+@meaning("top_rows")
+def top_rows(c, tree, column, which, how):
+    """`the three highest paid employees`."""
+    count_sql, key = number_sql(tree), key_column(c.schema, which[1])
+    if count_sql is None or not count_sql.isdigit() or column[0] != which[1] or key is None:
+        return None
+    query = Query(c.schema, which[1])
+    tail = f" ORDER BY {query.column(column)} {'DESC' if how == 'max' else 'ASC'} LIMIT {count_sql}"
+    return ("text", database(query.select(query.column((which[1], key)), which[2], tail)))
+
+
+# -- groups
+
+
+@meaning("group_count")
+def group_count(c, which, column):
+    if which[1] != column[0] or c.schema.columns[column[0]][column[1]].kind != "text":
+        return None
+    query = Query(c.schema, which[1])
+    group = query.column(column)
+    return ("text", database(query.select(f"{group}, COUNT(*)", which[2], f" GROUP BY {group} ORDER BY {group}")))
+
+
+@meaning("group_aggregate")
+def group_aggregate(c, column, group_column, how):
+    if (
+        column[0] != group_column[0]
+        or c.schema.columns[column[0]][column[1]].kind != "number"
+        or c.schema.columns[group_column[0]][group_column[1]].kind != "text"
+    ):
+        return None
+    query = Query(c.schema, column[0])
+    group = query.column(group_column)
+    what = f"{group}, {query.measure(column, AGGREGATES[how])}"
+    return ("text", database(query.select(what, (), f" GROUP BY {group} ORDER BY {group}")))
+
+
+def _best_group(c, table, group_column, conditions, inner, how):
+    query = Query(c.schema, table)
+    group = query.column(group_column)
+    having = query.select(f"{inner(query)} AS n", conditions, f" GROUP BY {group}")
+    tail = f" GROUP BY {group} HAVING {inner(query)} = (SELECT {how.upper()}(n) FROM ({having}))"
+    return ("text", database(query.select(group, conditions, tail)))
+
+
+@meaning("best_group_count")
+def best_group_count(c, column, which, how):
+    """`which city has the most employees`."""
+    if c.schema.columns[column[0]][column[1]].kind != "text" or column[0] != which[1]:
+        return None
+    return _best_group(c, which[1], column, which[2], lambda query: "COUNT(*)", how)
+
+
+@meaning("best_group_linked")
+def best_group_linked(c, table, which, how):
+    """`which author has the most books`: rows of one table by how many of another refer to them."""
+    join, key = join_between(c.schema, which[1], table), key_column(c.schema, table)
+    if join is None or join[0] != which[1] or key is None:
+        return None
+    return _best_group(c, which[1], (table, key), which[2], lambda query: "COUNT(*)", how)
+
+
+@meaning("best_group_aggregate")
+def best_group_aggregate(c, column, value_column, which, how):
+    if (
+        column[0] != value_column[0]
+        or c.schema.columns[column[0]][column[1]].kind != "text"
+        or c.schema.columns[value_column[0]][value_column[1]].kind != "number"
+    ):
+        return None
+    return _best_group(c, column[0], column, (), lambda query: query.measure(value_column, AGGREGATES[which]), how)
+
+
+# -- named rows against each other, and yes or no
+
+
+@meaning("compared_rows")
+def compared_rows(c, column, *rest):
+    """`who earns more, A or B`: the one whose column has more."""
+    *senses, mode = rest
+    trees, labels = [], []
+    for sense in senses:
+        found = cell(c, column, sense)
+        if found is None or not (is_number(found) or is_quantity(found) or found[0] == "d"):
+            return None
+        trees.append(found[1][0][0] if is_quantity(found) else found)
+        labels.append(next(each[2] for each in sense[1] if each[0] == column[0]))
+    if len(set(trees)) < len(trees) or trees[0][0] == "d":
+        return None
+    return ("which", mode, tuple(labels), tuple(trees))
+
+
+@meaning("row_difference")
+def row_difference(c, column, first, second):
+    """`how much more does A earn than B`."""
+    left, right = cell(c, column, first), cell(c, column, second)
+    return op("-", left, right) if left and right and is_number(left) and is_number(right) else None
+
+
+@meaning("row_difference_in")
+def row_difference_in(c, column, first, second, said):
+    return row_difference(c, column, first, second) if column[:2] == said[:2] else None
+
+
+@meaning("row_is_more")
+def row_is_more(c, first, column, second, sign):
+    left, right = cell(c, column, first), cell(c, column, second)
+    return ("yesno", sign, left, right) if left and right and is_number(left) and is_number(right) else None
+
+
+@meaning("row_meets")
+def row_meets(c, sense, cond):
+    """`does X work in Design`: whether the row with that name meets the condition."""
+    found = []
+    for table in {each[0] for each in sense[1]}:
+        named_row = _named(c, sense, table)
+        if named_row is not None:
+            found += [
+                ("yesno", ">", database(_select(c, ("rows", table, (named_row, each)), "COUNT(*)")), n(0))
+                for each in settled(c, table, cond)
+            ]
+    return found or None
+
+
+@meaning("two_counts")
+def two_counts(c, which, first, second):
+    sides = [count(c, which, cond) for cond in (first, second)]
+    return ("several", (sides[0][0], sides[1][0])) if all(side and len(side) == 1 for side in sides) else None
+
+
+@meaning("top_earner")
+def top_earner(c, *rest):
+    """The one who earns most, where one table pays."""
+    columns = _column_of_kind(c, {"salary", "wage", "pay", "income"}, "number")
+    return best_of_all(c, columns[0], *rest) if len(columns) == 1 else None
+
+
+@meaning("earned_best")
+def earned_best(c, best_column, which, column, how):
+    return aggregate(c, column, which, how) if best_column[:2] == column[:2] else None
+
+
+@meaning("list_names")
+def list_names(c, which, *conds):
+    found = restrict(c, which, *conds) if conds else [which]
+    return [names(c, r) for r in found or () if r[2]] or None
+
+
+@meaning("row_meets_measured")
+def row_meets_measured(c, sense, column, bound):
+    cond = measured(c, column, bound)
+    return None if cond is None else row_meets(c, sense, cond)
+
+
+@meaning("row_meets_dated")
+def row_meets_dated(c, sense, column, days):
+    cond = dated(c, column, days)
+    return None if cond is None else row_meets(c, sense, cond)
+
+
+@meaning("more_rows")
+def more_rows(c, first, second):
+    """How many more rows of one kind there are than of another."""
+    sides = [count(c, which) for which in (first, second)]
+    return op("-", sides[0][0], sides[1][0]) if all(len(side) == 1 for side in sides) else None

@@ -1,0 +1,288 @@
+"""Word lists of MRKL (arXiv 2205.00445): numbers, calendar, currencies, units, and regular English plurals.
+
+The one place of each list: the slot finder, the lexicon of the grammar and the experts read them here.
+"""
+
+import re
+
+
+ONES = {
+    word: value
+    for value, word in enumerate(
+        str.split(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+            "sixteen seventeen eighteen nineteen"
+        )
+    )
+}
+TENS = {
+    word: 10 * value
+    for value, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+} | {"fourty": 40}
+SCALES = {
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "quadrillion": 10**15,
+    "quintillion": 10**18,
+}
+GROUPS = {"dozen": 12, "gross": 144, "score": 20, "pair": 2}
+PARTS = {
+    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
+}  # fmt: skip
+ORDINALS = {
+    word: value
+    for value, word in enumerate(
+        str.split(
+            "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
+            "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
+        ),
+        1,
+    )
+} | {"thirtieth": 30}
+ORDINALS |= {
+    f"{tens}-{word}": (20 if tens == "twenty" else 30) + ORDINALS[word]
+    for tens, words in (("twenty", "first second third fourth fifth sixth seventh eighth ninth"), ("thirty", "first"))
+    for word in words.split()
+}
+MONTHS = {
+    name: value
+    for value, name in enumerate(
+        [
+            "january",
+            "february",
+            "march",
+            "april",
+            "may",
+            "june",
+            "july",
+            "august",
+            "september",
+            "october",
+            "november",
+            "december",
+        ],
+        1,
+    )
+}
+MONTH_FORMS = MONTHS | {name[:3]: value for name, value in MONTHS.items()} | {"sept": 9}
+WEEKDAYS = {
+    name: value
+    for value, name in enumerate(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
+}
+HOLIDAYS = {
+    "christmas eve": (12, 24), "christmas day": (12, 25), "christmas": (12, 25), "boxing day": (12, 26),
+    "new year's eve": (12, 31), "new year's day": (1, 1), "new years day": (1, 1), "halloween": (10, 31),
+    "valentine's day": (2, 14), "valentines day": (2, 14),
+}  # fmt: skip
+TIME_WORDS = {
+    "day": "day", "days": "day", "week": "week", "weeks": "week", "fortnight": "fortnight", "fortnights": "fortnight",
+    "month": "month", "months": "month", "year": "year", "years": "year", "decade": "decade", "decades": "decade",
+}  # fmt: skip
+
+# names that stand for one currency, and names that several share with the one meant when only the noun is said
+CURRENCY_NAMES = {
+    "AUD": "australian dollar|aussie dollar|aud$", "BGN": "bulgarian lev|bulgarian leva|lev|leva",
+    "BRL": "brazilian real|brazilian reais|reais", "CAD": "canadian dollar|loonie", "CHF": "swiss franc|franc|sfr",
+    "CNY": "chinese yuan|yuan|renminbi|rmb", "CZK": "czech koruna|czech crown|koruna|koruny",
+    "DKK": "danish krone|danish kroner|danish crown", "EUR": "euro|european euro",
+    "GBP": "british pound|pound sterling|pounds sterling|sterling|uk pound|english pound|quid|british pounds sterling",
+    "HKD": "hong kong dollar", "HUF": "hungarian forint|forint", "IDR": "indonesian rupiah|rupiah",
+    "ILS": "israeli shekel|shekel|new shekel", "INR": "indian rupee|rupee", "ISK": "icelandic krona|icelandic kronur",
+    "JPY": "japanese yen|yen", "KRW": "south korean won|korean won|won", "MXN": "mexican peso",
+    "MYR": "malaysian ringgit|ringgit", "NOK": "norwegian krone|norwegian kroner|norwegian crown",
+    "NZD": "new zealand dollar|kiwi dollar", "PHP": "philippine peso", "PLN": "polish zloty|zloty|zlotys|zlotych|polish zlotys",
+    "RON": "romanian leu|romanian lei", "RUB": "russian rouble|russian ruble|rouble|ruble",
+    "SEK": "swedish krona|swedish kronor|swedish crown|krona|kronor", "SGD": "singapore dollar",
+    "THB": "thai baht|baht", "TRY": "turkish lira|lira", "USD": "us dollar|american dollar|united states dollar|dollar|greenback|buck|u.s. dollar",
+    "ZAR": "south african rand|rand",
+}  # fmt: skip
+SHARED_CURRENCIES = {
+    "dollar": ("USD", "CAD", "AUD", "NZD", "HKD", "SGD"), "krone": ("NOK", "DKK"), "kroner": ("NOK", "DKK"),
+    "crown": ("SEK", "NOK", "DKK", "CZK"), "peso": ("MXN", "PHP"), "rupee": ("INR",), "real": (), "won": ("KRW",),
+}  # fmt: skip
+CURRENCY_SIGNS = {
+    "US$": "USD", "A$": "AUD", "AU$": "AUD", "C$": "CAD", "CA$": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD",
+    "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "zł": "PLN", "₩": "KRW", "₺": "TRY", "₽": "RUB", "฿": "THB",
+}  # fmt: skip
+KNOWN_CODES = frozenset(CURRENCY_NAMES)
+# words that would be read as currencies in ordinary sentences
+NOT_ALONE = {"won", "real", "rand", "lev", "buck", "bucks", "try", "all", "sterling", "crown", "crowns", "score"}
+
+UNIT_NAMES = {
+    "nanometer": "nm", "micrometer": "micron", "millimeter": "mm|millimetre", "centimeter": "cm|centimetre", "decimeter": "dm",
+    "meter": "m|metre", "kilometer": "km|kilometre|klick|kms", "inch": "inches|in|\"", "foot": "feet|ft", "yard": "yd|yds",
+    "mile": "mi|statute mile", "nautical_mile": "nmi|sea mile", "furlong": "", "fathom": "", "league": "", "light_year": "",
+    "milligram": "mg", "gram": "g|gramme|gms", "kilogram": "kg|kilo|kilogramme|kgs", "tonne": "metric ton|metric tonne|t",
+    "ton": "short ton", "ounce": "oz|ounce of weight|weight ounce", "pound": "lb|lbs|pound of mass|pound mass|pound weight|pound in weight", "stone": "st",
+    "carat": "", "milliliter": "ml|millilitre|mls", "centiliter": "cl|centilitre", "deciliter": "dl|decilitre", "liter": "l|litre|ltr",
+    "cubic_meter": "cubic metre|m3|m³", "gallon": "gal|us gallon|american gallon|u.s. gallon", "quart": "qt", "pint": "pt", "cup": "",
+    "fluid_ounce": "fl oz|floz", "tablespoon": "tbsp", "teaspoon": "tsp", "barrel": "bbl", "second": "sec|secs|s", "minute": "min|mins",
+    "hour": "h|hr|hrs", "day": "days of 24 hours|d", "week": "", "millisecond": "ms", "degC": "celsius|degree celsius|degrees celsius|°c|deg c|degree c|degrees c|centigrade|degree centigrade|degrees centigrade|c",
+    "degF": "fahrenheit|degree fahrenheit|degrees fahrenheit|°f|deg f|degree f|degrees f|f", "kelvin": "k|degree kelvin",
+    "meter_per_second": "metre per second|metre a second|meter a second|m/s|mps|meter/second|metre/second|metres each second",
+    "kilometer_per_hour": "kilometre per hour|kilometre an hour|kilometer an hour|km/h|kmh|kph|kmph|km per hour|kilometer/hour|km an hour",
+    "mile_per_hour": "mph|mile an hour|mi/h|mile/hour", "knot": "kn|kt", "foot_per_second": "foot per second|feet per second|ft/s|feet a second",
+    "square_meter": "square metre|m2|m²|sqm", "square_kilometer": "square kilometre|km2|km²", "square_foot": "square feet|sq ft|ft2",
+    "square_mile": "", "square_yard": "", "square_inch": "", "hectare": "ha", "acre": "", "joule": "j", "kilojoule": "kj", "calorie": "cal",
+    "kilocalorie": "kcal", "kilowatt_hour": "kwh", "watt": "w", "kilowatt": "kw", "horsepower": "hp", "pascal": "pa", "bar": "",
+    "psi": "", "atmosphere": "atm", "bit": "", "byte": "", "kilobyte": "kb", "megabyte": "mb", "gigabyte": "gb", "terabyte": "tb",
+}  # fmt: skip
+# spellings that are also everyday words or letters: units only beside a number or at the end of a conversion
+SHY_UNITS = {
+    "m", "in", "mi", "g", "t", "st", "l", "s", "h", "d", "c", "f", "k", "kt", "kn", "j", "w", "pa", "hp", "cal", "pt",
+    "cup", "cups", "bar", "bars", "ha", "min", "sec", "ms", "mb", "gb", "stone", "stones", "second", "seconds", "minute",
+    "minutes", "league", "leagues", "bit", "bits", "yard", "yards", "ton", "tons", "tonne", "tonnes", "score", "knot", "knots",
+    "carat", "carats", "barrel", "barrels", "byte", "bytes", "hour", "hours", "foot", "feet", "mile", "miles", "cl", "dl", "dm", "nm",
+    "kilo", "kilos", "pound", "pounds", "ounce", "ounces", "pint", "pints", "degree c", "degree f",
+}  # fmt: skip
+# after these, "minus" is a sign and not the operator
+BEFORE_SIGN = frozenset(
+    str.split(
+        "plus minus times by and of from is are to add subtract multiply divide sum than what with between over equals or value"
+    )
+)
+# beside these, "one" is the number and not the pronoun or the article
+BESIDE_ONE = frozenset(
+    str.split(
+        "plus minus times divided multiplied add subtract multiply divide percent by from and squared over sum between"
+    )
+)
+# "best paid" is a superlative, whatever values a column has
+GRADES = {"best", "worst", "highest", "lowest", "top", "least", "most", "well", "better", "first", "last"}
+STOP_ENTITIES = {"a", "an", "the", "of", "in", "on", "at", "to", "is", "no", "yes", "all", "and", "or", "one", "may"}
+IRREGULAR = {
+    "people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse", "geese": "goose", "loaves": "loaf",
+    "leaves": "leaf", "shelves": "shelf", "wolves": "wolf", "calves": "calf", "knives": "knife", "movies": "movie", "cookies": "cookie",
+}  # fmt: skip
+WORD = re.compile(r"[^\W_]+")
+
+
+def plural(word: str) -> str:
+    """Regular English plural of the last word of `word`."""
+    if re.search(r"(?:s|x|z|ch|sh)$", word):
+        return word + "es"
+    return word[:-1] + "ies" if re.search(r"[^aeiou]y$", word) else word + "s"
+
+
+def singular(word: str) -> str:
+    """English singular, regular but for a few words; words that are no plurals come back unchanged."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if re.search(r"(?:ss|x|z|ch|sh)es$", word):
+        return word[:-2]
+    if word.endswith(("ss", "us", "is")) or len(word) < 4:
+        return word
+    return word.removesuffix("s")
+
+
+# -- the grammar's closed lists
+
+# words without which a question asks the same
+DELETED = frozenset(
+    str.split(
+        "the please kindly pls exactly precisely just actually currently still already presently hey ok okay um uh"
+    )
+)
+CALENDAR_UNITS = {
+    "day": "day", "days": "day", "week": "week", "weeks": "week", "fortnight": "fortnight", "fortnights": "fortnight",
+    "month": "month", "months": "month", "quarter": "quarter", "quarters": "quarter", "year": "year", "years": "year",
+    "decade": "decade", "decades": "decade", "century": "century", "centuries": "century",
+}  # fmt: skip
+WEEKDAY_FORMS = WEEKDAYS | {
+    form: number
+    for number, forms in enumerate(("mon", "tue tues", "wed", "thu thur thurs", "fri", "sat", ""))
+    for form in forms.split()
+}
+WEEKDAY_FORMS |= {plural(name): number for name, number in WEEKDAYS.items()}
+SPELLING = {
+    "mny": "many",
+    "puls": "plus",
+    "teh": "the",
+    "wat": "what",
+    "hwo": "how",
+    "devided": "divided",
+    "mutiplied": "multiplied",
+    "inchs": "inches",
+    "foots": "feet",
+    "wich": "which",
+    "whcih": "which",
+}
+FUNCTION_WORDS = frozenset(
+    str.split(
+        "a an the and or not no nor but of in on at to from by for with without within into as than that which who whom "
+        "whose what when where why how is are was were be been being am do does did done has have had will would can "
+        "could should shall may might must it its this these those there here i you he she we they me my your his her "
+        "our their us him them if then else so because while before after between until till since about over under "
+        "above below per each every any all some most more less least fewer fewest many much few several other another "
+        "both either neither same such only also too very yes please left 's outside except excluding temperature"
+    )
+)
+
+# -- what English says of kinds of columns: `of` are words of a column's name
+
+COLUMN_WORDS = (
+    {"of": ("salary", "wage", "pay", "income", "earning", "compensation", "rate"), "nouns": ("salary", "pay", "wage", "income", "earnings"),
+     "verbs": ("earn", "earns", "earned", "earning", "make", "makes", "making", "get paid", "is paid", "are paid", "gets paid", "paid", "be paid"),
+     "high": ("well paid", "high paid", "good earning", "high earning"), "low": ("badly paid", "low paid", "low earning")},
+    {"of": ("price", "cost", "fee", "fare", "rent"), "nouns": ("price", "cost"), "verbs": ("cost", "costs", "costing", "priced at", "priced", "is priced at", "are priced at", "sell for", "sells for", "is sold for"),
+     "high": ("expensive", "costly", "pricey"), "low": ("cheap", "affordable", "inexpensive")},
+    {"of": ("page", "length", "duration", "distance", "runtime", "minute"), "nouns": ("length",), "high": ("long",), "low": ("short",)},
+    {"of": ("height", "elevation", "altitude"), "nouns": ("height",), "high": ("tall", "high"), "low": ("short", "low")},
+    {"of": ("weight", "mass"), "nouns": ("weight",), "verbs": ("weigh", "weighs", "weighing"), "high": ("heavy",), "low": ("light",)},
+    {"of": ("size", "area", "population", "capacity", "surface"), "nouns": ("size",), "high": ("big", "large"), "low": ("small",)},
+    {"of": ("depth",), "nouns": ("depth",), "high": ("deep",), "low": ("shallow",)},
+    {"of": ("speed",), "nouns": ("speed",), "high": ("fast",), "low": ("slow",)},
+    {"of": ("age",), "nouns": ("age",), "high": ("old",), "low": ("young",)},
+    {"of": ("birth", "born", "birthday", "birthdate", "dob"), "kinds": ("date", "number"), "nouns": ("birth date", "birthday", "date of birth"), "high": ("old",), "low": ("young",), "turned": True},
+    {"of": ("published", "released", "release", "publication", "built", "opened", "founded", "created", "date", "year"), "kinds": ("date", "number"), "high": ("new", "recent", "late"), "low": ("early",)},
+    {"of": ("published", "released", "release", "publication", "built", "opened", "founded", "created", "date"), "kinds": ("date", "number"), "high": (), "low": ("old",)},
+    {"of": ("hired", "hire", "joined", "start", "started", "employed", "recruited", "appointed", "enlisted"), "kinds": ("date",), "nouns": ("hire date", "hiring date", "start date", "date of hire", "joining date"), "high": ("new", "recent"), "low": ()},
+    {"of": ("rating", "score", "grade", "point", "mark"), "nouns": ("rating", "score"), "high": ("good", "high rated"), "low": ("bad", "low rated")},
+    {"of": ("stock", "inventory", "available", "copy"), "nouns": ("stock", "inventory")},
+    {"of": ("quantity", "amount", "count"), "nouns": ("quantity", "amount", "unit")},
+    {"of": ("city", "town"), "kinds": ("text",), "nouns": ("city", "town")},
+    {"of": ("department", "team", "division", "unit"), "kinds": ("text",), "nouns": ("department",)},
+    {"of": ("category", "kind", "type", "genre"), "kinds": ("text",), "nouns": ("category", "kind", "type")},
+    {"of": ("status", "state"), "kinds": ("text",), "nouns": ("status", "state")},
+)  # fmt: skip
+# verbs of one line say the same of a date; the first line fits whatever a table records
+DATE_VERBS = (
+    ("placed", "made", "ordered", "created", "submitted", "received", "recorded", "registered", "logged", "entered"),
+    (
+        "hired",
+        "hire",
+        "joined",
+        "join",
+        "started",
+        "start",
+        "employed",
+        "recruited",
+        "appointed",
+        "enlisted",
+        "enlist",
+        "engaged",
+        "taken on",
+    ),
+    ("born", "birth", "birthday"),
+    ("published", "released", "released", "publication", "release"),
+    ("founded", "established", "opened", "built", "constructed"),
+    ("loaned", "loan", "borrowed", "lent"),
+    ("returned", "return"),
+    ("shipped", "ship", "dispatched"),
+    ("admitted", "admission"),
+    ("visited", "visit"),
+    ("sold", "sale"),
+)
+TABLE_WORDS = (
+    ("employee", "worker", "staff", "colleague", "person", "staff member", "personnel"),
+    ("customer", "client", "buyer", "person"),
+    ("student", "pupil", "person"), ("patient", "person"), ("teacher", "person"), ("author", "writer", "person"),
+    ("member", "person"), ("user", "person"), ("player", "person"), ("guest", "person"), ("driver", "person"),
+    ("doctor", "physician", "person"), ("product", "item", "article"), ("order", "purchase"), ("book",), ("film", "movie"),
+)  # fmt: skip
+NAME_COLUMNS = ("name", "title", "label", "fullname", "username")
