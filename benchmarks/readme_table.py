@@ -251,6 +251,27 @@ def pcw() -> str:
             f"query on stored windows {at_least(data['stored']['ratio']['stored against encode again'])} faster than encoding them "
             f"again; 8 windows of {data['window_tokens']} tokens encoded {at_least(eight)} cheaper than one sequence",
         ]
+    if data := load("decisions.json"):
+        one, behind = data["one_state"], data["demonstrations"]
+
+        def ratio(row: dict, name: str) -> str:
+            return f"{row['ratio'][name]['value']:.1f}x (>= {row['ratio'][name]['lower_bound']:.1f}x)"
+
+        facts.append(
+            f"{one['questions']} decisions over a state of {one['state_tokens']} tokens: "
+            f"{ratio(one, 'packed against stock calls')} faster than transformers' pipeline, "
+            f"{ratio(one, 'packed against stock batch')} than padded batches, probabilities within "
+            f"{one['max_abs_difference']:.0e}; {behind['questions']} behind {behind['demonstrations']} demonstrations "
+            f"{ratio(behind, 'kept windows against read again with every question')} faster than reading them with every question, "
+            f"{ratio(behind, 'kept windows against read again with every request')} than once a request "
+            f"({data['parameters'] / 1e6:.1f} M parameters)"
+        )
+    if data := load("stale_windows.json"):
+        facts.append(
+            f"{data['sequences']} random sequences of weight changes, adapter switches, casts and calls: of "
+            f"{sum(data['readings'].values())} readings of kept windows {data['readings'].get('wrong', 0)} wrong; knowing them costs "
+            f"{data['cost']['share']:.1%} of scoring one short task at 135 M parameters"
+        )
     if data := load("pcw_tiny.json"):
         rows = {(r["labels"], r["num_windows"]): r for r in data["summary"] if r["mode"] == "pcw"}
         labels = sorted({key[0] for key in rows})

@@ -211,6 +211,12 @@ def check_format(names: Iterable[str], fmt: str, config: Any = None) -> None:
             )
 
 
+def rope_kinds(config: Any) -> list[str]:
+    """Kinds of RoPE of a config, which may have one for each type of layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [str(each.get("rope_type", "default")) for each in (rope, *rope.values()) if isinstance(each, dict)]
+
+
 def refuses_family(engine: str, config: Any) -> str | None:
     """Why `engine` runs no per-layer child of this family, whatever its blocks; None if it does."""
     families = ENGINES[engine].per_layer_families
@@ -218,6 +224,8 @@ def refuses_family(engine: str, config: Any) -> str | None:
         return None
     if getattr(config, "logits_scaling", 1.0) != 1.0:
         return f"drops logits_scaling {config.logits_scaling:g}, and gives other logits without an error"
+    if wrong := next((kind for kind in rope_kinds(config) if kind not in (ENGINES[engine].ropes or (kind,))), None):
+        return f"RoPE scaling {wrong!r} depends on the longest sequence of a batch there"
     if config.model_type not in families:
         return f"family {config.model_type!r} was not measured there (only {', '.join(families)})"
     return None

@@ -28,6 +28,7 @@ from . import (
     refuses_family,
     refuses_model,
     rewritten,
+    rope_kinds,
     why_not_direct,
 )
 
@@ -584,9 +585,8 @@ def _as_decilm_verdict(engine: str, folder: Path, raw: dict) -> Verdict:
 def _graphs_verdict(engine: str, config: PretrainedConfig | None) -> Verdict:
     if config is None:
         return Verdict(engine, NO, "config.json is none that transformers reads")
-    rope, known = getattr(config, "rope_parameters", None) or {}, ENGINES[engine].ropes
-    kinds = [each.get("rope_type", "default") for each in (rope, *rope.values()) if isinstance(each, dict)]
-    if wrong := next((kind for kind in kinds if known is not None and kind not in known), None):
+    known = ENGINES[engine].ropes
+    if wrong := next((kind for kind in rope_kinds(config) if known is not None and kind not in known), None):
         return Verdict(engine, NO, f"a graph keeps the angles of RoPE {wrong!r} that it was made with")
     return Verdict(engine, AFTER_EXPORT, GRAPHS)
 

@@ -119,7 +119,12 @@ def as_engine_reads_it(
         try:
             config, state = convert(config, state, DECILM)
         except FormatError as error:
-            raise rewrites.CannotRun(f"{engine} reads no per-layer checkpoints; {error}") from None
+            how = (
+                "gets such a child as DeciLM"
+                if ENGINES[engine].per_layer_families
+                else "reads no per-layer checkpoints"
+            )
+            raise rewrites.CannotRun(f"{engine} {how}; {error}") from None
         changes.append("written as DeciLM")
     if tensor_parallel == 1 and (plain := rewrites.as_plain(config, state)) is not None:
         return (*plain, [*changes, UNIFORM])

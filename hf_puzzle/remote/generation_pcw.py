@@ -151,6 +151,26 @@ def _task_mask(ids: torch.Tensor, mask: torch.Tensor | None, setting: Callable) 
     return mask.to(ids.device).long()
 
 
+def _check_arguments(model, ids, stock: dict, generation_config, contexts, prefix, encoded) -> None:
+    """PCWError for what stock `generate` takes and windows do not, wherever it is said, and for arguments that conflict."""
+    if wrong := [name for name, value in stock.items() if name in NOT_WITH_WINDOWS or is_cache(value)]:
+        raise PCWError(f"{wrong[0]} cannot be given together with parallel windows")
+    for config, where in (
+        (generation_config, "generation_config"),
+        (model.generation_config, "model.generation_config"),
+    ):
+        own = () if config is model.generation_config else CACHE_SETTINGS
+        for name in (*own, *ALTERING_SETTINGS):
+            if (value := getattr(config, name, None)) not in (None, 1.0):
+                raise PCWError(f"{where}.{name} is {value!r}: not with parallel windows, set it to None")
+    if stock.get("use_cache") is False or (generation_config is not None and generation_config.use_cache is False):
+        raise PCWError("use_cache=False: parallel windows are a cache")
+    if (contexts is None) == (encoded is None) or (prefix is not None and encoded is not None):
+        raise PCWError("give either contexts, with or without a prefix, or encoded windows, which have theirs")
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or not ids.numel():
+        raise PCWError("inputs must be a tensor of task ids, (tasks, length), without embeddings")
+
+
 @torch.no_grad()
 def generate(
     inputs: torch.Tensor | None = None,
@@ -190,24 +210,8 @@ def generate(
     model = plain_model(model)
     stock = {name: value for name, value in kwargs.items() if value is not None}
     ids = stock.pop("input_ids", inputs)
-    if wrong := [name for name, value in stock.items() if name in NOT_WITH_WINDOWS or is_cache(value)]:
-        raise PCWError(f"{wrong[0]} cannot be given together with parallel windows")
-    for config, where in (
-        (generation_config, "generation_config"),
-        (model.generation_config, "model.generation_config"),
-    ):
-        own = () if config is model.generation_config else CACHE_SETTINGS
-        for name in (*own, *ALTERING_SETTINGS):
-            if (value := getattr(config, name, None)) not in (None, 1.0):
-                raise PCWError(f"{where}.{name} is {value!r}: not with parallel windows, set it to None")
-    if stock.pop("use_cache", True) is False or (
-        generation_config is not None and generation_config.use_cache is False
-    ):
-        raise PCWError("use_cache=False: parallel windows are a cache")
-    if (contexts is None) == (encoded is None) or (prefix is not None and encoded is not None):
-        raise PCWError("give either contexts, with or without a prefix, or encoded windows, which have theirs")
-    if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or not ids.numel():
-        raise PCWError("inputs must be a tensor of task ids, (tasks, length), without embeddings")
+    _check_arguments(model, ids, stock, generation_config, contexts, prefix, encoded)
+    stock.pop("use_cache", None)
     kind, again = check_model(model), None
     _check_generates(model)
     if contexts is not None:

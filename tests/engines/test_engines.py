@@ -229,6 +229,8 @@ def test_formats():
     check_format(["vllm"], "decilm", LlamaConfig())
     with pytest.raises(RecipeError, match="vllm cannot run children of this parent: drops logits_scaling 3"):
         check_format(["vllm"], "per_layer", GraniteConfig(logits_scaling=3.0))
+    with pytest.raises(RecipeError, match="RoPE scaling 'dynamic' depends on the longest sequence"):
+        check_format(["vllm"], "per_layer", Qwen3Config(**rope("dynamic")))
     with pytest.raises(RecipeError, match="family 'starcoder2' was not measured there"):
         check_format(["vllm"], "per_layer", Starcoder2Config())
 
