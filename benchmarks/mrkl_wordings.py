@@ -4,7 +4,7 @@
 
 Writes mrkl_wordings.json beside this file. The questions were written before any of their failures had been read; the
 figures of that first contact stand under `first` and are not overwritten, those of the reader of expressions before
-this grammar under `before`. "abstain" as the expected answer means that no expert holds it: an answer with status "ok"
+this grammar under `before`. "later" are questions about the library that were written when the others had been read. "abstain" as the expected answer means that no expert holds it: an answer with status "ok"
 is then wrong silently.
 """
 
@@ -27,10 +27,12 @@ TODAY = "2022-05-01"
 FIRST = {
     "library": {"n": 184, "right": 0.8641, "abstained": 0.125, "wrong silently": 0.0054, "crashed": 0.0054},
     "hospital": {"n": 133, "right": 0.8797, "abstained": 0.1203, "wrong silently": 0.0},
+    "later": {"n": 80, "right": 0.9375, "abstained": 0.05, "wrong silently": 0.0125},
 }
 BEFORE = {
     "library": {"n": 184, "right": 0.7446, "abstained": 0.1793, "wrong silently": 0.0761},
     "hospital": {"n": 133, "right": 0.7519, "abstained": 0.1353, "wrong silently": 0.1128},
+    "later": {"n": 80, "right": 0.6875, "abstained": 0.2, "wrong silently": 0.1125},
 }
 UNITS = {
     "meter": ("len", "1", ["metres"]), "kilometer": ("len", "1000", ["km"]), "mile": ("len", "1609.344", ["miles"]),
@@ -249,7 +251,7 @@ def main() -> dict:
             reply = systems[row["world"]](row["query"])
             times.append((time.process_time() - start) * 1e3)
             found = verdict(row["expected"], reply)
-            worlds[row["world"]][found] += 1
+            worlds[row.get("part", row["world"])][found] += 1
             kinds[row["kind"]][found] += 1
     shares = {
         name: {"n": sum(c.values())}

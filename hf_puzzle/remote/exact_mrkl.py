@@ -244,8 +244,7 @@ def near_power(base: Fraction, exponent: Fraction) -> Fraction:
 
 def significant(value: Fraction, digits: int = 30) -> Fraction:
     """`value` rounded to so many significant decimal digits."""
-    context = Context(prec=digits)
-    return Fraction(context.divide(Decimal(value.numerator), Decimal(value.denominator)))
+    return Fraction(Context(prec=digits).divide(Decimal(value.numerator), Decimal(value.denominator)))
 
 
 def raised(base: Fraction, exponent: Fraction) -> Fraction:
@@ -642,8 +641,8 @@ class Units(Expert):
         turning = [bool(TURNS.search(name)) for name in names]
         if turning[0] != turning[1] and any(CYCLES.search(name) for name in names):
             return failed("error", f"units: {names[0]} counts turns or angles and {names[1]} cycles; name one of them")
-        data = {"source": "pint"}
-        if max(found.denominator, found.numerator) > 10**24 * max(1, arguments_size(value)):
+        data: dict = {"source": "pint"}
+        if max(found.denominator, found.numerator) > 10**24 * max(abs(value.numerator), value.denominator):
             # a constant such as pi, or one that was measured, has been rounded on the way
             data |= {"exact": False, "notes": ["a rounded constant is part of the factor"]}
         return answered(found, f"{number_text(found)} {units[1] or names[1]}", **data)
@@ -651,10 +650,6 @@ class Units(Expert):
 
 TURNS = re.compile(r"rpm|revolution|turn|radian|\brad\b|degree|\bdeg\b", re.IGNORECASE)
 CYCLES = re.compile(r"hertz|\bHz\b|becquerel|cycle|per second|/ ?s\b", re.IGNORECASE)
-
-
-def arguments_size(value: Fraction) -> int:
-    return max(abs(value.numerator), value.denominator)
 
 
 def _extension(table, own) -> dict:

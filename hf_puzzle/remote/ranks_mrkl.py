@@ -233,3 +233,56 @@ def more_rows(c, first, second):
     """How many more rows of one kind there are than of another."""
     sides = [count(c, which) for which in (first, second)]
     return op("-", sides[0][0], sides[1][0]) if all(len(side) == 1 for side in sides) else None
+
+
+# -- sums of products
+
+
+def total_product(c):
+    """(table, quantity column, price column) of rows that have a quantity and lead to a price, or None."""
+    for table, columns in c.schema.columns.items():
+        quantity_column = next(
+            (
+                col
+                for col in columns.values()
+                if col.kind == "number" and set(col.words) & {"quantity", "amount", "count", "piece", "unit"}
+            ),
+            None,
+        )
+        if quantity_column is None:
+            continue
+        for other, theirs in c.schema.columns.items():
+            price = next((col for col in theirs.values() if col.kind == "number" and "price" in col.words), None)
+            if price is not None and reachable(c.schema, table, other):
+                return table, (table, quantity_column.name), (other, price.name, 100 if "cent" in price.words else 1)
+    return None
+
+
+@meaning("revenue")
+def revenue(c, *conds):
+    """Revenue in the price's unit, or ("cents" last) in cents."""
+    cents = conds[-1:] == ("cents",)
+    conds = [each for each in conds if isinstance(each, tuple)]
+    parts = total_product(c)
+    if parts is None or cents and parts[2][2] == 1:
+        return None
+    table, amount, price = parts
+    found = []
+    for r in restrict(c, ("rows", table, ()), *conds) or ():
+        query = Query(c.schema, table)
+        what = f"SUM({query.column(amount)}*{query.column(price)})"
+        found.append(database(query.select(what if cents or price[2] == 1 else f"{what}/100.0", r[2])))
+    return [each if cents else money(c, each, price) for each in found] or None
+
+
+@meaning("stock_value")
+def stock_value(c, *cents):
+    for table, columns in c.schema.columns.items():
+        price = next((col for col in columns.values() if col.kind == "number" and "price" in col.words), None)
+        stock = next(
+            (col for col in columns.values() if col.kind == "number" and set(col.words) & {"stock", "inventory"}), None
+        )
+        if price and stock:
+            scale = "" if cents or "cent" not in price.words else "/100.0"
+            return database(f"SELECT SUM({name(price.name)}*{name(stock.name)}){scale} FROM {name(table)}")
+    return None

@@ -28,6 +28,7 @@ from hf_puzzle.remote.experts_mrkl import (
     NumberError,
     Result,
     Units,
+    _of_tool,
     as_smolagents_tool,
     exact_text,
     expert_from,
@@ -910,3 +911,36 @@ def resolved(value, results):
     return re.sub(
         r"\$(\d)", lambda m: results[int(m[1]) - 1] if m[0] == value else f"({results[int(m[1]) - 1]})", value
     )
+
+
+def test_powers_without_an_exact_value_say_so():
+    found = Calculator()(expression="2**0.5 * 2**0.5")
+    assert found.status == "ok"
+    assert found.data["exact"] is False
+    assert abs(found.value - 2) < Fraction(1, 10**25)
+    assert "exact" not in Calculator()(expression="144**0.5").data
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [('"12.50"', Fraction(25, 2)), ("7", 7), ('"a text"', "a text"), ("plain", "plain")],
+)
+def test_a_tools_number_in_quotes_is_a_number(text, value):
+    found = _of_tool("tool", text)
+    assert (found.status, found.value, found.data["exact"]) == ("ok", value, False)
+    assert _of_tool("tool", "null").status == "no_data"
+
+
+def test_a_users_units_are_completed_in_their_own_dimensions():
+    table = {
+        "mile": {"dimension": "length", "factor": "1609344", "forms": []},
+        "span": {"dimension": "length", "factor": "228.6", "forms": []},
+    }
+    units = Units(table)
+    assert units(value="1", **{"from": "span", "to": "inch"}).value == 9
+    assert units(value="2", **{"from": "cup", "to": "teaspoon"}).value == 96
+    odd = {
+        "mile": {"dimension": "length", "factor": "1", "forms": []},
+        "foot": {"dimension": "length", "factor": "1", "forms": []},
+    }
+    assert Units(odd)(value="1", **{"from": "mile", "to": "yard"}).status == "no_data"

@@ -654,3 +654,14 @@ def test_square_kilometres_are_no_metres():
     wiki = Wiki([{"id": "l", "title": "Lake Sennen", "text": text}])
     assert wiki(query="How many square kilometres does Lake Sennen cover?").value == 34
     assert wiki(query="How deep is Lake Sennen?").value == 112
+
+
+@pytest.mark.parametrize("sql", ["SELECT CAST(0.29*100 AS INTEGER)", "SELECT 0.1+0.2=0.3", "SELECT ROUND(2.5)"])
+def test_what_went_through_a_float_is_not_exact(database, sql):
+    assert database(sql=sql).data["exact"] is False
+
+
+def test_integer_division_is_the_engines_and_said(database):
+    found = database(sql="SELECT 7/2")
+    assert (found.value, found.data["notes"]) == (3, ["the engine divides whole numbers without remainder"])
+    assert "exact" not in database(sql="SELECT COUNT(*) FROM staff").data
