@@ -125,7 +125,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--venvs", type=Path, default=ROOT / ".venv-engines")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "engines", help="folders and answers; kept")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "runs" / "engines",
+        help="folders and answers, which are not made again: delete it after a change",
+    )
     parser.add_argument("--only", default="", help="cases whose name has this text")
     args = parser.parse_args()
     found = json.loads(measured.PATH.read_text()) if measured.PATH.exists() else {"cases": {}, "engines": {}}

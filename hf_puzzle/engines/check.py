@@ -494,16 +494,19 @@ def _check_per_layer(folder: Path, raw: dict, architecture: str) -> list[Verdict
     if not re.fullmatch(r"Puzzle\w+ForCausalLM", architecture):
         reason = f"{architecture} has no code for per_layer_config: stock classes ignore `skip`"
         return [Verdict(engine, NO, reason) for engine in _engines()]
-    return [_per_layer_verdict(engine, folder, raw, layers) for engine in _engines()]
+    config = _config_of(folder)
+    return [_per_layer_verdict(engine, folder, raw, layers, config) for engine in _engines()]
 
 
-def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, dict]) -> Verdict:
+def _per_layer_verdict(
+    engine: str, folder: Path, raw: dict, layers: dict[str, dict], config: PretrainedConfig | None
+) -> Verdict:
     if ENGINES[engine].graphs:
-        return _graphs_verdict(engine, _config_of(folder))
+        return _graphs_verdict(engine, config)
     if ENGINES[engine].per_layer_families is not None:
-        return _in_transformers_backend(engine, folder, raw)
+        return _in_transformers_backend(engine, folder, raw, config)
     if "per_layer" not in ENGINES[engine].formats:
-        return _uniform_verdict(engine, folder) or _as_decilm_verdict(engine, folder, raw)
+        return _uniform_verdict(engine, config) or _as_decilm_verdict(engine, folder, raw)
     wanted = "AutoModelForDecision" if engine == "transformers-serve" else "AutoModelForCausalLM"
     path = _code_file(folder, raw, wanted)
     if path is None or not path.is_file():
@@ -517,9 +520,8 @@ def _per_layer_verdict(engine: str, folder: Path, raw: dict, layers: dict[str, d
     return Verdict(engine, OPENS, "with trust_remote_code")
 
 
-def _uniform_verdict(engine: str, folder: Path) -> Verdict | None:
+def _uniform_verdict(engine: str, config: PretrainedConfig | None) -> Verdict | None:
     """Of a child whose layers are all alike, but for dummies: an export writes the stock architecture."""
-    config = _config_of(folder)
     live = set() if config is None else {block for block in describe(config) if block != Block(NONE, NONE)}
     if len(live) != 1 or not is_stock(next(iter(live))):
         return None
@@ -532,11 +534,10 @@ def _uniform_verdict(engine: str, folder: Path) -> Verdict | None:
     return Verdict(engine, AFTER_EXPORT, reason)
 
 
-def _in_transformers_backend(engine: str, folder: Path, raw: dict) -> Verdict:
+def _in_transformers_backend(engine: str, folder: Path, raw: dict, config: PretrainedConfig | None) -> Verdict:
     """What vLLM says to a per-layer folder, which it runs by the folder's own code."""
-    if (verdict := _uniform_verdict(engine, folder)) is not None:
+    if (verdict := _uniform_verdict(engine, config)) is not None:
         return verdict
-    config = _config_of(folder)
     if config is None:
         return Verdict(engine, NO, "config.json is none that transformers reads")
     blocks = describe(config)
