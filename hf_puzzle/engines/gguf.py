@@ -35,6 +35,7 @@ from ..formats import describe, head_is_tied
 from ..progress import bar
 from ..remote.configuration_decilm import DeciLMConfig
 from .check import weight_files
+from .llama_library import EXTRA, quantize
 
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ OutType = Literal["f32", "f16", "bf16", "q8_0", "q4_k_m", "q5_k_m", "q6_k"]
 BLOCK_SIZES = {"q8_0": 32, "q4_k_m": 256, "q5_k_m": 256, "q6_k": 256}
 # made by llama.cpp itself, of a float32 file
 QUANTIZED_BY_LLAMA_CPP = ("q4_k_m", "q5_k_m", "q6_k")
-EXTRA = 'pip install "hf_puzzle[llama-cpp]"'
 REWRITE = "run `hf-puzzle export DIR --target llama.cpp`, which rewrites it exactly"
 
 # model_type -> config class, GGUF architecture, whether that architecture rotates neighbouring rows of q and k
@@ -280,8 +280,6 @@ def _check_blocks(shapes: dict[str, tuple[int, ...]], outtype: OutType) -> None:
 
 
 def _quantized_by_llama_cpp(source: Path, out: Path, outtype: OutType) -> None:
-    from .llama_cpp import quantize
-
     quantize(source, out, outtype)
     gguf = _gguf()
     found = {tensor.tensor_type for tensor in gguf.GGUFReader(out).tensors if len(tensor.shape) > 1}

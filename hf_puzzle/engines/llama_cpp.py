@@ -1,7 +1,6 @@
 """llama.cpp in this process: logits, greedy tokens and timings of a GGUF file, by its low-level API."""
 
 import ctypes
-import functools
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,36 +12,14 @@ import torch
 from transformers import PreTrainedModel
 
 from ..costs import Timing, Workload, clock_ms
-from .gguf import EXTRA, OutType, write_model_gguf
+from .gguf import OutType, write_model_gguf
+from .llama_library import LlamaCppError, last_error
+from .llama_library import library as _library
 
 
 KV_TYPES = ("f16", "f32")
 # tokens of one llama_decode: bounds the memory of the logits, llama.cpp computes 512 at a time anyway
 CHUNK = 512
-_last_error: list[str] = []
-
-
-class LlamaCppError(ValueError):
-    """llama.cpp refused a file, a context or a batch; the message has its own last word."""
-
-
-@functools.cache
-def _library() -> ModuleType:
-    """The package llama_cpp, its log kept to the last error."""
-    try:
-        import llama_cpp
-    except ImportError:
-        raise ImportError(f"running GGUF files needs the package llama-cpp-python: {EXTRA}") from None
-
-    @llama_cpp.llama_log_callback
-    def keep_errors(level: int, text: bytes, _) -> None:
-        if level == 4:  # GGML_LOG_LEVEL_ERROR
-            _last_error[:] = [text.decode(errors="replace").strip()]
-
-    llama_cpp.llama_log_set(keep_errors, ctypes.c_void_p(0))
-    llama_cpp._hf_puzzle_log = keep_errors  # the library holds no reference
-    llama_cpp.llama_backend_init()
-    return llama_cpp
 
 
 def _repacks(library: ModuleType) -> bool:
@@ -66,24 +43,6 @@ def version() -> str:
     if library.llama_max_devices() < 1:
         raise RuntimeError("llama.cpp sees no device, not even the CPU")
     return library.__version__
-
-
-def quantize(source: str | Path, out: str | Path, outtype: OutType, n_threads: int = 1) -> None:
-    """Write the float32 GGUF file `source` to `out` with matrices of a type that llama.cpp makes.
-
-    Raises:
-        ImportError: llama-cpp-python is missing.
-        LlamaCppError: llama.cpp refused.
-    """
-    library = _library()
-    params = library.llama_model_quantize_default_params()
-    params.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{outtype.upper()}")
-    params.nthread = n_threads
-    _last_error.clear()
-    if library.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)) != 0:
-        raise LlamaCppError(
-            f"llama.cpp does not write {outtype}: {_last_error[0] if _last_error else 'no reason given'}"
-        )
 
 
 class _Batch:
@@ -140,7 +99,7 @@ class LlamaCpp:
         self._model = self._context = None
         self.n_ctx, self.n_seq_max = n_ctx, n_seq_max
         library = self._library = _library()
-        _last_error.clear()
+        last_error.clear()
 
         model_params = library.llama_model_default_params()
         model_params.n_gpu_layers = 0
@@ -169,7 +128,7 @@ class LlamaCpp:
         self._batch = _Batch(library, params.n_batch, n_seq_max)
 
     def _error(self, what: str) -> LlamaCppError:
-        return LlamaCppError(f"{what}: {_last_error[0] if _last_error else 'no reason given'}")
+        return LlamaCppError(f"{what}: {last_error[0] if last_error else 'no reason given'}")
 
     def close(self) -> None:
         """Free the model and its context; a closed object is of no more use."""
