@@ -214,10 +214,13 @@ def test_costs_count_what_the_child_holds(parent, space, library):
 def test_refit_brings_the_child_nearer(parent, space, library, streams):
     blocks = [Block(a, f) for a, f in [(space.layers[0].attention[1], space.layers[0].ffn[1])] * 4]
     child = assemble_child(parent, library, blocks, space.parent, formats.PER_LAYER)
-    rows = sequences(streams["train"], 16, 512, 5)
+    rows = sequences(streams["train"], 16, 2_048, 5)
     before = (child(rows).logits - parent(rows).logits).square().mean()
-    refit(child, parent, rows, ChildConfig(batch_size=8))
-    assert (child(rows).logits - parent(rows).logits).square().mean() < before
+    done = refit(child, parent, rows, ChildConfig(batch_size=32))
+    after = (child(rows).logits - parent(rows).logits).square().mean()
+    assert after < before if done.kept else after == before
+    # of a mixture, the attention alone is refitted: little to win
+    assert done.kept or hasattr(layers_of(parent)[0].mlp, "experts")
 
 
 def test_a_step_of_distillation_reaches_every_weight(parent, space, library, tmp_path):
