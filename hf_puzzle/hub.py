@@ -97,6 +97,19 @@ def check_replaceable(folder: str | Path) -> None:
         raise ValueError(f"{folder} exists and holds no model; name another folder")
 
 
+def _name_for_all_versions(path: Path, tokenizer) -> None:
+    """Give a tokenizer without a class of its own the name that transformers 4 knows, too, where its default inputs differ."""
+    if not path.exists():
+        return
+    config = artifacts.read_json(path)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config |= {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": list(tokenizer.model_input_names),
+        }
+        artifacts.write_json(path, config)
+
+
 def write_model_folder(
     folder: str | Path,
     model: PreTrainedModel,
@@ -139,6 +152,7 @@ def write_model_folder(
         write_code(staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
+            _name_for_all_versions(staging / "tokenizer_config.json", tokenizer)
         if provenance is not None:
             artifacts.write_json(staging / "puzzle.json", {"puzzle_format_version": FORMAT_VERSION, **provenance})
         if also is not None:

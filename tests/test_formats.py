@@ -5,9 +5,9 @@ import torch
 from families import FAMILIES, block_kinds, family_child, family_config, family_model, own_head, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, GPT2Config, PhiConfig, PhiForCausalLM
+from transformers import AutoConfig, AutoTokenizer, GPT2Config, PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
-from hf_puzzle import formats, hub
+from hf_puzzle import artifacts, formats, hub
 from hf_puzzle.blocks import Block, num_experts, windowed
 from hf_puzzle.formats import DECILM, PER_LAYER, FormatError, convert, describe, per_layer_config
 from hf_puzzle.remote.configuration_decilm import DeciLMConfig, block_config, ffn_width
@@ -377,3 +377,16 @@ def test_the_bias_of_a_head_is_kept(tied, tmp_path):
     hub.write_model_folder(tmp_path / "copy", parent)
     config, state = hub.read_model_folder(tmp_path / "copy")
     assert ("lm_head.weight" in state, "lm_head.bias" in state) == (not tied, True)
+
+
+def test_a_tokenizer_without_a_class_has_a_name_that_transformers_4_knows(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")))
+    folder = hub.write_model_folder(tmp_path / "child", family_model("llama"), tokenizer)
+    config = artifacts.read_json(folder / "tokenizer_config.json")
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["model_input_names"] == list(tokenizer.model_input_names)
+    opened = AutoTokenizer.from_pretrained(folder)
+    assert opened.get_vocab() == tokenizer.get_vocab()
+    assert list(opened("a b")) == list(tokenizer("a b"))
