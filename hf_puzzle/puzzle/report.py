@@ -215,9 +215,9 @@ def render(
     fitted, unseen = _by_fit(costs, chosen["batch_size"])
     before = evaluation["quality"]["child"]
     solution = chosen["solution"]
-    machine = evaluation["environment"]
+    machine, name = evaluation["environment"], recipe.parent.name
     parts = [
-        f"# {recipe.parent.name}: a cheaper child",
+        f"# {Path(name).name if Path(name).is_absolute() else name}: a cheaper child",
         f"Measured in {costs.workload.get('engine', 'transformers')} on {machine['gpu'] or machine['cpu']} ({machine['cpu_count']} cores), {costs.dtype}, batch {work['batch_size']}, "
         f"{work['prefill_tokens']} prompt and {work['decode_tokens']} generated tokens, {costs.workload['clock']} clock, "
         f"{evaluation['speed']['total']['rounds']} interleaved rounds in {evaluation['speed']['total'].get('sessions', 1)} "
