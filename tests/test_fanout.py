@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 
 import psutil
 import pytest
@@ -229,7 +230,8 @@ def test_draws_of_an_evaluation_are_tasks_too(tmp_path, cluster):
         rows = artifacts.read_jsonl(out / "draws.jsonl")
         draws.append([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
     assert draws[0] == draws[1]
-    assert len(draws[0]) == 8
+    # two numbers of windows and the two baselines on the shots of each, four draws
+    assert Counter(row["mode"] for row in draws[0]) == {"pcw": 8, "nearest": 8, "linear": 8}
     tasks = {row["task"] for row in finished_tasks(out, "evaluate")}
     assert tasks == {"dataset=0 first_draw=0 last_draw=1", "dataset=0 first_draw=2 last_draw=3"}
 
