@@ -19,9 +19,9 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.costs import assisted_generation, cpu_threads
 from hf_puzzle.data import sequences, tokenize
 from hf_puzzle.puzzle.block_distillation import build_library
-from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig, load_recipe
 
@@ -41,7 +41,7 @@ def untrained_child(parent: PreTrainedModel, tokens: dict[str, torch.Tensor], le
     config = LibraryConfig(num_tokens=0, eval_tokens=1_024)
     with tempfile.TemporaryDirectory() as folder:
         library = build_library(parent, space, importance, tokens, BlockLibrary(folder), config, length)
-        return assemble_child(parent, library, UNTRAINED, OWN)
+        return Network(parent.config, UNTRAINED, library).assembled(parent)
 
 
 def main() -> None:

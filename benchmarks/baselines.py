@@ -27,7 +27,7 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import Rows, Targets, mean_and_error
 from hf_puzzle.puzzle.assess import baseline_child, baseline_layouts, chosen_blocks, test_targets
 from hf_puzzle.puzzle.bench import jsonable
-from hf_puzzle.puzzle.child import assemble_child
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 
 
@@ -97,7 +97,7 @@ def quality(run: PuzzleRun, name: str, network: dict, setting: dict) -> dict:
     """One row: a network after refit (unless told not to) and GKD."""
     blocks = [Block.parse(text) for text in network["blocks"]]
     if not setting["refit"]:
-        child = assemble_child(run.parent, run.library, blocks, run.space.parent, run.fmt)
+        child = Network(run.parent.config, blocks, run.library, run.fmt).assembled(run.parent)
     elif not setting["gkd_tokens"]:
         child = baseline_child(run, name, blocks, 0)
     else:

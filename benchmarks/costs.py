@@ -19,7 +19,7 @@ from hf_puzzle.costs import cache_bytes, median_timing, weight_bytes
 from hf_puzzle.formats import DECILM
 from hf_puzzle.puzzle.bench import Bench
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token, measure_costs, non_block_parameters, num_parameters
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.recipe import load_recipe
 
@@ -82,7 +82,7 @@ def held_bytes() -> list[dict]:
                         vocab_size=128, hidden_size=64, intermediate_size=512, num_hidden_layers=5,
                         num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=tied, **extra,
                     )  # fmt: skip
-                    child = empty_child(config, blocks, getattr(torch, dtype))
+                    child = Network(config, blocks).random(getattr(torch, dtype))
                     cache = DynamicCache()
                     with torch.no_grad():
                         child(input_ids=tokens, past_key_values=cache, use_cache=True)

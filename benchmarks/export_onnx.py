@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
 from hf_puzzle.engines.onnx import PACKAGES, TOLERANCE, export_onnx
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def main() -> None:
         for name, blocks in CHILDREN.items():
             torch.manual_seed(0)
             folders[name] = scratch / name
-            empty_child(config, blocks, torch.float32).save_pretrained(folders[name])
+            Network(config, blocks).random(torch.float32).save_pretrained(folders[name])
         for name, folder in folders.items():
             rows[name] = measured(folder, scratch / "onnx") | {"blocks": [b.id for b in CHILDREN.get(name, [])]}
             print(name, rows[name])

@@ -24,10 +24,10 @@ from hf_puzzle.data import TokenStream
 from hf_puzzle.evaluation import Rows, Targets, mean_and_error
 from hf_puzzle.formats import choose_format
 from hf_puzzle.puzzle.block_distillation import build_layers
-from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.distillation import distill
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.refit import calibration_rows, refit
 from hf_puzzle.puzzle.search_space import build_search_space
 from hf_puzzle.recipe import ChildConfig, DistillConfig, LibraryConfig, SearchSpaceConfig
@@ -94,7 +94,7 @@ def one_run(seed: int) -> dict:
                 parent, space, range(len(space.layers)), importance, tokens, library,
                 dataclasses.replace(config, num_tokens=count), LENGTH, seed,
             )  # fmt: skip
-            child = assemble_child(parent, library, layout, space.parent, fmt)
+            child = Network(parent.config, layout, library, fmt).assembled(parent)
             judged(name, child, "initial" if count else None)
         refitted = ChildConfig(refit_tokens=asked["refit_tokens"])
         refit(child, parent, calibration_rows(child, train, LENGTH, refitted, seed), refitted, ())

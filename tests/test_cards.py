@@ -21,7 +21,7 @@ from hf_puzzle.cards import CardError, Measured, write_card
 from hf_puzzle.engines.check import check_folder
 from hf_puzzle.mrkl.publish import write_custom_generate as write_mrkl
 from hf_puzzle.pcw import write_custom_generate as write_pcw
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.recipe import load_recipe
 
 
@@ -504,7 +504,7 @@ def test_the_snippet_of_a_child_runs(llama, tmp_path, fmt):
     torch.manual_seed(0)
     config = type(llama.config)(**(llama.config.to_dict() | {"vocab_size": 512}))
     blocks = [Block.parse(text) for text in ("kv2+w512", "none+w256", "kv4+none", "kv4+w768")]
-    child = empty_child(config, blocks, torch.float32, fmt=fmt)
+    child = Network(config, blocks, fmt=fmt).random(torch.float32)
     provenance = {"recipe": {"parent": {"name": "org/parent"}, "data": {"name": "text"}}, "parent": {"hub_id": None}}
     folder = hub.write_model_folder(tmp_path / "child", child, byte_level(), provenance)
     write_card(folder, folder, "me/child")

@@ -22,7 +22,7 @@ from hf_puzzle.costs import (
     without_drift,
 )
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.remote.caches_puzzle import OUTPUT_NAME
 
 
@@ -108,7 +108,7 @@ BLOCKS = [Block(4, 768), Block("none", 256), Block(1, "none"), Block("linear", "
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_cache_bytes_are_the_formulas(make_parent, head_dim, dtype):
     config = make_parent(**({"head_dim": head_dim} if head_dim else {})).config
-    child = empty_child(config, BLOCKS, getattr(torch, dtype))
+    child = Network(config, BLOCKS).random(getattr(torch, dtype))
     cache = DynamicCache()
     with torch.no_grad():
         child(input_ids=torch.zeros(3, 11, dtype=torch.int64), past_key_values=cache, use_cache=True)
@@ -119,7 +119,7 @@ def test_cache_bytes_are_the_formulas(make_parent, head_dim, dtype):
 
 @pytest.mark.parametrize("make", ["parent", "child"])
 def test_generation_reads_and_writes_the_workload(make, llama):
-    model = llama if make == "parent" else empty_child(llama.config, BLOCKS, torch.float32)
+    model = llama if make == "parent" else Network(llama.config, BLOCKS).random(torch.float32)
     shapes, logits = [], []
 
     def record(module, args, kwargs, output):

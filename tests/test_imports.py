@@ -116,15 +116,15 @@ def test_no_cycles():
     [
         ("costs", "from .puzzle.solver import solve", ["puzzle/solver"]),
         ("costs", "from . import artifacts", ["artifacts"]),
-        ("costs", "import hf_puzzle.puzzle.child", ["puzzle/child"]),
-        ("puzzle/child", "from ..remote.modeling_decilm import X", ["remote/modeling_decilm"]),
+        ("costs", "import hf_puzzle.puzzle.network", ["puzzle/network"]),
+        ("puzzle/network", "from ..remote.modeling_decilm import X", ["remote/modeling_decilm"]),
         (
-            "puzzle/child",
+            "puzzle/network",
             "from .. import artifacts\nfrom .solver import a, b",
             ["artifacts", "puzzle/solver"] + ["puzzle/solver"],
         ),
-        ("puzzle/child", "def f():\n    from hf_puzzle.cli import main", ["cli"]),
-        ("puzzle/child", "import torch\nfrom transformers import x", []),
+        ("puzzle/network", "def f():\n    from hf_puzzle.cli import main", ["cli"]),
+        ("puzzle/network", "import torch\nfrom transformers import x", []),
     ],
 )
 def test_the_walk_itself(module, source, expected):

@@ -129,7 +129,9 @@ def test_seconds_that_are_none(monkeypatch, text):
 
 
 def test_no_other_module_makes_bars():
-    users = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if re.search(r"\btqdm\b", path.read_text())]
+    users = [
+        path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if re.search(r"\btqdm\b", path.read_text())
+    ]
     assert set(users) <= {"progress.py", "training.py", "mrkl/adapters.py"}
     assert not any(re.search(r"\btqdm\(", (ROOT / name).read_text()) for name in users if name != "progress.py")
 

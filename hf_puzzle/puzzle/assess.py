@@ -37,11 +37,11 @@ from ..stages import Estimate
 from .baselines import FINALISTS, Baselines, describe
 from .bench import START_SECONDS, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
 from .block_costs import BYTES
-from .child import assemble_child, cast_parameters, empty_child
 from .deployed import in_llama_cpp
 from .distillation import distill, estimate_distill, validation_rows
 from .estimates import PROCESS_BYTES, Pieces, largest
 from .judge import seconds_of_distance
+from .network import cast_parameters
 from .refit import calibration_rows, estimate_child, refit
 from .search import seconds_of_rival
 
@@ -305,9 +305,9 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int, **setti
     parent, recipe = run.parent, run.recipe
     if name == "scratch":
         torch.manual_seed(recipe.seed)
-        child = empty_child(parent.config, blocks, parent.dtype, parent.device, run.fmt)
+        child = run.network(blocks).random(parent.dtype, parent.device)
     else:
-        child = assemble_child(parent, run.library, blocks, run.space.parent, run.fmt)
+        child = run.network(blocks).assembled(parent)
         if recipe.child.refit:
             tokens = run.tokens["train"]
             rows = calibration_rows(child, tokens, run.sequence_length, recipe.child, recipe.seed + 3)

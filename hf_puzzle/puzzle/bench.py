@@ -39,7 +39,7 @@ from ..engines.measuring import open_model, time_vllm
 from ..formats import PER_LAYER, parent_block
 from ..progress import bar
 from ..recipe import CostConfig
-from .child import empty_child, empty_model
+from .network import Network, empty_model
 
 
 PARENT, OWN = "parent", "0"  # the stock parent, and its blocks in the child's code: calibration child 0
@@ -170,7 +170,7 @@ class Bench:
 
     def _child(self, blocks: list[Block]) -> PreTrainedModel:
         device = "cpu" if self.config.engine == "vllm" else self._model.device
-        return empty_child(self.parent_config, blocks, self.dtype, device, self.fmt, self._stock())
+        return Network(self.parent_config, blocks, fmt=self.fmt).random(self.dtype, device, self._stock())
 
     # -- sessions
 

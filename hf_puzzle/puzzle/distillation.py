@@ -40,8 +40,8 @@ from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..stages import Estimate
 from ..training import TRAINER_SECONDS, SealingTrainer, num_steps, show_progress, training_arguments
-from .child import cast_parameters
 from .loading import check_sharded
+from .network import cast_parameters
 from .surgery import KINDS
 
 

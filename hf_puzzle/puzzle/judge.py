@@ -22,6 +22,7 @@ from ..progress import bar
 from ..recipe import ScoreConfig
 from .estimates import Pieces
 from .library import BlockLibrary
+from .network import Network
 from .search_space import LayerSpace, SearchSpace
 from .surgery import KINDS, first_states, layers_of, only_layers, run_layer, sub_block, swapped
 
@@ -98,7 +99,7 @@ class Judge:
         layout = tuple(blocks)
         if layout not in self.judged:
             found, targets = [], self.targets  # the parent's, before it is swapped
-            with swapped(self.parent, self.library.swaps(self.parent, list(layout), self.space.parent)):
+            with Network(self.parent.config, layout, self.library).inside(self.parent):
                 for index, batch in enumerate(bar(targets.batches, desc="distance")):
                     found += self.values(index, [final_states(self.parent, batch)])
             self.forward_tokens += self.metric.rows.input_ids.numel()
@@ -128,7 +129,7 @@ class Judge:
         parent, own, targets = self.parent, self.space.parent, self.targets
         incumbent = incumbent or [own] * len(self.space.layers)
         at_parent = [all(b == own for i, b in enumerate(incumbent) if i != layer) for layer in range(len(incumbent))]
-        standing = self.library.swaps(parent, incumbent, own)
+        standing = Network(parent.config, incumbent, self.library).swaps(parent)
         states = [first_states(parent, batch) for batch in targets.batches]
         offered = offered or [scored_blocks(layer, own, self.metric.config) for layer in self.space.layers]
         progress = bar(total=sum(len(offered[i]) for i in layers) * len(states), desc="score")

@@ -109,7 +109,3 @@ class BlockLibrary:
                 if shared:
                     loaded[kind, variant] = modules[-1]
         return tuple(modules)
-
-    def swaps(self, model: PreTrainedModel, blocks: list[Block], parent: Block) -> dict[int, tuple]:
-        """What `surgery.swapped` takes, for a whole child."""
-        return {i: self.modules(model, i, block, parent) for i, block in enumerate(blocks) if block != parent}

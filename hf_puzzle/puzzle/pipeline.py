@@ -49,7 +49,6 @@ from .block_distillation import (
     planned_names,
 )
 from .chats import PARTS, batches_of, estimate_chats, prompts_of_files, write_chats
-from .child import assemble_child, child_weights, meta_child
 from .distillation import (
     Distilled,
     check_fsdp,
@@ -65,6 +64,7 @@ from .importance import channel_importance, estimate_importance
 from .judge import Judge, Metric, scored_blocks
 from .library import BlockLibrary
 from .loading import gathered, load_layers, load_sharded, resolve_dtype
+from .network import Network, meta_model
 from .parent_source import ParentSource
 from .preflight import check_machine
 from .refit import calibration_rows, estimate_child, refit, wanted_tokens
@@ -199,6 +199,10 @@ class PuzzleRun:
     def fmt(self) -> str:
         """Format of the child, chosen from shapes alone."""
         return choose_format(self.config, self.space.blocks, self.recipe.child.format)
+
+    def network(self, blocks: list[Block]) -> Network:
+        """Of this run's library, in the child's format."""
+        return Network(self.config, blocks, self.library, self.fmt)
 
     def load_child(self, name: str) -> PreTrainedModel:
         """A child of this run, `child` or `distilled`, on the run's device."""
@@ -464,12 +468,12 @@ class PuzzleRun:
         if not self.recipe.child.refit and not self.source.in_memory:
             # layer by layer from the parent's files; the refit, and a parent without files, need the child in memory
             p, shards = self.recipe.parent, self.source.shards
-            weights = child_weights(shards, self.config, self.library, blocks, self.space.parent, self.fmt, p.dtype)
+            weights = self.network(blocks).weights(shards, p.dtype)
             dtype = resolve_dtype(p.dtype, self.config, shards)
-            child = meta_child(child_config(self.config, blocks, self.fmt), dtype, self.parent_path, p.revision)
+            child = meta_model(self.network(blocks).config, dtype, self.parent_path, p.revision)
             self._write("child", child, weights)
             return
-        child = assemble_child(self.parent, self.library, blocks, self.space.parent, self.fmt)
+        child = self.network(blocks).assembled(self.parent)
         done = None
         if self.recipe.child.refit:
             tokens, seed = self.tokens["train"], self.recipe.seed + 3
@@ -483,7 +487,7 @@ class PuzzleRun:
         facts = dataclasses.asdict(done) if done is not None else None
         if self._shards_gkd:
             config = hub.read_config(self.run_dir / "child")
-            empty = meta_child(config, config.dtype, self.run_dir / "child")
+            empty = meta_model(config, config.dtype, self.run_dir / "child")
             self._write("distilled", empty, self._gathered(child), gkd=facts)
         else:
             self._write("distilled", child, gkd=facts)

@@ -35,9 +35,9 @@ from ..recipe import DataConfig, RecipeError
 from ..remote.caches_puzzle import OUTPUT_NAME
 from .block_costs import BYTES, kv_bytes_per_token, kv_tokens
 from .block_loss import normalized_mse
-from .child import empty_child
 from .distillation import chunked_kl, cosine_distance
 from .machines import Machine
+from .network import Network
 from .surgery import (
     KINDS,
     count_parameters,
@@ -586,7 +586,7 @@ class _Pieces:
     def decode(self, kind: str | None, variant: Variant, batch: int, past: int) -> Callable:
         block = Block(*(variant if each == kind else NONE for each in KINDS))
         config = self.shapes.config
-        model = empty_child(config, [block], self.dtype, self.device, choose_format(config, [block], "auto"))
+        model = Network(config, [block], fmt=choose_format(config, [block], "auto")).random(self.dtype, self.device)
         ids, heads = self._ids(batch, 1), kv_heads(block.attention)
         head_dim = kv_bytes_per_token(config, 1, "float32") // 8
         keys = torch.randn(batch, heads or 1, kv_tokens(block.attention, past), head_dim, device=self.device, dtype=self.dtype)  # fmt: skip

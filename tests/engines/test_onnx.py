@@ -7,7 +7,7 @@ from transformers import DynamicCache
 from hf_puzzle.blocks import Block
 from hf_puzzle.engines import onnx
 from hf_puzzle.engines.onnx import export_onnx, onnx_differences
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def make_folder(make_parent, tmp_path):
 
     def make(*blocks):
         parent = make_parent("llama", num_hidden_layers=len(blocks))
-        child = empty_child(parent.config, list(blocks), torch.float32)
+        child = Network(parent.config, list(blocks)).random(torch.float32)
         child.save_pretrained(tmp_path / "child")
         return child, tmp_path / "child"
 

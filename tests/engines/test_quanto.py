@@ -7,7 +7,7 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.costs import weight_bytes
 from hf_puzzle.engines import quanto
 from hf_puzzle.engines.quanto import quantized, weight_bytes_of
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 
 
 BLOCKS = [Block("none", 256), Block(2, "linear"), Block("linear", "none"), Block(4, 512)]
@@ -20,7 +20,7 @@ BITS = {"int8": 8, "int4": 4}
 def child(request, make_parent):
     config = make_parent("llama", tie_word_embeddings=request.param).config
     torch.manual_seed(0)
-    return empty_child(config, BLOCKS, torch.float32)
+    return Network(config, BLOCKS).random(torch.float32)
 
 
 @pytest.fixture(scope="module")

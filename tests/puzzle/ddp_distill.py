@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import Rows
-from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.distillation import distill
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.recipe import DistillConfig
 
 
@@ -23,7 +23,7 @@ def main(output: Path, batch_size: int) -> None:
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 256, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.1}
     parent = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
-    child = empty_child(parent.config, [Block(1, 256), Block("none", 256)], torch.float32)
+    child = Network(parent.config, [Block(1, 256), Block("none", 256)]).random(torch.float32)
     tokens = torch.randint(3, 64, (2000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     args = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
     config = DistillConfig(num_tokens=512, batch_size=batch_size, learning_rate=1e-3, optimizer="muon", args=args)

@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 
 from hf_puzzle import hub
 from hf_puzzle.evaluation import Rows
-from hf_puzzle.puzzle.child import meta_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, distill, num_processes
 from hf_puzzle.puzzle.loading import gathered, load_sharded
+from hf_puzzle.puzzle.network import meta_model
 from hf_puzzle.recipe import DistillConfig
 
 
@@ -80,7 +80,7 @@ def main(folder: Path, batch_size: int, kill_after: int | None) -> None:
         return
     pieces = gathered(child, torch.float32)
     if rank == 0:
-        empty = meta_child(hub.read_config(folder / "child"), torch.float32, folder / "child")
+        empty = meta_model(hub.read_config(folder / "child"), torch.float32, folder / "child")
         hub.write_model_folder(folder / str(processes), empty, weights=pieces)
     else:
         for _ in pieces:

@@ -15,7 +15,7 @@ from hf_puzzle.costs import Timing, geometric_mean, student_quantile
 from hf_puzzle.formats import DECILM, PER_LAYER
 from hf_puzzle.puzzle import bench as bench_module
 from hf_puzzle.puzzle.bench import OWN, PARENT, Bench, BenchError, jsonable
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.recipe import CostConfig
 
 
@@ -41,7 +41,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_child_is_made_in_its_dtype(llama, dtype):
     with Largest() as largest:
-        child = empty_child(llama.config, BLOCKS, dtype)
+        child = Network(llama.config, BLOCKS).random(dtype)
     assert {p.dtype for p in child.parameters()} == {dtype}
     assert child.model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.get_default_dtype() == torch.float32
@@ -52,7 +52,7 @@ def test_a_child_is_made_in_its_dtype(llama, dtype):
 
 def test_a_child_is_made_on_its_device(llama):
     with Largest() as largest:
-        child = empty_child(llama.config, BLOCKS, torch.bfloat16, "meta")
+        child = Network(llama.config, BLOCKS).random(torch.bfloat16, "meta")
     assert {p.device.type for p in child.parameters()} == {"meta"}
     assert largest.cpu < 64 * 64
 
@@ -60,11 +60,11 @@ def test_a_child_is_made_on_its_device(llama):
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_and_head_are_shared_where_they_are_alike(make_parent, tied):
     parent = make_parent(tie_word_embeddings=tied)
-    child = empty_child(parent.config, BLOCKS, torch.float32, like=parent)
+    child = Network(parent.config, BLOCKS).random(torch.float32, like=parent)
     assert child.get_input_embeddings().weight is parent.get_input_embeddings().weight
     assert child.lm_head.weight is parent.lm_head.weight
     assert not {p.data_ptr() for p in child.model.layers.parameters()} & {p.data_ptr() for p in parent.parameters()}
-    other = empty_child(parent.config, BLOCKS, torch.bfloat16, like=parent)
+    other = Network(parent.config, BLOCKS).random(torch.bfloat16, like=parent)
     assert other.lm_head.weight.dtype == torch.bfloat16
     tokens = torch.randint(3, 256, (2, 5))
     assert torch.isfinite(child(tokens).logits).all()

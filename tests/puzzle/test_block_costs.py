@@ -23,7 +23,7 @@ from hf_puzzle.puzzle.block_costs import (
     non_block_parameters,
     num_parameters,
 )
-from hf_puzzle.puzzle.child import empty_child
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.recipe import CostConfig
 
 
@@ -42,7 +42,7 @@ from hf_puzzle.recipe import CostConfig
 def test_parameters_are_those_of_assembled_children(make_parent, family, changes, tied, attention):
     config = make_parent(family, num_hidden_layers=1, tie_word_embeddings=tied, **changes).config
     for ffn in (768, 256, "linear", "none"):
-        child = empty_child(config, [Block(attention, ffn)], torch.float32)
+        child = Network(config, [Block(attention, ffn)]).random(torch.float32)
         formula = num_parameters(config, "attention", attention) + num_parameters(config, "ffn", ffn)
         assert formula + non_block_parameters(config) == child.num_parameters()
 
@@ -97,7 +97,7 @@ def test_table_is_complete(costs, space, llama):
 
 def test_costs_of_a_child_are_sums_over_its_blocks(costs, llama):
     blocks = [Block(4, 768), Block("none", 256), Block(1, "linear"), Block("linear", "none")]
-    child = empty_child(llama.config, blocks, torch.float32)
+    child = Network(llama.config, blocks).random(torch.float32)
     for batch_size in (1, 3):
         rows = [costs.block_costs(block, batch_size) for block in blocks]
         fixed = costs.non_block_costs(batch_size)

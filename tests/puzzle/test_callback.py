@@ -44,8 +44,8 @@ from hf_puzzle.data import DataError, sequences
 from hf_puzzle.puzzle import assess, pipeline
 from hf_puzzle.puzzle.bench import Bench
 from hf_puzzle.puzzle.callback import PuzzleCallback, apart_from_training, copy_of, token_stream
-from hf_puzzle.puzzle.child import empty_child
 from hf_puzzle.puzzle.importance import channel_importance
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.pipeline import load_run
 from hf_puzzle.puzzle.solver import InfeasibleError
 from hf_puzzle.puzzle.surgery import UnsupportedParentError
@@ -698,7 +698,7 @@ def encoder_decoder(make_parent):
 
 
 def child_already(make_parent):
-    return empty_child(make_parent("llama").config, [Block(2, 768)] * 4, torch.float32)
+    return Network(make_parent("llama").config, [Block(2, 768)] * 4).random(torch.float32)
 
 
 class NoIds(Rows):

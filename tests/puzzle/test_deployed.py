@@ -6,7 +6,7 @@ import torch
 from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Workload
 from hf_puzzle.evaluation import Rows, Targets
-from hf_puzzle.puzzle.child import assemble_child
+from hf_puzzle.puzzle.network import Network
 
 
 pytest.importorskip("llama_cpp")
@@ -17,7 +17,7 @@ from hf_puzzle.puzzle.deployed import in_llama_cpp  # noqa: E402
 @pytest.fixture(scope="module")
 def child(llama, space, library):
     blocks = [Block(2, 512), Block(1, "none"), Block("linear", 256), space.parent]
-    return assemble_child(llama, library, blocks, space.parent, "decilm")
+    return Network(llama.config, blocks, library, "decilm").assembled(llama)
 
 
 @pytest.mark.parametrize("outtype", ["f32", "q8_0"])

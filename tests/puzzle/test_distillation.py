@@ -23,8 +23,8 @@ from hf_puzzle.anatomy import Head
 from hf_puzzle.blocks import Block
 from hf_puzzle.evaluation import Rows, compare, kl_divergence
 from hf_puzzle.puzzle import distillation
-from hf_puzzle.puzzle.child import assemble_child, cast_parameters, empty_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, check_fsdp, chunked_kl, climb, cosine_distance, distill
+from hf_puzzle.puzzle.network import Network, cast_parameters
 from hf_puzzle.recipe import DistillConfig, RecipeError
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 from hf_puzzle.training import last_checkpoint
@@ -37,7 +37,7 @@ CONFIG = DistillConfig(num_tokens=512, batch_size=4, learning_rate=1e-3, optimiz
 
 @pytest.fixture
 def child(llama, library):
-    return assemble_child(llama, library, MIXED, OWN)
+    return Network(llama.config, MIXED, library).assembled(llama)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def trainer_for(child, parent, tmp_path, **changes):
 
 
 def test_loss_of_the_parent_itself_is_zero(llama, library, calibration, tmp_path):
-    same = assemble_child(llama, library, [OWN] * 4, OWN)
+    same = Network(llama.config, [OWN] * 4, library).assembled(llama)
     assert loss_of(trainer_for(same, llama, tmp_path), calibration).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -407,7 +407,7 @@ def test_a_child_that_gkd_makes_worse_comes_back_bit_by_bit(
 @pytest.mark.parametrize("changes", [{}, {"lora": {"r": 2}}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_parent_itself_stays(judged, llama, library, state_of, assert_bit_equal, dtype, changes):
-    same = cast_parameters(assemble_child(llama, library, [OWN] * 4, OWN), dtype)
+    same = cast_parameters(Network(llama.config, [OWN] * 4, library).assembled(llama), dtype)
     before = state_of(same)
     result, done = judged(same, learning_rate=1e-2, **changes)
     assert done.step == 0
@@ -554,7 +554,7 @@ def folder(request, make_parent, tmp_path):
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 256, "num_hidden_layers": 3}
     parent = make_parent(**sizes, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=request.param)
     blocks = [Block(1, 256), Block("none", 256), Block(2, "linear")]
-    for name, model in (("parent", parent), ("child", empty_child(parent.config, blocks, torch.float32))):
+    for name, model in (("parent", parent), ("child", Network(parent.config, blocks).random(torch.float32))):
         hub.write_model_folder(tmp_path / name, model)
     return tmp_path
 

@@ -12,12 +12,12 @@ from hf_puzzle.costs import weight_bytes
 from hf_puzzle.data import sequences
 from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
-from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.distillation import GKDTrainer, head_of
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.refit import refit
 from hf_puzzle.puzzle.scoring import score_blocks
 from hf_puzzle.puzzle.search_space import build_search_space
@@ -183,8 +183,8 @@ def test_scores_are_zero_for_the_parent_and_positive_for_less(parent, space, lib
 @torch.no_grad()
 def test_a_child_is_the_parent_with_its_blocks_and_opens_again(parent, space, library, tmp_path):
     blocks = layout(space, parent)
-    child = assemble_child(parent, library, blocks, space.parent, formats.PER_LAYER)
-    with swapped(parent, library.swaps(parent, blocks, space.parent)):
+    child = Network(parent.config, blocks, library, formats.PER_LAYER).assembled(parent)
+    with Network(parent.config, blocks, library).inside(parent):
         expected = parent(TOKENS, use_cache=False).logits
     torch.testing.assert_close(child(TOKENS, use_cache=False).logits, expected, rtol=0, atol=1e-5)
     assert formats.describe(child.config) == blocks
@@ -196,7 +196,7 @@ def test_a_child_is_the_parent_with_its_blocks_and_opens_again(parent, space, li
 
 def test_costs_count_what_the_child_holds(parent, space, library):
     blocks = layout(space, parent)
-    child = assemble_child(parent, library, blocks, space.parent, formats.PER_LAYER)
+    child = Network(parent.config, blocks, library, formats.PER_LAYER).assembled(parent)
     counted = non_block_parameters(parent.config) + sum(
         num_parameters(parent.config, kind, variant, formats.PER_LAYER)
         for block in blocks
@@ -213,7 +213,7 @@ def test_costs_count_what_the_child_holds(parent, space, library):
 
 def test_refit_brings_the_child_nearer(parent, space, library, streams):
     blocks = [Block(a, f) for a, f in [(space.layers[0].attention[1], space.layers[0].ffn[1])] * 4]
-    child = assemble_child(parent, library, blocks, space.parent, formats.PER_LAYER)
+    child = Network(parent.config, blocks, library, formats.PER_LAYER).assembled(parent)
     rows = sequences(streams["train"], 16, 2_048, 5)
     before = (child(rows).logits - parent(rows).logits).square().mean()
     done = refit(child, parent, rows, ChildConfig(batch_size=32))
@@ -226,8 +226,10 @@ def test_refit_brings_the_child_nearer(parent, space, library, streams):
 def test_a_step_of_distillation_reaches_every_weight(parent, space, library, tmp_path):
     from hf_puzzle.recipe import DistillConfig
 
-    child = assemble_child(parent, library, layout(space, parent), space.parent, formats.PER_LAYER).requires_grad_(
-        True
+    child = (
+        Network(parent.config, layout(space, parent), library, formats.PER_LAYER)
+        .assembled(parent)
+        .requires_grad_(True)
     )
     args = training_arguments(tmp_path, "distill", {}, max_steps=1, use_cpu=True)
     trainer = GKDTrainer(teacher=parent, config=DistillConfig(num_tokens=64), model=child, args=args)
@@ -236,7 +238,7 @@ def test_a_step_of_distillation_reaches_every_weight(parent, space, library, tmp
     assert torch.isfinite(loss)
     still = [n for n, p in child.named_parameters() if p.grad is None and "experts" not in n and "router" not in n]
     assert still == []
-    same = assemble_child(parent, library, [space.parent] * 4, space.parent, formats.PER_LAYER)
+    same = Network(parent.config, [space.parent] * 4, library, formats.PER_LAYER).assembled(parent)
     config = dataclasses.replace(DistillConfig(num_tokens=64), cosine_weight=0.0)
     trainer = GKDTrainer(teacher=parent, config=config, model=same, args=args)
     assert abs(trainer.compute_loss(same, {"input_ids": TOKENS}).item()) < 1e-5

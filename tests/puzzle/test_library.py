@@ -7,6 +7,7 @@ from hf_puzzle.artifacts import ArtifactError
 from hf_puzzle.blocks import Block
 from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.surgery import layers_of, swapped
 from hf_puzzle.remote.modeling_puzzle import LinearMap, Nothing
 
@@ -102,9 +103,9 @@ def test_missing_blocks_are_named(stored, llama):
 
 @torch.no_grad()
 def test_swaps_of_the_parent_change_nothing(library, llama, calibration):
-    assert library.swaps(llama, [PARENT] * 4, PARENT) == {}
+    assert Network(llama.config, [PARENT] * 4, library).swaps(llama) == {}
     blocks = [PARENT, Block(2, 768), PARENT, Block(4, "linear")]
-    swaps = library.swaps(llama, blocks, PARENT)
+    swaps = Network(llama.config, blocks, library).swaps(llama)
     assert set(swaps) == {1, 3}
     before = llama(calibration).logits
     with swapped(llama, swaps):

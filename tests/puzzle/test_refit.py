@@ -10,8 +10,8 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.data import sequences
 from hf_puzzle.evaluation import compare
 from hf_puzzle.puzzle import refit as refits
-from hf_puzzle.puzzle.child import assemble_child, empty_child
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.refit import refit
 from hf_puzzle.recipe import ChildConfig
 
@@ -22,7 +22,7 @@ CONFIG = ChildConfig(batch_size=8)
 
 
 def test_a_child_of_the_parents_blocks_stays(llama, library, calibration, state_of):
-    child = assemble_child(llama, library, [OWN] * 4, OWN)
+    child = Network(llama.config, [OWN] * 4, library).assembled(llama)
     before = state_of(child)
     refit(child, llama, calibration, CONFIG)
     for name, tensor in child.state_dict().items():
@@ -32,7 +32,7 @@ def test_a_child_of_the_parents_blocks_stays(llama, library, calibration, state_
 def test_a_damaged_child_comes_nearer_to_the_parent(llama, library, tokens, calibration):
     rows = sequences(tokens["train"], 16, 6000, seed=3)
     heldout = sequences(tokens["test"], 16, 1600, seed=0)
-    child = assemble_child(llama, library, MIXED, OWN)
+    child = Network(llama.config, MIXED, library).assembled(llama)
     before = compare(llama, child, heldout, 16)["kl"]
     refit(child, llama, rows, CONFIG)
     assert compare(llama, child, heldout, 16)["kl"] < 0.9 * before
@@ -40,7 +40,7 @@ def test_a_damaged_child_comes_nearer_to_the_parent(llama, library, tokens, cali
 
 def test_scaled_output_matrices_are_put_right(llama, library, calibration):
     """A child that differs from its parent in one matrix only is the parent again, but for the ridge."""
-    child = assemble_child(llama, library, [OWN] * 4, OWN)
+    child = Network(llama.config, [OWN] * 4, library).assembled(llama)
     child.model.layers[2].self_attn.o_proj.weight.data.mul_(0.5)
     refit(child, llama, calibration, ChildConfig(batch_size=8, ridge=1e-6))
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_scaled_output_matrices_are_put_right(llama, library, calibration):
 
 @torch.no_grad()
 def test_first_update_is_the_ridge_solution(llama, library, calibration):
-    child = assemble_child(llama, library, [Block(4, 256), OWN, OWN, OWN], OWN)
+    child = Network(llama.config, [Block(4, 256), OWN, OWN, OWN], library).assembled(llama)
     before = copy.deepcopy(child)
     refit(child, llama, calibration, CONFIG)
     down = child.model.layers[0].mlp.down_proj.weight
@@ -76,7 +76,7 @@ def test_first_update_is_the_ridge_solution(llama, library, calibration):
 
 
 def test_only_output_matrices_change(llama, library, calibration, state_of):
-    child = assemble_child(llama, library, MIXED, OWN)
+    child = Network(llama.config, MIXED, library).assembled(llama)
     before = state_of(child)
     done = refit(child, llama, calibration, CONFIG)
     changed = {name for name, tensor in child.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -87,13 +87,13 @@ def test_only_output_matrices_change(llama, library, calibration, state_of):
 
 @pytest.mark.parametrize("block", [Block("none", "none"), Block("none", 768), Block(4, "none")])
 def test_missing_sub_blocks_are_skipped(llama, calibration, tmp_path, block):
-    child = assemble_child(llama, BlockLibrary(tmp_path), [OWN, block, OWN, block], OWN)
+    child = Network(llama.config, [OWN, block, OWN, block], BlockLibrary(tmp_path)).assembled(llama)
     refit(child, llama, calibration, CONFIG)
     assert all(torch.isfinite(p).all() for p in child.parameters())
 
 
 def test_batches_do_not_matter(llama, library, calibration):
-    children = [assemble_child(llama, library, MIXED, OWN) for _ in range(2)]
+    children = [Network(llama.config, MIXED, library).assembled(llama) for _ in range(2)]
     for child, batch_size in zip(children, (3, 64), strict=True):
         refit(child, llama, calibration, ChildConfig(batch_size=batch_size))
     with torch.no_grad():
@@ -109,7 +109,7 @@ def judging(rows):
 @pytest.mark.parametrize("num_tokens", [64, 256, 1024, 6000])
 def test_however_few_tokens_the_child_is_no_worse_on_those_that_judge(llama, library, tokens, state_of, num_tokens):
     rows = sequences(tokens["train"], 16, num_tokens, seed=3)
-    child = assemble_child(llama, library, MIXED, OWN)
+    child = Network(llama.config, MIXED, library).assembled(llama)
     before, kl = state_of(child), compare(llama, child, judging(rows), 16)["kl"]
     done = refit(child, llama, rows, CONFIG)
     if not done.kept:
@@ -133,7 +133,7 @@ def test_a_matrix_that_fits_its_tokens_by_heart_is_refused():
 
 
 def test_a_refit_that_made_the_child_worse_is_taken_back(llama, library, calibration, state_of, monkeypatch):
-    child = assemble_child(llama, library, MIXED, OWN)
+    child = Network(llama.config, MIXED, library).assembled(llama)
     before = state_of(child)
     monkeypatch.setattr(refits._Problem, "solve", lambda self, ridge: torch.ones_like(self.cross[0]))
     done = refit(child, llama, calibration, CONFIG)
@@ -144,7 +144,7 @@ def test_a_refit_that_made_the_child_worse_is_taken_back(llama, library, calibra
 
 
 def test_one_sequence_is_an_error_that_says_what_to_do(llama, library, calibration):
-    child = assemble_child(llama, library, MIXED, OWN)
+    child = Network(llama.config, MIXED, library).assembled(llama)
     with pytest.raises(ValueError, match="raise child.refit_tokens"):
         refit(child, llama, calibration[:1], CONFIG)
 
@@ -161,7 +161,7 @@ def test_what_stands_behind_a_sub_block_is_seen_in_half_precision(family, expect
 
 
 def test_a_child_that_is_not_finite_is_left_alone(llama, calibration):
-    child = empty_child(llama.config, [OWN] * 4, torch.float32)
+    child = Network(llama.config, [OWN] * 4).random(torch.float32)
     child.model.layers[3].mlp.up_proj.weight.data.fill_(float("nan"))
     before = child.model.layers[3].mlp.down_proj.weight.clone()
     refit(child, llama, calibration, CONFIG)

@@ -18,11 +18,11 @@ from hf_puzzle.engines import ENGINES, refuses
 from hf_puzzle.engines.check import check_folder
 from hf_puzzle.puzzle.block_costs import kv_bytes_per_token, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
-from hf_puzzle.puzzle.child import assemble_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.judge import Judge, Metric
 from hf_puzzle.puzzle.library import BlockLibrary
+from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.refit import refit
 from hf_puzzle.puzzle.scoring import score_blocks
 from hf_puzzle.puzzle.search_space import build_search_space
@@ -155,7 +155,7 @@ def library(parent, space, stream, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def child(parent, space, library):
-    return assemble_child(parent, library, BLOCKS, space.parent, formats.PER_LAYER)
+    return Network(parent.config, BLOCKS, library, formats.PER_LAYER).assembled(parent)
 
 
 def test_it_is_offered_trained_and_judged(parent, space, library, stream):

@@ -13,16 +13,15 @@ from hf_puzzle import hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.conversions import NotTheSame
 from hf_puzzle.formats import DECILM, PER_LAYER, FormatError, child_config, decilm_config
-from hf_puzzle.puzzle import child as child_module
 from hf_puzzle.puzzle.block_costs import non_block_parameters, num_parameters
 from hf_puzzle.puzzle.block_distillation import build_library
-from hf_puzzle.puzzle.child import assemble_child, child_weights, empty_child, meta_child
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.loading import Shards, with_true_tie
+from hf_puzzle.puzzle.network import Network, meta_model
 from hf_puzzle.puzzle.search_space import build_search_space
-from hf_puzzle.puzzle.surgery import KINDS, swapped
+from hf_puzzle.puzzle.surgery import KINDS
 from hf_puzzle.recipe import LibraryConfig, SearchSpaceConfig
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 
@@ -78,7 +77,7 @@ def untrained_llama(llama, tmp_path_factory):
 
 @torch.no_grad()
 def test_a_child_of_the_parents_blocks_is_the_parent(parent, untrained, calibration):
-    child = assemble_child(parent, untrained, [OWN] * 4, OWN)
+    child = Network(parent.config, [OWN] * 4, untrained).assembled(parent)
     assert isinstance(child, DeciLMForCausalLM)
     torch.testing.assert_close(child(calibration).logits, parent(calibration).logits, rtol=0, atol=1e-5)
     assert child.num_parameters() == parent.num_parameters()
@@ -89,15 +88,15 @@ def test_a_child_of_the_parents_blocks_is_the_parent(parent, untrained, calibrat
 
 @torch.no_grad()
 def test_a_mixed_child_is_the_parent_with_swapped_blocks(parent, untrained, calibration):
-    child = assemble_child(parent, untrained, MIXED, OWN)
-    with swapped(parent, untrained.swaps(parent, MIXED, OWN)):
+    child = Network(parent.config, MIXED, untrained).assembled(parent)
+    with Network(parent.config, MIXED, untrained).inside(parent):
         expected = parent(calibration, use_cache=False).logits
     torch.testing.assert_close(child(calibration).logits, expected, rtol=1e-4, atol=2e-5)
 
 
 @torch.no_grad()
 def test_a_saved_child_is_the_same_child(parent, untrained, calibration, tmp_path):
-    child = assemble_child(parent, untrained, MIXED, OWN)
+    child = Network(parent.config, MIXED, untrained).assembled(parent)
     folder = hub.write_model_folder(tmp_path / "child", child, provenance={"made": "by a test"})
     again = DeciLMForCausalLM.from_pretrained(folder).eval()
     assert torch.equal(again(calibration).logits, child(calibration).logits)
@@ -123,7 +122,7 @@ def test_config_values_are_the_parents(parent):
 
 
 def test_a_child_does_not_share_the_parents_memory(parent, untrained):
-    child = assemble_child(parent, untrained, MIXED, OWN)
+    child = Network(parent.config, MIXED, untrained).assembled(parent)
     theirs = {p.data_ptr() for p in parent.parameters()}
     assert not theirs & {p.data_ptr() for p in child.parameters()}
     tied = child.get_input_embeddings().weight.data_ptr() == child.get_output_embeddings().weight.data_ptr()
@@ -135,9 +134,9 @@ def test_a_half_precision_parent_gives_a_half_precision_child(make_parent, libra
     parent = make_parent()
     for parameter in parent.parameters():  # as from_pretrained does: the rotary frequencies stay float32
         parameter.data = parameter.data.to(torch.bfloat16)
-    child = assemble_child(parent, library, [OWN, Block(2, 512), OWN, OWN], OWN)
+    child = Network(parent.config, [OWN, Block(2, 512), OWN, OWN], library).assembled(parent)
     assert {p.dtype for p in child.parameters()} == {torch.bfloat16}
-    same = assemble_child(parent, library, [OWN] * 4, OWN)
+    same = Network(parent.config, [OWN] * 4, library).assembled(parent)
     assert torch.equal(same(calibration).logits, parent(calibration).logits)
 
 
@@ -146,7 +145,7 @@ def test_pairs_of_the_library_are_used(llama, library, tmp_path):
     weights = {f"attention.{k}": v for k, v in library.weights("layer_01/attention.kv2").items()}
     weights |= {f"ffn.{k}": 2 * v for k, v in library.weights("layer_01/ffn.w256").items()}
     paired.put("layer_01/block.kv2+w256", weights)
-    child = assemble_child(llama, paired, [OWN, Block(2, 256), OWN, OWN], OWN)
+    child = Network(llama.config, [OWN, Block(2, 256), OWN, OWN], paired).assembled(llama)
     assert torch.equal(child.model.layers[1].mlp.up_proj.weight, weights["ffn.up_proj.weight"])
 
 
@@ -156,8 +155,8 @@ def test_what_the_format_cannot_express_is_named(make_parent):
         decilm_config(config, [OWN, OWN, Block(3, 768), OWN])
 
 
-def test_empty_child_has_the_shapes(llama):
-    child = empty_child(llama.config, MIXED, torch.bfloat16)
+def test_a_random_child_has_the_shapes(llama):
+    child = Network(llama.config, MIXED).random(torch.bfloat16)
     assert {p.dtype for p in child.parameters()} == {torch.bfloat16}
     assert [layer.self_attn is None for layer in child.model.layers] == [True, False, False, False]
     assert [layer.mlp is None for layer in child.model.layers] == [False, False, True, False]
@@ -176,8 +175,8 @@ def test_widths_that_decilm_lacks_are_padded_exactly(
     library = BlockLibrary(tmp_path)
     build_library(parent, space, channel_importance(parent, calibration, 8), tokens, library, config, sequence_length)
     blocks = [own, Block(4, 100), own, own]
-    child = assemble_child(parent, library, blocks, own)
-    with swapped(parent, library.swaps(parent, blocks, own)):
+    child = Network(parent.config, blocks, library).assembled(parent)
+    with Network(parent.config, blocks, library).inside(parent):
         expected = parent(calibration, use_cache=False).logits
     torch.testing.assert_close(child(calibration).logits, expected, rtol=1e-4, atol=2e-5)
     assert child.model.layers[0].mlp.gate_proj.out_features == 512
@@ -190,22 +189,22 @@ def test_widths_that_decilm_lacks_are_padded_exactly(
 
 def test_a_head_that_the_config_calls_tied_is_the_childs_too(make_parent, untrained_llama, calibration):
     parent = own_head(make_parent("llama"))
-    child = assemble_child(parent, untrained_llama, MIXED, OWN)
+    child = Network(parent.config, MIXED, untrained_llama).assembled(parent)
     assert not child.config.tie_word_embeddings
     assert torch.equal(child.lm_head.weight, parent.lm_head.weight)
-    with torch.no_grad(), swapped(parent, untrained_llama.swaps(parent, MIXED, OWN)):
+    with torch.no_grad(), Network(parent.config, MIXED, untrained_llama).inside(parent):
         torch.testing.assert_close(child(calibration).logits, parent(calibration).logits, rtol=0, atol=1e-4)
 
 
 def test_a_child_that_is_not_its_blocks_is_refused(llama, untrained_llama, monkeypatch):
-    original = child_module._layer_weights
+    original = Network._layer
 
     def with_a_doubled_norm(*args):
         return {name: t * 2 if "layernorm" in name else t for name, t in original(*args).items()}
 
-    monkeypatch.setattr(child_module, "_layer_weights", with_a_doubled_norm)
+    monkeypatch.setattr(Network, "_layer", with_a_doubled_norm)
     with pytest.raises(NotTheSame, match="the assembled child computes something else"):
-        assemble_child(llama, untrained_llama, MIXED, OWN)
+        Network(llama.config, MIXED, untrained_llama).assembled(llama)
 
 
 # -- shard by shard
@@ -221,8 +220,8 @@ def streamed(parent, untrained, tmp_path):
     parent.save_pretrained(tmp_path / "parent", max_shard_size="300KB")
 
     def write(name, fmt, blocks=MIXED, pieces=lambda pieces: pieces):
-        child = meta_child(child_config(parent.config, blocks, fmt), parent.dtype, tmp_path / "parent")
-        weights = child_weights(Shards(tmp_path / "parent"), parent.config, untrained, blocks, OWN, fmt)
+        child = meta_model(child_config(parent.config, blocks, fmt), parent.dtype, tmp_path / "parent")
+        weights = Network(parent.config, blocks, untrained, fmt).weights(Shards(tmp_path / "parent"))
         return hub.write_model_folder(tmp_path / name, child, weights=pieces(weights))
 
     return write
@@ -232,7 +231,7 @@ def streamed(parent, untrained, tmp_path):
 def test_streamed_child_is_the_assembled_one(
     parent, untrained, streamed, calibration, tmp_path, fmt, assert_bit_equal
 ):
-    child = assemble_child(parent, untrained, MIXED, OWN, fmt)
+    child = Network(parent.config, MIXED, untrained, fmt).assembled(parent)
     whole = hub.write_model_folder(tmp_path / "whole", child)
     folder = streamed("streamed", fmt)
     assert_bit_equal(tensors_of(whole), tensors_of(folder))
@@ -280,11 +279,13 @@ def test_a_streamed_child_keeps_a_head_that_the_config_calls_tied(
     shards = Shards(tmp_path / "parent")
     config = with_true_tie(AutoConfig.from_pretrained(tmp_path / "parent"), shards)
     assert not config.tie_word_embeddings
-    child = meta_child(child_config(config, MIXED, DECILM), parent.dtype)
+    child = meta_model(child_config(config, MIXED, DECILM), parent.dtype)
     folder = hub.write_model_folder(
-        tmp_path / "streamed", child, weights=child_weights(shards, config, untrained_llama, MIXED, OWN)
+        tmp_path / "streamed", child, weights=Network(config, MIXED, untrained_llama).weights(shards)
     )
-    whole = hub.write_model_folder(tmp_path / "whole", assemble_child(parent, untrained_llama, MIXED, OWN))
+    whole = hub.write_model_folder(
+        tmp_path / "whole", Network(parent.config, MIXED, untrained_llama).assembled(parent)
+    )
     assert_bit_equal(tensors_of(whole), tensors_of(folder))
     assert (whole / "config.json").read_text() == (folder / "config.json").read_text()
 
