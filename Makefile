@@ -29,7 +29,7 @@ runs/real/english.jsonl: $(VENV)/.installed
 
 # every kind of child in every engine that runs on a CPU, an environment each: hf_puzzle/engines/measured.json
 engines: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -e .[export,llama-cpp] -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e .[export,gguf] -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engines/measure.py $(ARGS)
 
 # ARGS="--child my/child" and the like: see recipes/space/README.md

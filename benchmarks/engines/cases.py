@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
+from hf_puzzle.engines import ENGINES
 from hf_puzzle.engines.check import NO, OPENS, check_folder
 from hf_puzzle.engines.export import export
 
@@ -289,9 +291,10 @@ def prepare(case: Case, out: Path, engines: list[str], words: PreTrainedTokenize
     for engine in engines:
         if verdicts[engine].status == OPENS and engine != "llama.cpp":
             continue  # an export adds nothing
-        path = place / (f"{engine}.gguf" if engine == "llama.cpp" else engine)
+        made = "graphs" if ENGINES[engine].graphs else engine  # one export for all that run it
+        path = place / (f"{made}.gguf" if engine == "llama.cpp" else made)
         entry = {"case": case.name, "folder": "exported", "engines": [engine], "path": str(path)}
-        said = place / f"{engine}.json"
+        said = place / f"{made}.json"
         if not said.exists():
             told = {"refused": verdicts[engine].reason}
             if verdicts[engine].status != NO:
@@ -309,12 +312,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--engines", nargs="*", default=[])
-    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--only", default="", help="cases whose name has this regular expression")
     args = parser.parse_args()
     torch.set_num_threads(1)
     words, entries = tokenizer(), []
     for case in cases():
-        if args.only in case.name:
+        if re.search(args.only, case.name):
             entries += prepare(case, args.out, args.engines, words)
             print(case.name, flush=True)
     path = args.out / "manifest.json"

