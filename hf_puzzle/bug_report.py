@@ -23,7 +23,7 @@ FEATURES = (
     "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",
     "amx_bf16", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme",
 )  # fmt: skip
-ENGINES = ("transformers", "llama.cpp", "vllm")
+ENGINES = ("transformers", "llama.cpp", "vllm", "openvino")
 
 
 def bug_report() -> dict[str, Any]:

@@ -238,8 +238,10 @@ class ScoreConfig:
 class CostConfig:
     """What each block costs, measured on this machine."""
 
-    engine: Literal["transformers", "llama.cpp", "vllm"] = key(
-        "what the models are timed in; children of Llama-shaped parents only, except `transformers`", "transformers"
+    engine: Literal["transformers", "llama.cpp", "vllm", "openvino"] = key(
+        "what the models are timed in; children of Llama-shaped parents only, except `transformers` and `openvino`, which "
+        "gets ONNX graphs in float32",
+        "transformers",
     )
     gguf_type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"] = key(
         "of the files that llama.cpp is timed with, as users deploy them; `auto`: as `cost.dtype`. Memory is counted in "

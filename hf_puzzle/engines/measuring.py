@@ -15,25 +15,36 @@ from .. import hub
 from ..costs import Timing, Workload
 from ..formats import DECILM, build_model, format_of
 from ..recipe import RecipeError
-from . import llama_cpp, rewrites, vllm
+from . import ENGINES, llama_cpp, openvino, rewrites, vllm
+from .onnx import EXTRA, PACKAGES, export_onnx
+from .process import EngineError, EngineProcess
 
 
+# engines with a process of their own, in which children are exchanged
+OWN_PROCESS = {"vllm": vllm, "openvino": openvino}
 _OUTTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
-def check_measured(engine: str, fmt: str, device: torch.device) -> None:
+def check_measured(engine: str, fmt: str, device: torch.device, dtype: str = "float32") -> None:
     """Raises RecipeError where costs cannot be measured in an engine, before any compute."""
     if engine == "transformers":
         return
-    if fmt != DECILM:
+    if fmt != DECILM and engine != "openvino":
         raise RecipeError(
             f"cost.engine: {engine} opens no {fmt} children; use `transformers`, or a Llama-shaped parent"
         )
-    if engine == "vllm":
+    if engine in OWN_PROCESS:
         try:
-            vllm.interpreter()
-        except vllm.VllmError as error:
+            OWN_PROCESS[engine].interpreter()
+        except EngineError as error:
             raise RecipeError(f"cost.engine: {error}; or use `transformers`") from None
+    if engine == "openvino":
+        if missing := [name for name in PACKAGES if find_spec(name) is None]:
+            raise RecipeError(f"cost.engine: openvino runs ONNX graphs, which need {', '.join(missing)}: {EXTRA}")
+        if dtype != "float32":
+            raise RecipeError(
+                f"cost.engine: openvino's graphs are exported in float32, cost.dtype is {dtype}; set `dtype: float32`"
+            )
     if engine == "llama.cpp" and not (find_spec("llama_cpp") and find_spec("gguf")):
         raise RecipeError('cost.engine: llama.cpp is not installed: pip install "hf_puzzle[llama-cpp]"')
     if engine == "llama.cpp" and device.type != "cpu":
@@ -51,8 +62,8 @@ def open_engine(engine: str) -> str:
     if engine == "transformers":
         return transformers.__version__
     try:
-        return vllm.version() if engine == "vllm" else llama_cpp.version()
-    except (ImportError, OSError, RuntimeError, AttributeError, vllm.VllmError) as error:
+        return process_of(engine).version() if engine in OWN_PROCESS else llama_cpp.version()
+    except (ImportError, OSError, RuntimeError, AttributeError, EngineError) as error:
         raise RecipeError(f"cost.engine: {engine} does not open: {error}; or use `transformers`") from None
 
 
@@ -80,21 +91,28 @@ def open_model(
         yield runnable
 
 
-def time_vllm(model: PreTrainedModel, workload: Workload, rounds: int) -> list[Timing]:
-    """All rounds of a model in vLLM, in the process that all models of this program share.
+def time_elsewhere(engine: str, model: PreTrainedModel, workload: Workload, rounds: int) -> list[Timing]:
+    """All rounds of a model in an engine of `OWN_PROCESS`, in the process that all models of this program share.
 
     Raises:
-        vllm.VllmError: vLLM is absent, or did not run it.
-        rewrites.CannotRun: a child that vLLM cannot run.
+        EngineError: the engine is absent, or did not run it.
+        rewrites.CannotRun: a child that it cannot run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = hub.write_model_folder(Path(folder) / "model", as_engine_runs_it(model, "vllm"))
-        return vllm.shared().time(path, workload, rounds)
+        path = hub.write_model_folder(Path(folder) / "model", as_engine_runs_it(model, engine))
+        if engine == "openvino":
+            export_onnx(path, path := path.with_name("graphs"), check=False)
+        return process_of(engine).time(path, workload, rounds)
+
+
+def process_of(engine: str) -> EngineProcess:
+    """The process of an engine of `OWN_PROCESS`."""
+    return OWN_PROCESS[engine].shared()
 
 
 def as_engine_runs_it(model: PreTrainedModel, engine: str) -> PreTrainedModel:
     """A DeciLM child after the exact rewrites for `engine`; a stock model as it is."""
-    if format_of(model.config) != DECILM:
+    if format_of(model.config) != DECILM or ENGINES[engine].graphs:
         return model
     done = rewrites.rewrite(model.config, model.state_dict(), engine)
     if not done.changes:

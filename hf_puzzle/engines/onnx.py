@@ -10,6 +10,7 @@ from .. import artifacts, hub
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+EXTRA = "pip install 'hf_puzzle[export]'"
 TOLERANCE = 1e-4
 DECODE_STEPS = 3
 
@@ -39,7 +40,7 @@ def export_onnx(folder: str | Path, out: str | Path, check: bool = True) -> dict
             logit (at least 1).
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise ImportError(f"exporting to ONNX needs {', '.join(missing)}: pip install 'hf_puzzle[export]'")
+        raise ImportError(f"exporting to ONNX needs {', '.join(missing)}: {EXTRA}")
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     out = Path(out)

@@ -34,8 +34,7 @@ from ..costs import (
     peak_memory_bytes,
     sessions_ratio,
 )
-from ..engines import vllm
-from ..engines.measuring import open_model, time_vllm
+from ..engines.measuring import OWN_PROCESS, open_model, process_of, time_elsewhere
 from ..formats import PER_LAYER, parent_block
 from ..progress import bar
 from ..recipe import CostConfig
@@ -103,10 +102,11 @@ class Bench:
 
     def _timed(self, makers: dict, workload: Workload, rounds: int, description: str, tolerance: float) -> dict:
         engine = self.config.engine
-        if engine == "vllm":  # its own process, one model after the other: each takes the whole device
+        if engine in OWN_PROCESS:  # its own process, one model after the other: each takes the whole device
             with self._parent_elsewhere():
                 return {
-                    name: time_vllm(make(), workload, rounds) for name, make in bar(makers.items(), desc=description)
+                    name: time_elsewhere(engine, make(), workload, rounds)
+                    for name, make in bar(makers.items(), desc=description)
                 }
         with contextlib.ExitStack() as passing:
             models: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class Bench:
         return self._parents[OWN]
 
     def _child(self, blocks: list[Block]) -> PreTrainedModel:
-        device = "cpu" if self.config.engine == "vllm" else self._model.device
+        device = "cpu" if self.config.engine in OWN_PROCESS else self._model.device
         return Network(self.parent_config, blocks, fmt=self.fmt).random(self.dtype, device, self._stock())
 
     # -- sessions
@@ -195,10 +195,10 @@ class Bench:
         """Functions that time `(layouts, batch_size, rounds)`, each in a process of its own.
 
         They all start at once and wait for their turn, so that what a start costs the machine disturbs no timing. vLLM
-        has its own process, which starts again for each.
+        and OpenVINO have their own process, which starts again for each.
         """
-        if self.config.engine == "vllm":
-            yield [self._in_fresh_vllm] * count
+        if self.config.engine in OWN_PROCESS:
+            yield [self._in_fresh_process] * count
             return
         if self._stays:
             yield [self.timings] * count
@@ -227,8 +227,10 @@ class Bench:
                     else:
                         process.close()
 
-    def _in_fresh_vllm(self, layouts: dict[str, list[Block]], batch_size: int, rounds: int) -> dict[str, list[Timing]]:
-        vllm.restart()
+    def _in_fresh_process(
+        self, layouts: dict[str, list[Block]], batch_size: int, rounds: int
+    ) -> dict[str, list[Timing]]:
+        process_of(self.config.engine).close()  # the next question starts another
         return self.timings(layouts, batch_size, rounds)
 
     @contextlib.contextmanager

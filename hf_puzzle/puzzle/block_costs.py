@@ -214,7 +214,7 @@ def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> t
 def _stacks(space: SearchSpace, config: CostConfig) -> dict[str, list[Block]]:
     """Copies of each variant, and what is to be taken off them.
 
-    Other engines have no layers without FFN: there every layer of a stack has a narrow one, whose cost is known from a
+    llama.cpp and vLLM have no layers without FFN: there every layer of a stack has a narrow one, whose cost is known from a
     stack of twice as many.
     """
     filler, copies = _filler(config), config.stack_layers
@@ -230,7 +230,7 @@ def _stacks(space: SearchSpace, config: CostConfig) -> dict[str, list[Block]]:
 
 
 def _filler(config: CostConfig) -> Variant:
-    return NONE if config.engine == "transformers" else FFN_WIDTH_STEP
+    return NONE if config.engine in ("transformers", "openvino") else FFN_WIDTH_STEP
 
 
 def _stack_times(space: SearchSpace, config: CostConfig, medians: dict[str, dict[str, float]]) -> dict:

@@ -243,7 +243,7 @@ class PuzzleRun:
             engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
             engines.check_format(recipe.deploy, self.fmt, self.config)
-            check_measured(recipe.cost.engine, self.fmt, self.device)
+            check_measured(recipe.cost.engine, self.fmt, self.device, recipe.cost.dtype)
             for layer_idx, layer in enumerate(self.space.layers):
                 for block in layer.blocks:  # every block must be expressible in the child's format
                     layout = [self.space.parent] * len(self.space.layers)

@@ -25,15 +25,28 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ("llama.cpp", "decilm", CPU, True, r"hf_puzzle\[llama-cpp\]"),
         ("llama.cpp", "decilm", GPU, False, "measured on the CPU"),
         ("vllm", "decilm", GPU, True, "vLLM is not installed here"),
+        ("openvino", "per_layer", CPU, True, "openvino is not installed here: pip install openvino"),
     ],
 )
 def test_what_cannot_be_timed_is_refused_before_any_compute(monkeypatch, engine, fmt, device, missing, message):
+    monkeypatch.delenv(measuring.openvino.PYTHON, raising=False)
     monkeypatch.setattr(measuring, "find_spec", lambda name: None if missing else name)
     monkeypatch.setattr(measuring.vllm, "find_spec", lambda name: None if missing else name)
+    monkeypatch.setattr(measuring.openvino, "find_spec", lambda name: None if missing else name)
     monkeypatch.setattr(measuring.vllm.shutil, "which", lambda name: None if missing else name)
     with pytest.raises(RecipeError, match=message):
         measuring.check_measured(engine, fmt, device)
     measuring.check_measured("transformers", fmt, device)
+
+
+def test_openvino_gets_graphs_in_float32(monkeypatch):
+    monkeypatch.setattr(measuring.openvino, "find_spec", lambda name: name)
+    measuring.check_measured("openvino", "per_layer", CPU, "float32")
+    with pytest.raises(RecipeError, match="exported in float32, cost.dtype is bfloat16; set `dtype: float32`"):
+        measuring.check_measured("openvino", "decilm", CPU, "bfloat16")
+    monkeypatch.setattr(measuring, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"need onnx, onnxscript, onnxruntime: pip install 'hf_puzzle\[export\]'"):
+        measuring.check_measured("openvino", "decilm", CPU, "float32")
 
 
 def test_an_engine_is_really_loaded(monkeypatch, tmp_path):
@@ -43,13 +56,13 @@ def test_an_engine_is_really_loaded(monkeypatch, tmp_path):
     module = tmp_path / "vllm.py"
     for code, found in (("__version__ = '0.30.1'", "0.30.1"), ("raise RuntimeError('no CUDA')", None)):
         module.write_text(code)
-        measuring.vllm.restart()
+        measuring.vllm.shared().close()
         if found is not None:
             assert measuring.open_engine("vllm") == found
         else:
-            with pytest.raises(RecipeError, match="vllm does not open: vLLM: RuntimeError: no CUDA; or use `transf"):
+            with pytest.raises(RecipeError, match="vllm does not open: vllm: RuntimeError: no CUDA; or use `transf"):
                 measuring.open_engine("vllm")
-    measuring.vllm.restart()
+    measuring.vllm.shared().close()
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     with pytest.raises(RecipeError, match="llama.cpp does not open"):
         measuring.open_engine("llama.cpp")
@@ -79,5 +92,5 @@ def test_vllm_opens_a_folder_with_the_rewritten_child(monkeypatch):
             return [Timing(100.0, 400.0)] * rounds
 
     monkeypatch.setattr(measuring.vllm, "shared", Shared)
-    assert measuring.time_vllm(child, Workload(2, 8, 5), 7) == [Timing(100.0, 400.0)] * 7
+    assert measuring.time_elsewhere("vllm", child, Workload(2, 8, 5), 7) == [Timing(100.0, 400.0)] * 7
     assert asked == [(["DeciLMForCausalLM"], Workload(2, 8, 5), 7)]

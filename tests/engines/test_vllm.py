@@ -11,7 +11,7 @@ from families import family_model
 from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Timing, Workload
-from hf_puzzle.engines import vllm, vllm_worker
+from hf_puzzle.engines import process, vllm, worker
 from hf_puzzle.engines.vllm import PYTHON, Vllm, VllmError
 
 
@@ -70,13 +70,13 @@ def test_one_token_is_all_prefill(fake):
 
 def test_a_restarted_process_is_another(fake):
     fake()
-    assert vllm.version() == "0.1"
+    assert vllm.shared().version() == "0.1"
     first = vllm.shared()._process
-    vllm.restart()
+    vllm.shared().close()
     assert first.returncode == 0
-    assert vllm.version() == "0.1"
+    assert vllm.shared().version() == "0.1"
     assert vllm.shared()._process is not first
-    vllm.restart()
+    vllm.shared().close()
 
 
 def test_no_vllm(monkeypatch, tmp_path):
@@ -102,7 +102,7 @@ def test_the_interpreter_beside_the_executable(monkeypatch, tmp_path):
     "behaviour, message",
     [
         ("sys.exit('out of memory')", "(?s)process ended with 1:\n.*out of memory"),
-        ("answer = {'error': 'ValueError: no such architecture'}", "vLLM: ValueError: no such architecture"),
+        ("answer = {'error': 'ValueError: no such architecture'}", "vllm: ValueError: no such architecture"),
         (
             "answer = {'times': [[100.0, 90.0]]} if 'time' in asked else answer",
             "took no longer than the first .*decode more tokens",
@@ -121,9 +121,9 @@ def test_the_worker_survives_what_it_cannot_open(fake, monkeypatch):
     monkeypatch.setitem(os.environ, "PYTHONPATH", "/nowhere")
     with Vllm() as engine:
         for _ in range(2):
-            with pytest.raises(VllmError, match="vLLM: ModuleNotFoundError: No module named 'vllm'"):
+            with pytest.raises(VllmError, match="vllm: ModuleNotFoundError: No module named 'vllm'"):
                 engine.version()
-    assert vllm._MARK == vllm_worker.MARK
+    assert process._MARK == worker.MARK
 
 
 @pytest.mark.slow

@@ -132,17 +132,23 @@ def test_fresh_processes_time_the_same_models(llama):
     assert first["total"].sessions == 1  # hopeless: the second is not asked
 
 
-def test_sessions_in_vllm_are_its_own_processes(llama, monkeypatch):
+@pytest.mark.parametrize("engine", ["vllm", "openvino"])
+def test_sessions_in_an_engine_of_its_own_are_its_own_processes(llama, monkeypatch, engine):
     """One model after the other, none of this process's on the device; the parent as it is, children rewritten."""
     asked = []
 
-    def time_vllm(model, workload, rounds):
+    def time_elsewhere(name, model, workload, rounds):
+        assert name == engine
         asked.append((type(model).__name__, model.device.type))
         return [Timing(1.0, float(len(asked)))] * rounds
 
-    monkeypatch.setattr(bench_module, "time_vllm", time_vllm)
-    monkeypatch.setattr(bench_module.vllm, "restart", lambda: asked.append("a fresh process"))
-    config = dataclasses.replace(CONFIG, engine="vllm")
+    class Process:
+        def close(self):
+            asked.append("a fresh process")
+
+    monkeypatch.setattr(bench_module, "time_elsewhere", time_elsewhere)
+    monkeypatch.setattr(bench_module, "process_of", lambda name: Process())
+    config = dataclasses.replace(CONFIG, engine=engine)
     (speed,) = Bench(llama, config, DECILM).confirm([BLOCKS], 2, 3, 2)
     models = [("LlamaForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu"), ("DeciLMForCausalLM", "cpu")]
     assert asked == ["a fresh process", *models] * 3
