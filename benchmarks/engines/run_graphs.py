@@ -1,6 +1,5 @@
 """onnxruntime, or OpenVINO (argument 3), on the ONNX graphs of an export: prompts at once, then token by token."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from common import run
 
 
-ENGINE = sys.argv[3]
+ENGINE = sys.argv[3] if __name__ == "__main__" else ""
 
 
 class OnnxRuntime:
@@ -49,30 +48,31 @@ def compute(path: str, rows: list, where) -> dict[str, list]:
     return {"whole": [greedy(prefill, decode, prompt, len(tokens)) for prompt, tokens, _ in rows]}
 
 
+def step(graph, decode, tokens: np.ndarray, done: int, cache: dict) -> tuple[np.ndarray, dict]:
+    """Logits of `tokens` (batch, length) behind `done` others, and the cache that `decode` takes next."""
+    batch, length = tokens.shape
+    given = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((batch, done + length), np.int64),
+        "position_ids": np.tile(np.arange(done, done + length, dtype=np.int64), (batch, 1)),
+    }
+    given = {name: value for name, value in (given | cache).items() if name in graph.inputs}
+    found = dict(zip(graph.outputs, graph(given), strict=True))
+    logits = found.pop("logits")
+    wanted = [name for name in decode.inputs if name not in ("input_ids", "attention_mask", "position_ids")]
+    return logits, dict(zip(wanted, found.values(), strict=True))
+
+
 def greedy(prefill, decode, prompt: list[int], new: int) -> tuple[list[int], np.ndarray]:
-    tokens, logits, cache, rest = [], [], {}, prompt
-    for _ in range(new):
-        graph = decode if cache else prefill
-        done = len(prompt) + len(tokens) - len(rest) if cache else 0
-        given = {
-            "input_ids": np.array([rest], np.int64),
-            "attention_mask": np.ones((1, done + len(rest)), np.int64),
-            "position_ids": np.arange(done, done + len(rest), dtype=np.int64)[None],
-        }
-        given = {name: value for name, value in (given | cache).items() if name in graph.inputs}
-        found = dict(zip(graph.outputs, graph(given), strict=True))
-        last = found.pop("logits")[0, -1].astype(np.float32)
-        wanted = [name for name in decode.inputs if name not in ("input_ids", "attention_mask", "position_ids")]
-        cache = dict(zip(wanted, found.values(), strict=True)) or {"": np.zeros(0)}
-        logits.append(last)
-        rest = [int(last.argmax())]
-        tokens += rest
+    tokens, logits, cache, rest = [], [], {}, np.array([prompt], np.int64)
+    for i in range(new):
+        done = len(prompt) + i - rest.shape[1]
+        found, cache = step(decode if i else prefill, decode, rest, done, cache)
+        logits.append(found[0, -1].astype(np.float32))
+        rest = found[:, -1:].argmax(-1)
+        tokens.append(int(rest[0, 0]))
     return tokens, np.stack(logits)
 
 
 if __name__ == "__main__":
-    if "--names" in sys.argv:
-        graph = OnnxRuntime(Path(sys.argv[1]))
-        print(json.dumps({"in": graph.inputs, "out": graph.outputs}))
-    else:
-        run(ENGINE, compute)
+    run(ENGINE, compute)

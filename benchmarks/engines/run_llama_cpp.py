@@ -21,14 +21,15 @@ library.llama_backend_init()
 
 
 class Model:
-    def __init__(self, path: str, length: int):
+    def __init__(self, path: str, length: int, sequences: int = 1):
         params = library.llama_model_default_params()
         params.n_gpu_layers, params.use_extra_bufts = 0, False
         self.model = library.llama_model_load_from_file(path.encode(), params)
         if not self.model:
             raise RuntimeError(errors[0] if errors else "not loaded")
         params = library.llama_context_default_params()
-        params.n_ctx, params.n_threads, params.n_threads_batch = length, 1, 1
+        params.n_ctx, params.n_threads, params.n_threads_batch = length * sequences, 1, 1
+        params.n_seq_max, params.n_batch = sequences, max(params.n_batch, sequences)
         params.type_k = params.type_v = library.GGML_TYPE_F32
         params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.context = library.llama_init_from_model(self.model, params)
@@ -44,6 +45,27 @@ class Model:
         if library.llama_decode(self.context, library.llama_batch_get_one(array, len(tokens))) != 0:
             raise RuntimeError(errors[0] if errors else "not decoded")
         return np.ctypeslib.as_array(library.llama_get_logits_ith(self.context, -1), (self.size,)).copy()
+
+    def next(self, tokens: np.ndarray, done: int) -> np.ndarray:
+        """Most likely tokens (sequences, 1) after `tokens` (sequences, length) behind `done` others, in pieces of 512."""
+        count, length = tokens.shape
+        batch = library.llama_batch_init(512, 0, 1)
+        cells, best = list(np.ndindex(count, length)), np.zeros((count, 1), np.int64)
+        for start in range(0, len(cells), 512):
+            piece = cells[start : start + 512]
+            batch.n_tokens = len(piece)
+            for i, (row, column) in enumerate(piece):
+                batch.token[i], batch.pos[i] = int(tokens[row, column]), done + column
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
+                batch.logits[i] = column == length - 1
+            if library.llama_decode(self.context, batch) != 0:
+                raise RuntimeError(errors[0] if errors else "not decoded")
+            for i, (row, column) in enumerate(piece):
+                if column == length - 1:
+                    found = library.llama_get_logits_ith(self.context, i)
+                    best[row] = np.ctypeslib.as_array(found, (self.size,)).argmax()
+        library.llama_batch_free(batch)
+        return best
 
     def close(self) -> None:
         library.llama_free(self.context)
