@@ -105,6 +105,8 @@ FILTERS = {
     "quoted": lambda text: Markup(json.dumps(_printable(text), ensure_ascii=False)),  # a Python literal
     "text": lambda text: Markup(text) if _PLAIN.fullmatch(text) else code(text),  # words of a template
 }
+# an absolute path of two names or more; not the path of a URL
+_PLACE = re.compile(r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:,;'\"\[\]{}]+[/\\])+([^\s/\\:,;'\"\[\]{}]+)")
 _PLAIN = re.compile(r"[A-Za-z0-9_./=, -]*")
 
 
@@ -297,6 +299,11 @@ def _recipe(source: Path) -> tuple[str | None, list[str], dict | None]:
     return path.read_text(encoding="utf-8"), changed, to_dict(load_recipe(path, changed))
 
 
+def _without_folders(text: str | None) -> str | None:
+    """A recipe that is published says what a local folder or file is called, not where it lies, nor whose home that is."""
+    return text and _PLACE.sub(r"\1", text)
+
+
 # -- the card
 
 
@@ -343,6 +350,7 @@ def write_card(
     try:
         text = measurements(system, source)
         recipe_text, overrides, recipe = _recipe(source)
+        recipe_text, overrides = _without_folders(recipe_text), [_without_folders(str(each)) for each in overrides]
         measured, raw = (None, {}) if text is None else (read_measured(text), json.loads(text))
         if text is not None and not (isinstance(measured, dict) and measured):
             raise TypeError("eval.json holds no measurements")
@@ -359,7 +367,7 @@ def write_card(
             "code_repo": code_repo,
             "eval": measured,
             "recipe_text": recipe_text,
-            "overrides": [str(each) for each in overrides],
+            "overrides": overrides,
         }
         card = _render(system, data, code(name), repo_id, context)
         also = {**context.get("also", {}), **(_hub_results(raw, recipe) if system == "pcw" else {})}

@@ -224,6 +224,35 @@ def test_changes_to_the_recipe_are_shown_beside_it(example):
     assert "with `--set distill.num_tokens=0`" in rendered(folder, "puzzle")
 
 
+@pytest.mark.parametrize(
+    "written, published",
+    [
+        ("parent.name=/home/jane/models/llama", "parent.name=llama"),
+        ("parent.name=C:\\Users\\jane\\llama", "parent.name=llama"),
+        ("parent.name=~/models/llama", "parent.name=llama"),
+        ("data.data_files=[/data/jane/a.jsonl, '/data/jane/b.jsonl']", "data.data_files=[a.jsonl, 'b.jsonl']"),
+        ("data.name=hf://datasets/me/x", "data.name=hf://datasets/me/x"),
+        ("data.data_files=https://x.org/a/b.jsonl", "data.data_files=https://x.org/a/b.jsonl"),
+        ("parent.name=me/model", "parent.name=me/model"),
+        ("parent.name=../models/model", "parent.name=../models/model"),
+    ],
+)
+def test_nobody_learns_where_files_lie_on_the_machine_of_a_run(example, written, published):
+    folder = example("puzzle")
+    (folder / "overrides.json").write_text(json.dumps(["distill.num_tokens=0"]))
+    (folder / "recipe.yaml").write_text((folder / "recipe.yaml").read_text() + f"# {written}\n")
+    page = html.unescape(rendered(folder, "puzzle"))
+    assert f"# {published}\n" in page
+    assert (folder / "recipe.yaml").read_text().endswith(f"# {published}\n")
+
+
+def test_folders_are_left_out_of_changes_to_the_recipe(example):
+    folder = example("puzzle")
+    (folder / "overrides.json").write_text(json.dumps(["parent.name=/home/jane/models/llama"]))
+    assert "jane" not in rendered(folder, "puzzle")
+    assert json.loads((folder / "overrides.json").read_text()) == ["parent.name=llama"]
+
+
 def test_a_card_written_by_hand_is_kept(example):
     folder = example("pcw")
     (folder / "README.md").write_text("# mine\n")
