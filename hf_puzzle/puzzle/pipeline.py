@@ -67,7 +67,7 @@ from .loading import gathered, load_layers, load_sharded, resolve_dtype
 from .network import Network, meta_model
 from .parent_source import ParentSource
 from .preflight import check_machine
-from .refit import calibration_rows, estimate_child, refit, wanted_tokens
+from .refit import LEAST_ROWS, calibration_rows, estimate_child, refit, wanted_tokens
 from .report import estimate_report, write_report
 from .scoring import (
     Score,
@@ -277,9 +277,15 @@ class PuzzleRun:
                 "or child.refit: false"
             )
         widest = parent_block(self.config).ffn if self.source.known else None
-        if isinstance(widest, int) and (wanted := wanted_tokens(widest)) > (
-            given := min(config.refit_tokens or wanted, self.recipe.data.num_tokens)
-        ):
+        wanted = wanted_tokens(widest) if isinstance(widest, int) else 0
+        given = min(config.refit_tokens or max(2 * length, wanted), self.recipe.data.num_tokens)
+        if given // length < LEAST_ROWS:
+            logger.warning(
+                "child.refit_tokens: of %d sequences of %d, one judges, which cannot tell a gain from chance: the refit will "
+                "be taken back. %d tokens would do (%d sequences); or child.refit: false", given // length, length,
+                max(wanted, LEAST_ROWS * length), max(wanted // length, LEAST_ROWS),
+            )  # fmt: skip
+        elif given < wanted:
             logger.warning(
                 "child.refit_tokens: %d tokens for matrices of up to %d input channels; %d would do. Matrices that gain nothing "
                 "on held-out text stay as they are.", given, widest, wanted,

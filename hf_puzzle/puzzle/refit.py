@@ -29,6 +29,7 @@ from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_pr
 logger = logging.getLogger(__name__)
 
 JUDGES = 4  # one sequence in so many
+LEAST_ROWS = 2 * JUDGES  # two must judge: one has no spread, and nothing is surely better by it
 TOKENS_PER_CHANNEL = 32  # fewer fit a matrix to chance: the gate then refuses it
 RIDGES = (1.0, 10.0, 100.0)  # times the recipe's ridge
 

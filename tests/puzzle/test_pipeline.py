@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -344,6 +345,17 @@ def test_infeasible_constraints_exit_with_the_nearest_value(finished, capsys):
         )
         == 0
     )
+
+
+@pytest.mark.parametrize("tokens, judges", [(64, "one judges"), (112, "one judges"), (128, "would do. Matrices")])
+def test_a_refit_that_would_be_taken_back_is_said_before_compute(finished, caplog, tokens, judges):
+    load_run(finished, [f"child.refit_tokens={tokens}"]).check_recipe()
+    (said,) = (r.message for r in caplog.records if "refit_tokens" in r.message)
+    assert judges in said
+    wanted = int(re.search(r"(\d+) (tokens )?would do", said)[1])
+    caplog.clear()
+    load_run(finished, [f"child.refit_tokens={wanted}"]).check_recipe()
+    assert not any("one judges" in r.message for r in caplog.records)
 
 
 @pytest.mark.parametrize(
