@@ -388,6 +388,10 @@ class EvaluateConfig:
         0,
         least=0,
     )
+    systems: list[str] = key(
+        "recipes of `system: pcw` and `system: mrkl` (relative to this one) that are run on the parent and on the child",
+        [],
+    )
     measure_rounds: int = key("interleaved timing rounds, over `solve.sessions` fresh processes", 12, least=1)
 
 

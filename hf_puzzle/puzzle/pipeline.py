@@ -27,6 +27,7 @@ from ..formats import child_config, choose_format, parent_block
 from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
+from . import systems
 from .assess import (
     assess,
     baseline_tasks,
@@ -238,6 +239,7 @@ class PuzzleRun:
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_evaluated(recipe.evaluate)
+        systems.opened(self)
         if self.source.known:
             check_parent(self.config, recipe.child.format)
             engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
@@ -601,10 +603,10 @@ class PuzzleRun:
         r = self.recipe
         # the recipe's word for the device: a driver without a GPU may lead workers that have one
         shared = {"seed": r.seed, "device": r.device, "threads": r.threads}
-        library, score = to_dict(r.library), to_dict(r.score)
+        library, score, evaluated = to_dict(r.library), to_dict(r.score), to_dict(r.evaluate)
         for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
             del library[name]
-        del score["tokens_per_task"]
+        del score["tokens_per_task"], evaluated["systems"]
         made, asks = self.source.stage(), reads_self(r.data) and self._streams is None
         parent = ("parent",) if made else ()
         source = {"parent": to_dict(r.parent), **({} if made else {"content": self.source.fingerprint()})}
@@ -622,11 +624,12 @@ class PuzzleRun:
             Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",), estimate=estimate_solve),
             Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",), estimate=estimate_child),
             Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",), estimate=estimate_distill),
-            Stage("evaluate", self.evaluate, to_dict(r.evaluate), ("distill",), ("eval.json",), estimate=estimate_evaluate),
-            Stage("baselines", self.baseline, [to_dict(r.baselines), to_dict(r.evaluate)], ("solve", "child", "distill"), ("baselines",),
+            Stage("evaluate", self.evaluate, evaluated, ("distill",), ("eval.json",), estimate=estimate_evaluate),
+            Stage("baselines", self.baseline, [to_dict(r.baselines), evaluated], ("solve", "child", "distill"), ("baselines",),
                   ("baseline_checkpoints",), tasks=self.baseline_tasks, merge=self.finish_baselines, keeps_parts=True, estimate=estimate_baseline),
-            Stage("baseline_speeds", self.time_baselines, to_dict(r.evaluate), ("baselines",), ("baselines.jsonl",), estimate=estimate_baseline_speeds),
-            Stage("report", self.report, None, ("evaluate", "baseline_speeds"), ("report.md", "figures"), estimate=estimate_report),
+            Stage("baseline_speeds", self.time_baselines, evaluated, ("baselines",), ("baselines.jsonl",), estimate=estimate_baseline_speeds),
+            *systems.stages(self),
+            Stage("report", self.report, None, ("evaluate", "baseline_speeds", *(stage.name for stage in systems.stages(self))), ("report.md", "figures"), estimate=estimate_report),
         ]  # fmt: skip
         return stages
 

@@ -9,6 +9,7 @@ from .. import artifacts
 from ..blocks import NONE, Block
 from ..recipe import PuzzleRecipe
 from ..stages import Estimate
+from . import systems
 from .block_costs import CostTable, Fit
 from .estimates import PROCESS_BYTES, Pieces
 
@@ -24,6 +25,8 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
     matplotlib.use("Agg")
     run_dir = Path(run_dir)
     evaluation = artifacts.read_json(run_dir / "eval.json")
+    if recipe.evaluate.systems:
+        evaluation["systems"] = artifacts.read_json(run_dir / systems.TABLE)
     solutions = artifacts.read_json(run_dir / "solutions.json")
     costs = CostTable.from_dict(artifacts.read_json(run_dir / "costs.json"))
     scores = artifacts.read_jsonl(run_dir / "scores.jsonl")
@@ -246,6 +249,8 @@ def render(
     ]
     if len(evaluation.get("requests") or []) > 1:
         parts += ["## Throughput against the speed of one request", "![requests](figures/requests.png)"]
+    if others := evaluation.get("systems"):
+        parts += ["## Windows and exact experts, with the parent and with the child", _systems_table(others)]
     if baselines:
         parts += [_baseline_table(baselines)]
         if (figures / "budgets.png").exists():
@@ -332,6 +337,18 @@ def _additivity_text(judged: list[dict]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _systems_table(rows: list[dict]) -> str:
+    """What `systems.merge` wrote."""
+    return markdown_table(
+        ["system", "", "parent", "child", "gain"],
+        [
+            (row["system"], row["what"], f"{row['parent']:.1%}", f"{row['child']:.1%}",
+             f"{row['gain']:+.1%}" + ("" if row["error"] is None else f" +- {row['error']:.1%}"))
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def _baseline_table(baselines: list[dict]) -> str:
