@@ -151,15 +151,17 @@ def _residual_scale(model: PreTrainedModel, layer_idx: int, state: torch.Tensor)
 
     One layer on one sequence in float32: in half precision, what rounding does to a large stream hides which it is.
     """
-    layer = layers_of(model)[layer_idx]
-    weights = {name: parameter.data for name, parameter in layer.named_parameters()}
-    for parameter in layer.parameters():
+    decoder, layers = model.get_decoder(), layers_of(model)
+    # what the stream passes: the layer, and behind it a final norm, which may take no other dtype than its own
+    passed = [layers[layer_idx], *(m for m in decoder.children() if m is not layers and not isinstance(m, nn.Embedding))]
+    weights = {parameter: parameter.data for module in passed for parameter in module.parameters()}
+    for parameter in weights:
         parameter.data = parameter.data.float()
     try:
         trace = _trace(model, layer_idx, state[:1].float())
     finally:
-        for name, parameter in layer.named_parameters():
-            parameter.data = weights[name]
+        for parameter, data in weights.items():
+            parameter.data = data
     change, update = (trace.output - trace.state).double(), sum(trace.updates.values()).double()
     scale = float((change * update).sum() / update.square().sum().clamp_min(1e-30))
     error = (change - scale * update).norm() / change.norm().clamp_min(1e-30)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import family_model
+from families import FAMILIES, family_model
 
 from hf_puzzle.blocks import Block
 from hf_puzzle.data import sequences
@@ -149,7 +149,10 @@ def test_one_sequence_is_an_error_that_says_what_to_do(llama, library, calibrati
         refit(child, llama, calibration[:1], CONFIG)
 
 
-@pytest.mark.parametrize("family, expected", [("llama", 1.0), ("granite", 0.5), ("gemma2", None), ("olmo2", None)])
+SCALES = {"granite": 0.5, "gemma2": None, "gemma3": None, "olmo2": None}  # None: a norm behind the sub-block
+
+
+@pytest.mark.parametrize("family, expected", [(name, SCALES.get(name, 1.0)) for name in sorted(FAMILIES)])
 @pytest.mark.parametrize("loud", [1.0, 1e3])
 def test_what_stands_behind_a_sub_block_is_seen_in_half_precision(family, expected, loud):
     """The stream may be a thousand times larger than what a layer adds to it."""
