@@ -439,16 +439,25 @@ def _check(args: argparse.Namespace) -> int:
         told = "; ".join(filter(None, (verdict.reason, verdict.source)))
         table.add_row(*map(_plain, (verdict.engine, verdict.status, told)))
     Console().print(table)
-    measured = next((f for f in (args.folder / "eval.json", args.folder.parent / "eval.json") if f.exists()), None)
-    if measured is not None:
-        from . import artifacts
-        from .puzzle.report import slower_than_parent
+    from . import artifacts
+    from .engines.burden import warnings
+    from .puzzle.report import slower_than_parent
 
+    evaluation, measured = None, next((f for f in _evaluations(args.folder) if f.exists()), None)
+    if measured is not None:
         # another program's eval.json says nothing of a child
         with contextlib.suppress(artifacts.ArtifactError), artifacts.reading(measured):
-            for line in slower_than_parent(artifacts.read_json(measured)):
+            evaluation = artifacts.read_json(measured)
+            for line in slower_than_parent(evaluation):
                 print(f"measured ({measured}): {line.replace('**', '')}")
+    if warned := warnings(args.folder, evaluation):
+        print(*(each.text for each in warned), sep="\n")
+        print("(`deploy` and `cost: {engine: ...}` in a recipe keep the search to blocks that pay there)")
     return 0
+
+
+def _evaluations(folder: Path) -> tuple[Path, Path]:
+    return folder / "eval.json", folder.parent / "eval.json"
 
 
 def _convert(args: argparse.Namespace) -> int:
