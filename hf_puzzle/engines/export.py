@@ -21,7 +21,7 @@ from ..formats import (
     simplify,
 )
 from ..recipe import RecipeError, did_you_mean
-from . import ENGINES, per_layer, rewrites
+from . import ENGINES, measured, per_layer, rewrites
 from .check import NO, FolderError, check_folder
 
 
@@ -67,6 +67,15 @@ def export(
     if not is_file:
         hub.check_replaceable(out)
     check_folder(folder)  # malformed folders end here, with the layer and field
+    try:
+        return _export(folder, target, out, tensor_parallel, outtype, is_file)
+    except rewrites.CannotRun as error:
+        if (known := measured.told(target)) is None:
+            raise
+        raise rewrites.CannotRun(f"{error} ({target} was {known})") from None
+
+
+def _export(folder: Path, target: str, out: Path, tensor_parallel: int, outtype: str, is_file: bool) -> list[str]:
     if target == "onnx" or ENGINES[target].graphs:
         from .onnx import export_onnx
 
@@ -124,7 +133,7 @@ def as_engine_reads_it(
                 if ENGINES[engine].per_layer_families
                 else "reads no per-layer checkpoints"
             )
-            raise rewrites.CannotRun(f"{engine} {how}; {error}") from None
+            raise rewrites.CannotRun(f"{engine} {how}; {error}; transformers can run it as it is") from None
         changes.append("written as DeciLM")
     if tensor_parallel == 1 and (plain := rewrites.as_plain(config, state)) is not None:
         return (*plain, [*changes, UNIFORM])

