@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import json
 import logging
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -131,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--as-folder", action="store_true", help="llama.cpp: a folder for its own converter, no GGUF")
     export.set_defaults(command=_export)
+
+    serve = commands.add_parser("serve", help="run an installed engine's server on a child, with the right flags")
+    serve.add_argument("path", type=Path, help="a model folder, or a GGUF file")
+    serve.add_argument("--engine", help="default: the first that is installed and opens it")
+    serve.add_argument("--dry-run", action="store_true", help="print the command, to add flags of your own")
+    serve.set_defaults(command=_serve)
 
     publish = commands.add_parser("publish", help="send a run's model, or a folder, to the Hub with its code and card")
     publish.add_argument("folder", type=Path, metavar="DIR")
@@ -483,6 +491,19 @@ def _export(args: argparse.Namespace) -> int:
         print(f"  {change}")
     print(f"{args.target}: {out}")
     return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .engines.measured import advice
+    from .engines.serving import command
+
+    engine, words = command(args.path, args.engine)
+    if not args.dry_run and (known := advice(engine)) is not None:
+        print(known, file=sys.stderr)
+    if args.dry_run:
+        print(shlex.join(words))
+        return 0
+    os.execvp(words[0], words)  # noqa: S606 (signals and exit code are the engine's)
 
 
 def _publish(args: argparse.Namespace) -> int:
