@@ -27,7 +27,7 @@ from ..formats import child_config, choose_format, parent_block
 from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
-from . import systems
+from . import precision, systems
 from .assess import (
     assess,
     baseline_tasks,
@@ -119,11 +119,11 @@ class PuzzleRun:
         tokens: dict[str, torch.Tensor] | None = None,
         importance: dict[str, torch.Tensor] | None = None,
     ):
-        self.recipe, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
-        self._streams, self._importance = tokens, importance
-        self._text = text
+        self._asked, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
+        self._streams, self._importance, self._text = tokens, importance, text
         self.device = resolve_device(recipe.device)
-        self.source = ParentSource(recipe.parent, self.recipe_dir, self.run_dir, self.device, (parent, tokenizer))
+        self.recipe = precision.resolved(recipe, self.run_dir, self.device)
+        self.source = ParentSource(self.recipe.parent, self.recipe_dir, self.run_dir, self.device, (parent, tokenizer))
 
     # -- what stages read
 
@@ -593,9 +593,6 @@ class PuzzleRun:
     def finish_baselines(self) -> None:
         (self.run_dir / "baselines").mkdir(exist_ok=True)
 
-    def time_baselines(self) -> None:
-        time_baselines(self)
-
     def report(self) -> None:
         write_report(self.run_dir, self.recipe)
 
@@ -627,7 +624,7 @@ class PuzzleRun:
             Stage("evaluate", self.evaluate, evaluated, ("distill",), ("eval.json",), estimate=estimate_evaluate),
             Stage("baselines", self.baseline, [to_dict(r.baselines), evaluated], ("solve", "child", "distill"), ("baselines",),
                   ("baseline_checkpoints",), tasks=self.baseline_tasks, merge=self.finish_baselines, keeps_parts=True, estimate=estimate_baseline),
-            Stage("baseline_speeds", self.time_baselines, evaluated, ("baselines",), ("baselines.jsonl",), estimate=estimate_baseline_speeds),
+            Stage("baseline_speeds", functools.partial(time_baselines, self), evaluated, ("baselines",), ("baselines.jsonl",), estimate=estimate_baseline_speeds),
             *systems.stages(self),
             Stage("report", self.report, None, ("evaluate", "baseline_speeds", *(stage.name for stage in systems.stages(self))), ("report.md", "figures"), estimate=estimate_report),
         ]  # fmt: skip
@@ -681,7 +678,8 @@ class PuzzleRun:
         return RunSpec(to_dict(self.recipe), str(self.run_dir.resolve()), str(self.recipe_dir.resolve()))
 
     def _save_recipe(self) -> None:
-        text, overrides = self._text or (yaml.safe_dump(to_dict(self.recipe), sort_keys=False), [])
+        precision.keep(self._asked, self.run_dir, self.device)
+        text, overrides = self._text or (yaml.safe_dump(to_dict(self._asked), sort_keys=False), [])
         artifacts.write_text(self.run_dir / "recipe.yaml", text)
         artifacts.write_json(self.run_dir / "overrides.json", overrides)
 

@@ -153,7 +153,10 @@ def _residual_scale(model: PreTrainedModel, layer_idx: int, state: torch.Tensor)
     """
     decoder, layers = model.get_decoder(), layers_of(model)
     # what the stream passes: the layer, and behind it a final norm, which may take no other dtype than its own
-    passed = [layers[layer_idx], *(m for m in decoder.children() if m is not layers and not isinstance(m, nn.Embedding))]
+    passed = [
+        layers[layer_idx],
+        *(m for m in decoder.children() if m is not layers and not isinstance(m, nn.Embedding)),
+    ]
     weights = {parameter: parameter.data for module in passed for parameter in module.parameters()}
     for parameter in weights:
         parameter.data = parameter.data.float()
