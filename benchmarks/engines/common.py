@@ -37,11 +37,14 @@ def judge(rows: list, found: list[tuple[list[int], np.ndarray | None]]) -> dict:
     return {"difference": worst, "same_tokens": same}
 
 
-def run(engine: str, compute: Callable[[str, list, type[Where]], dict[str, list]]) -> None:
+def run(
+    engine: str, compute: Callable[[str, list, type[Where]], dict[str, list]], spoilt_by: tuple[str, ...] = ()
+) -> None:
     """Compute every folder of the manifest (argument 1) for `engine`; write one JSON line each (argument 2).
 
     `compute(path, rows, where)` returns, by way of running, what `judge` takes. Cases that are in the output are left out:
-    a process that died is started again, and the case that killed it is told so.
+    a process that died is started again, and the case that killed it is told so. After a failure in a stage of
+    `spoilt_by`, what is left of it disturbs the next case: the process ends, to be started again.
     """
     entries = [e for e in json.loads(Path(sys.argv[1]).read_text()) if engine in e["engines"] and "refused" not in e]
     out = Path(sys.argv[2])
@@ -76,6 +79,8 @@ def run(engine: str, compute: Callable[[str, list, type[Where]], dict[str, list]
                     message=message,
                     line=f"{Path(last.filename).name}:{last.lineno}",
                 )
+                if Where.stage in spoilt_by:
+                    raise SystemExit(f"{engine}: starts again behind {entry['case']}") from None
                 continue
             worst = max(way["difference"] for way in ways.values())
             right = all(way["difference"] <= RIGHT and way["same_tokens"] for way in ways.values())
