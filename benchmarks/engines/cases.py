@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 HIDDEN, HEADS, WIDTH, VOCABULARY = 256, 8, 768, 512
 SPREAD = 0.8 * HIDDEN**-0.5  # of the weights: logits with a deviation near 1
 PROMPTS, NEW = (48, 17, 33), 16  # tokens
+PLAIN = "plain"  # a stock architecture
 OWN, NONE, LINEAR = Block(4, WIDTH), "none", "linear"
 FIRST, MIDDLE, LAST = (0,), (1,), (2,)  # of three: an ONNX graph of six takes twice as long to export
 PLACES = {"first": FIRST, "middle": MIDDLE, "last": LAST}
@@ -129,6 +130,15 @@ def decilm_cases() -> list[Case]:
     ):
         name = f"NVIDIA's layout, RoPE {kind}, theta {theta:.0f}"
         cases.append(Case(name, other, config=rope(theta, **scaling), layout="nvidia"))
+    theta = rope(123_456.0)  # a uniform child becomes a stock architecture, whose other readers look for it elsewhere
+    alike = [OWN] * 3
+    cases += [
+        Case("uniform, rope_theta 123456", alike, config=theta),
+        Case("uniform, RoPE llama3", alike, config=rope(500_000.0, **LLAMA3)),
+        Case("uniform, biases on q, k, v", alike, family="qwen2", config=theta),
+        Case("plain llama, rope_theta 123456", alike, fmt=PLAIN, config=theta),
+        Case("plain qwen2, rope_theta 123456", alike, family="qwen2", fmt=PLAIN, config=theta),
+    ]
     return cases
 
 
@@ -217,7 +227,7 @@ def config_of(case: Case) -> PretrainedConfig:
         "initializer_range": SPREAD,
     }
     parent = getattr(transformers, f"{stock}Config")(**(sizes | own | case.config))
-    return formats.child_config(parent, case.blocks, case.fmt)
+    return parent if case.fmt == PLAIN else formats.child_config(parent, case.blocks, case.fmt)
 
 
 def child_of(case: Case) -> PreTrainedModel:

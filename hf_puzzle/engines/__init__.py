@@ -32,6 +32,8 @@ class Engine:
         ropes: kinds of RoPE it computes as transformers does; None for all of them.
         assumed_rope_theta: what it takes where config.json has rope_theta inside the scaling only, as DeciLMConfig
             writes it; None if it looks there.
+        rope_parameters: stock architectures of which it reads transformers 5's rope_parameters; None for all of them.
+        cpu_head_dims: sizes that the attention of its CPU build has; None for all of them.
         remote_code: executes the folder's configuration (trust_remote_code).
         biased_ffn_for_linear: may get an FFN with biases in the place of a linear map.
         rewritten: whether `rewrites` makes folders for it.
@@ -58,6 +60,8 @@ class Engine:
     any_activation: bool = False
     ropes: tuple[str, ...] | None = ("default",)
     assumed_rope_theta: float | None = None
+    rope_parameters: tuple[str, ...] | None = None
+    cpu_head_dims: tuple[int, ...] | None = None
     remote_code: bool = False
     biased_ffn_for_linear: bool = False
     rewritten: bool = True
@@ -108,6 +112,7 @@ ENGINES = {
         attention_bias=True,
         mlp_bias=True,
         ropes=_SCALED_ROPES,
+        cpu_head_dims=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512),
         remote_code=True,
         biased_ffn_for_linear=True,
         tensor_parallel="replicate",
@@ -148,6 +153,7 @@ ENGINES = {
         mlp_bias=True,
         ropes=("default", "linear", "llama3"),
         assumed_rope_theta=500_000.0,
+        rope_parameters=("Qwen3ForCausalLM",),
         biased_ffn_for_linear=True,
     ),
     "exllamav3": Engine(

@@ -325,6 +325,8 @@ def _engines() -> list[str]:
 
 def _decilm_verdict(engine: str, folder: Path, raw: dict, config: DeciLMConfig, blocks: list[Block]) -> Verdict:
     text, note = OPENS, "with trust_remote_code" if ENGINES[engine].remote_code else ""
+    if (sizes := ENGINES[engine].cpu_head_dims) is not None and config.head_dim not in sizes:
+        note = f"{note}; not in its CPU build, whose attention has no head_dim {config.head_dim}"
     if ENGINES[engine].graphs:
         return _graphs_verdict(engine, config)
     if engine == "mlx-lm" and raw.get("auto_map"):
@@ -598,9 +600,20 @@ def _check_plain(folder: Path, raw: dict, architecture: str) -> list[Verdict]:
     if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         reason = f"{architecture or 'a model without architectures'} is no causal LM of transformers or hf_puzzle"
         return [Verdict(engine, NO, reason) for engine in _engines()]
-    known, config = architecture in _EVERYWHERE, _config_of(folder)
-    return [
-        _graphs_verdict(e, config) if ENGINES[e].graphs
-        else Verdict(e, OPENS, "" if known or e in _TRANSFORMERS_ENGINES else f"where {e} itself has {architecture}")
-        for e in _engines()
-    ]  # fmt: skip
+    config = _config_of(folder)
+    return [_plain_verdict(engine, raw, architecture, config) for engine in _engines()]
+
+
+def _plain_verdict(engine: str, raw: dict, architecture: str, config: PretrainedConfig | None) -> Verdict:
+    if ENGINES[engine].graphs:
+        return _graphs_verdict(engine, config)
+    note = (
+        ""
+        if architecture in _EVERYWHERE or engine in _TRANSFORMERS_ENGINES
+        else f"where {engine} itself has {architecture}"
+    )
+    known = ENGINES[engine].rope_parameters
+    if known is not None and architecture not in known and raw.get("rope_parameters") and "rope_theta" not in raw:
+        reason = f"rope_theta is in rope_parameters only, where {engine}'s {architecture} does not look"
+        return Verdict(engine, AFTER_EXPORT, "; ".join(filter(None, [reason, note])))
+    return Verdict(engine, OPENS, note)

@@ -192,6 +192,8 @@ def _write(
     def copy_rest(staging: Path) -> None:
         if not code:
             _drop_code(staging)
+        if format_of(config) is None:
+            _rope_for_all_readers(staging / "config.json")
         for path in source.iterdir():
             ours = path.name in _OURS or path.suffix in (".safetensors", ".py", ".gguf")
             if path.is_file() and not ours and not (staging / path.name).exists():
@@ -199,6 +201,22 @@ def _write(
                 shutil.copyfile(artifacts.inside(source, path.name), staging / path.name)
 
     return hub.write_model_folder(out, model, provenance=provenance, also=copy_rest, expected=expected)
+
+
+def _rope_for_all_readers(path: Path) -> None:
+    """Beside transformers 5's rope_parameters, the keys before them: who knows only those would take its own defaults."""
+    raw = artifacts.read_json(path)
+    rope = raw.get("rope_parameters") or {}
+    if "full_attention" in rope:  # one for each type of layer
+        if local := rope.get("sliding_attention"):
+            raw["rope_local_base_freq"] = local["rope_theta"]
+        rope = rope["full_attention"]
+    if "rope_theta" not in rope:
+        return
+    raw["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        raw["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    artifacts.write_json(path, raw)
 
 
 def _drop_code(folder: Path) -> None:

@@ -105,6 +105,33 @@ def test_a_uniform_child_of_any_family_becomes_its_stock_class(family, blocks, t
     torch.testing.assert_close(plain(TOKENS).logits, model(TOKENS).logits, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_stock_folder_says_rope_theta_where_older_readers_look(scaled, tmp_path):
+    """mlx-lm's Llama reads no rope_parameters, and takes 10,000 for what it does not find."""
+    scaling = {"rope_type": "linear", "factor": 4.0} if scaled else {"rope_type": "default"}
+    parent = family_model("llama", rope_parameters={**scaling, "rope_theta": 123_456.0})
+    parent.save_pretrained(tmp_path / "parent")
+    verdict = {v.engine: v for v in check_folder(tmp_path / "parent")}["mlx-lm"]
+    assert verdict.status == "opens after export"
+    assert "rope_theta is in rope_parameters only, where mlx-lm's LlamaForCausalLM does not look" in verdict.reason
+    export(tmp_path / "parent", "mlx-lm", tmp_path / "out")
+    raw = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert raw["rope_theta"] == 123_456.0
+    assert raw.get("rope_scaling") == (scaling if scaled else None)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(plain(TOKENS).logits, parent(TOKENS).logits)
+    assert {v.engine: v for v in check_folder(tmp_path / "out")}["mlx-lm"].status == OPENS
+
+
+def test_each_type_of_layer_keeps_its_theta(tmp_path):
+    model = write(tmp_path / "child", [Block(4, 32)] * 4, formats.PER_LAYER, "gemma3")
+    export(tmp_path / "child", "mlx-lm", tmp_path / "out")
+    raw = json.loads((tmp_path / "out" / "config.json").read_text())
+    rope = model.config.rope_parameters
+    assert raw["rope_theta"] == rope["full_attention"]["rope_theta"]
+    assert raw["rope_local_base_freq"] == rope["sliding_attention"]["rope_theta"] != raw["rope_theta"]
+
+
 def test_dummy_layers_of_a_per_layer_child_are_dropped(tmp_path):
     blocks = [Block("none", 32), Block("none", "none"), Block(2, "none"), Block("linear", 64)]
     model = write(tmp_path / "child", blocks, formats.PER_LAYER, "gemma2")
