@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,6 +29,21 @@ from .remote.configuration_decilm import DeciLMConfig
 FORMAT_VERSION = 1  # of the folders that this hf_puzzle writes and reads
 REMOTE = Path(__file__).parent / "remote"
 GENERATE = "custom_generate/generate.py"
+
+
+def located(name: str, base: Path) -> str:
+    """Where a model is: a path below `base`, else a folder of an installed package (`package/folder`), else its Hub id.
+
+    The package is not imported: those that carry models often want more than their files.
+    """
+    if (base / name).exists():
+        return str(base / name)
+    package, _, rest = name.partition("/")
+    if package.isidentifier() and (spec := find_spec(package)) is not None:
+        for folder in spec.submodule_search_locations or ():
+            if (Path(folder) / rest).exists():
+                return str(Path(folder) / rest)
+    return name
 
 
 def named_modules(folder: str | Path) -> dict[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from .hub import located
+
 
 class NotReadyError(ValueError):
     """Something that a later stage needs does not work on this machine; the message names it and the way out."""
@@ -56,12 +58,13 @@ def check_tokenizer(open_tokenizer: Callable[[], PreTrainedTokenizerBase], name:
 
 
 def check_tokenizer_of(config, base: Path) -> None:
-    """`check_tokenizer` for a recipe's `model` section, whose name may be a folder below `base`; none is fine."""
+    """`check_tokenizer` for a recipe's `model` section, whose name is as for `located`; none is fine."""
     if config.name is None:
         return
-    name = str(base / config.name) if (base / config.name).exists() else config.name
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    check_tokenizer(lambda: AutoTokenizer.from_pretrained(name, **options), config.name)
+    if (file := getattr(config, "gguf_file", None)) is not None:
+        options["gguf_file"] = file
+    check_tokenizer(lambda: AutoTokenizer.from_pretrained(located(config.name, base), **options), config.name)
 
 
 def first_line(error: Exception) -> str:

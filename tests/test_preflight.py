@@ -8,6 +8,7 @@ from pcw_models import byte_level
 
 from hf_puzzle import parse_recipe, preflight
 from hf_puzzle.cli import main
+from hf_puzzle.hub import located
 from hf_puzzle.mrkl.run import run_recipe as run_mrkl
 from hf_puzzle.pcw.evaluate import run_recipe as run_pcw
 from hf_puzzle.preflight import NotReadyError, check_folder, check_room, check_tokenizer
@@ -75,3 +76,16 @@ def test_a_parent_is_not_trained_into_a_folder_that_cannot_be_written_to(tmp_pat
     (tmp_path / "file").write_text("")
     assert main(["run", "recipes/puzzle/tiny_parent.yaml", "--out", str(tmp_path / "file" / "parent")]) == 2
     assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_models_are_found_beside_the_recipe_in_packages_and_on_the_hub(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "carries_a_model"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('wants more than its files')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "mine").mkdir()
+    assert located("mine", tmp_path) == str(tmp_path / "mine")
+    assert located("carries_a_model", tmp_path) == str(package)
+    assert located("carries_a_model/model", tmp_path) == str(package / "model")
+    for name in ("carries_a_model/other", "someone/some-model", "gpt2"):
+        assert located(name, tmp_path) == name

@@ -1,19 +1,25 @@
-"""What the same shots give without a language model: nearest neighbour and a linear classifier on n-grams.
+"""What the same shots give without a language model: nearest neighbour and a linear classifier, on n-grams or embeddings.
 
-Both are the plain choice for text with a few examples per label; what windows are worth is what they add to these.
+They are the plain choice for text with a few examples per label; what windows are worth is what they add to these.
 """
 
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 
 FEATURES = 1 << 14  # n-grams are hashed to so many columns
 RIDGE = 0.05  # weight of the squared weights against the sum of the losses (C = 10 in common terms)
 BASELINES = ("nearest", "linear")
+EMBEDDED = ("nearest_embeddings", "linear_embeddings")  # the same, by a sentence encoder
+BATCH = 64
+
+# texts to rows of length 1: those of shots, and those of texts in the same space
+Encoder = Callable[[Sequence[str], Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
 
 def ngrams(text: str) -> Counter:
@@ -39,16 +45,45 @@ def features(texts: Sequence[str], weights: torch.Tensor | None = None) -> tuple
     return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-9), weights
 
 
-def scores(name: str, shots: Sequence[tuple[str, int]], texts: Sequence[str], labels: int) -> torch.Tensor:
+def by_ngrams(shots: Sequence[str], texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of n-grams: those of the shots and of the texts, in the shots' space."""
+    known, weights = features(shots)
+    return known, features(texts, weights)[0]
+
+
+def sentence_encoder(name: str) -> Encoder:
+    """An `Encoder` of a model on the Hub or in a folder: the mean of its last hidden states (as MiniLM's).
+
+    A text is read once, however often it is asked for.
+    """
+    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
+    known: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def encode(shots: Sequence[str], texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        new = [text for text in dict.fromkeys([*shots, *texts]) if text not in known]
+        for start in range(0, len(new), BATCH):
+            chunk = new[start : start + BATCH]
+            inputs = tokenizer(chunk, padding=True, truncation=True, return_tensors="pt")
+            mask = inputs["attention_mask"][..., None].float()
+            states = (model(**inputs).last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+            known.update(zip(chunk, torch.nn.functional.normalize(states, dim=1), strict=True))
+        return tuple(torch.stack([known[text] for text in part]) for part in (shots, texts))
+
+    return encode
+
+
+def scores(
+    name: str, shots: Sequence[tuple[str, int]], texts: Sequence[str], labels: int, encoder: Encoder = by_ngrams
+) -> torch.Tensor:
     """(texts, labels) log-probabilities after `shots` (text, label).
 
     nearest: the cosine of the most similar shot of each label, sharpened to a distribution. linear: multinomial logistic
     regression with squared weights, to convergence. Labels without a shot keep the least.
     """
-    known, weights = features([text for text, _ in shots])
-    asked, _ = features(texts, weights)
+    known, asked = encoder([text for text, _ in shots], texts)
     right = torch.tensor([label for _, label in shots])
-    if name == "nearest":
+    if name.startswith("nearest"):
         similar = asked @ known.T
         found = torch.full((len(texts), labels), -1.0)
         found.scatter_reduce_(1, right.expand(len(texts), -1), similar, "amax")

@@ -8,22 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from .. import artifacts
+from .. import artifacts, hub
 from ..evaluation import Decisions
 from ..fanout import run_to_report
 from ..progress import bar
 from ..recipe import RecipeError, to_dict
-from ..remote.generation_pcw import PCWError, encode_windows, score_labels
-from ..remote.pipeline_pcw import CONTENT_FREE
+from ..remote.generation_pcw import PCWError
 from ..remote.windows_pcw import (
     Demonstration,
     Labels,
-    Layout,
     Template,
     Tokens,
     context_size,
@@ -35,9 +32,10 @@ from ..remote.windows_pcw import (
 )
 from ..stages import Stage
 from ..training import resolve_device
-from .baselines import BASELINES
-from .baselines import scores as baseline_scores
+from .baselines import EMBEDDED, Encoder, sentence_encoder
+from .debian import load_sections
 from .episodes import SEPARATOR, TEMPLATE, make_dataset, make_tokenizer, train_in_context_model
+from .methods import Case, Dealt, is_simpler, names_of
 from .recipe import DatasetConfig, PCWRecipe
 
 
@@ -77,10 +75,12 @@ def load_examples(config: DatasetConfig, test_items: int, seed: int) -> Examples
     title = title_of(config)
     if config.name == "episode":
         template = Template(TEMPLATE, SEPARATOR)
-        train, test, labels = make_dataset(config.num_classes, EPISODE_TRAIN_ITEMS, test_items, config.seed)
-        return Examples(
-            title, template, *(read_demonstrations(part, template, labels)[0] for part in (train, test)), tuple(labels)
+        return _examples(
+            title, template, *make_dataset(config.num_classes, EPISODE_TRAIN_ITEMS, test_items, config.seed)
         )
+    if config.name == "debian-sections":
+        template = Template(config.template, config.separator)
+        return _examples(title, template, *load_sections(config.num_classes, test_items, seed))
     from datasets import load_dataset
 
     template = Template(config.template, config.separator)
@@ -107,6 +107,11 @@ def load_examples(config: DatasetConfig, test_items: int, seed: int) -> Examples
         found, names = read_demonstrations(pairs, template, labels)
         labels = labels or list(names)
         read.append(found)
+    return Examples(title, template, *read, tuple(labels))
+
+
+def _examples(title: str, template: Template, train: list, test: list, labels: list[str]) -> Examples:
+    read = (read_demonstrations(part, template, labels)[0] for part in (train, test))
     return Examples(title, template, *read, tuple(labels))
 
 
@@ -165,8 +170,12 @@ def evaluate_dataset(
     done: set,
     say: Callable,
     draws: Iterable[int] | None = None,
+    encoder: Encoder | None = None,
 ) -> Iterable[dict]:
-    """One row per draw (default: all of the protocol's), number of windows and mode that is not in `done`."""
+    """One row per draw (default: all of the protocol's), number of windows and way to classify that is not in `done`.
+
+    encoder: of the baselines on embeddings, and of similar shots; those are by n-grams without.
+    """
     protocol = recipe.protocol
     tokens = Tokens(tokenizer, protocol.tokenization)
     labels = tokenize_labels(tokens, examples.labels, examples.template)
@@ -174,12 +183,11 @@ def evaluate_dataset(
     say(f"{examples.title}: {len(labels.names)} labels, n_max {sizes.n_max} in {sizes.context} tokens")
     redrawn = 0
     for number in bar(range(protocol.draws) if draws is None else draws, desc=f"{examples.title}: draws"):
-        wanted = [
-            (b, mode)
+        wanted = {
+            b: names
             for b in protocol.num_windows
-            for mode in (*protocol.modes, *protocol.baselines)
-            if (examples.title, number, b, mode) not in done
-        ]
+            if (names := [n for n in names_of(protocol) if (examples.title, number, b, n) not in done])
+        }
         if not wanted:
             continue
         layouts, attempt = None, 0
@@ -191,19 +199,22 @@ def evaluate_dataset(
                 redrawn, attempt = redrawn + 1, attempt + 1
                 if redrawn > max(1, REDRAWN_AT_MOST * protocol.draws):
                     raise
-        for b, mode in bar(wanted, desc="windows and modes"):
-            yield {
-                "dataset": examples.title, "labels": len(labels.names), "n_max": sizes.n_max, "draw": number,
-                "num_windows": b, "mode": mode, "redrawn": attempt,
-                **_accuracy(model, examples, sizes, labels, layouts[b], protocol, mode),
-            }  # fmt: skip
+        texts = [examples.test[i] for i in _part_of(sizes.test, protocol.items_per_draw, number)]
+        for b, names in wanted.items():
+            inputs = [example.inputs for example in texts]
+            case = Case(model, tokenizer, examples.template, labels, layouts[b], inputs, protocol, encoder)
+            for mode, scores in bar(case.scores(names), desc=f"{b} windows: ways", total=len(names)):
+                yield {
+                    "dataset": examples.title, "labels": len(labels.names), "n_max": sizes.n_max, "draw": number,
+                    "num_windows": b, "mode": mode, "redrawn": attempt, **_quality(scores, texts, labels, layouts[b], protocol),
+                }  # fmt: skip
 
 
-class Dealt(NamedTuple):
-    """Demonstrations, and the windows that they were dealt to."""
-
-    shots: list[Demonstration]
-    layout: Layout
+def _part_of(test: list[int], items: int | None, number: int) -> list[int]:
+    """The test texts of a draw: all, or the next `items`, beginning anew when they are used up."""
+    if items is None:
+        return test
+    return [test[(number * items + i) % len(test)] for i in range(min(items, len(test)))]
 
 
 def _lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed: int) -> Dealt:
@@ -215,28 +226,20 @@ def _lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed
     return Dealt(chosen, layout)
 
 
-def _accuracy(model, examples: Examples, sizes: Sizes, labels: Labels, layout, protocol, mode: str) -> dict:
-    """Accuracy in [0, 1] over the test texts, and over those whose label the windows show; seconds are wall time."""
-    began = time.perf_counter()
-    test = [examples.test[i] for i in sizes.test]
-    if mode in BASELINES:
-        shots = [(" ".join(each.inputs), labels.names.index(each.label)) for each in layout.shots]
-        scores = baseline_scores(mode, shots, [" ".join(each.inputs) for each in test], len(labels.names))
-    else:
-        scores = _window_scores(model, examples.template, labels, layout.layout, protocol, mode, test)
-    right = [labels.names.index(example.label) for example in test]
+def _quality(scores: torch.Tensor, texts: list[Demonstration], labels: Labels, dealt: Dealt, protocol) -> dict:
+    """Accuracy in [0, 1] over the texts, and over those whose label the windows show; how good the probabilities are."""
+    right = [labels.names.index(example.label) for example in texts]
     hit = [i == j for i, j in zip(scores.argmax(-1).tolist(), right, strict=True)]
-    shown = {each.label for each in layout.shots}
-    seen = [r for r, example in zip(hit, test, strict=True) if example.label in shown]
+    shown = {each.label for each in dealt.shots}
+    seen = [r for r, example in zip(hit, texts, strict=True) if example.label in shown]
     found = {
         "accuracy": sum(hit) / len(hit),
         "seen": len(seen) / len(hit),
         "accuracy_seen": sum(seen) / max(1, len(seen)),
         "test_items": len(hit),
-        "window_tokens": max(map(len, layout.layout.windows)),
-        "seconds": round(time.perf_counter() - began, 3),
+        "window_tokens": max(map(len, dealt.layout.windows)),
     }
-    if protocol.scores != "greedy" or mode in BASELINES:  # greedy decoding has no probabilities
+    if protocol.scores != "greedy":  # greedy decoding has no probabilities
         # every other text is the development split of the conformal sets
         parts = [Decisions(list(scores.softmax(-1)[i::2]), right[i::2]) for i in (0, 1)]
         whole = Decisions(list(scores.softmax(-1)), right).to_dict()
@@ -244,25 +247,6 @@ def _accuracy(model, examples: Examples, sizes: Sizes, labels: Labels, layout, p
         if parts[1].right:
             found["set_size"] = parts[1].to_dict(parts[0])["set_size"]
     return found
-
-
-def _window_scores(model, template: Template, labels: Labels, layout, protocol, mode: str, test) -> torch.Tensor:
-    """(texts, labels) log-probabilities behind the windows, calibrated where the protocol says so."""
-    encoded = encode_windows(model, layout.windows, layout.prefix, protocol.alignment)
-
-    def score(texts: list[tuple[str, ...]]) -> torch.Tensor:
-        tasks = [layout.task(template.separator + template.task(inputs)) for inputs in texts]
-        options = {"scores": protocol.scores, "mode": mode, "temperature": protocol.attention_temperature}
-        parts = bar(range(0, len(tasks), protocol.batch_size), desc="texts")
-        parts = [
-            score_labels(model, encoded, tasks[i : i + protocol.batch_size], labels.tokens, **options) for i in parts
-        ]
-        return torch.cat(parts).softmax(-1).log()
-
-    scores = score([example.inputs for example in test])
-    if protocol.calibrate:
-        scores = scores - score([(text,) * len(template.fields) for text in CONTENT_FREE]).exp().mean(0).log()
-    return scores
 
 
 # -- what came out
@@ -328,7 +312,7 @@ def verdict(summary: Sequence[dict], dataset: str, gain: dict) -> str:
 
 
 def losses(rows: Sequence[dict], dataset: str) -> list[str]:
-    """Sentences on where what needs no model is better on the same shots than the best mode, beyond the standard error."""
+    """Sentences on where something simpler is better on the same shots than the best of windows, beyond the standard error."""
     own = [row for row in rows if row["dataset"] == dataset]
     said = []
     for b in sorted({row["num_windows"] for row in own}):
@@ -336,7 +320,7 @@ def losses(rows: Sequence[dict], dataset: str) -> list[str]:
         for row in own:
             if row["num_windows"] == b:
                 by_mode.setdefault(row["mode"], {})[row["draw"]] = row["accuracy"]
-        modes, plain = ([m for m in by_mode if (m in BASELINES) == kind] for kind in (False, True))
+        modes, plain = ([m for m in by_mode if is_simpler(m) == kind] for kind in (False, True))
         if not modes or not plain:
             continue
         best, rival = (max(each, key=lambda m: statistics.mean(by_mode[m].values())) for each in (modes, plain))
@@ -370,7 +354,7 @@ def report(rows: Sequence[dict], model: str) -> str:
             lines.append(f"| {mode} | " + " | ".join(cells.get(b, "-") for b in counts) + " |")
         if (gain := compare(rows, dataset)) is not None:
             lines += ["", verdict(summary, dataset, gain) + "."]
-        if any(row["mode"] in BASELINES for row in own):
+        if any(is_simpler(row["mode"]) for row in own):
             lost = losses(rows, dataset)
             lines += [
                 "",
@@ -425,6 +409,8 @@ def _check(recipe: PCWRecipe) -> None:
     titles = [title_of(dataset) for dataset in recipe.datasets]
     if len(set(titles)) < len(titles):
         raise RecipeError(f"datasets: two have the title {max(titles, key=titles.count)!r}; give each its own `title`")
+    if set(EMBEDDED) & set(recipe.protocol.baselines) and recipe.protocol.embeddings is None:
+        raise RecipeError("protocol.embeddings: name the sentence encoder of nearest_embeddings and linear_embeddings")
     if "pcw" not in recipe.protocol.modes or min(recipe.protocol.num_windows, default=0) < 1:
         raise RecipeError("protocol: modes must hold pcw, and num_windows numbers from 1 on")
 
@@ -433,8 +419,11 @@ def stages_of(recipe: PCWRecipe, out: Path, base: Path, say: Callable = logger.i
     """The stages of a run; also for a worker of it."""
     settings = to_dict(recipe)
     shared = {"seed": recipe.seed, "device": recipe.device}
-    if recipe.model.name is not None and (base / recipe.model.name).is_dir():
-        shared["content"] = artifacts.folder_fingerprint(base / recipe.model.name)
+    if recipe.model.name is not None and (folder := Path(hub.located(recipe.model.name, base))).is_dir():
+        file = recipe.model.gguf_file
+        shared["content"] = (
+            artifacts.folder_fingerprint(folder) if file is None else artifacts.file_sha256(folder / file)
+        )
     stages = [
         Stage("evaluate", lambda **task: _evaluate(recipe, out, base, say, **task),
               {k: settings[k] for k in ("datasets", "protocol", "model")} | shared,
@@ -461,7 +450,7 @@ def _train(recipe: PCWRecipe, out: Path) -> None:
 def _tasks(recipe: PCWRecipe, out: Path, workers: int) -> list[dict]:
     """Draws of a data set that are left, in as many tasks as there are workers."""
     protocol = recipe.protocol
-    per_draw = len(protocol.num_windows) * (len(protocol.modes) + len(protocol.baselines))
+    per_draw = len(protocol.num_windows) * len(names_of(protocol))
     stored = Counter((row["dataset"], row["draw"]) for row in _rows(out))
     step = math.ceil(protocol.draws / max(1, math.ceil(workers / len(recipe.datasets))))
     tasks = []
@@ -484,8 +473,8 @@ def _merge(recipe: PCWRecipe, out: Path) -> None:
     protocol, titles = recipe.protocol, [title_of(dataset) for dataset in recipe.datasets]
 
     def place(row: dict) -> tuple:
-        names = (*protocol.modes, *protocol.baselines)
-        windows, mode = protocol.num_windows.index(row["num_windows"]), names.index(row["mode"])
+        windows = protocol.num_windows.index(row["num_windows"])
+        mode = names_of(protocol).index(row["mode"])
         return titles.index(row["dataset"]), row["draw"], windows, mode
 
     lines = [artifacts.json_line(row) for row in sorted(_rows(out), key=place)]
@@ -495,24 +484,32 @@ def _merge(recipe: PCWRecipe, out: Path) -> None:
 def _evaluate(
     recipe: PCWRecipe, out: Path, base: Path, say: Callable, dataset: int, first_draw: int, last_draw: int
 ) -> None:
-    config = recipe.model
-    name, options = str(out / "model"), {"dtype": config.dtype}
-    if config.name is not None:
-        beside = base / config.name
-        name = str(beside) if beside.exists() else config.name
-        options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    model = (
-        AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
-        .to(resolve_device(recipe.device))
-        .eval()
-    )
-    options.pop("dtype")
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    model, tokenizer = _open_model(recipe, out, base)
+    encoder = None
+    if recipe.protocol.embeddings is not None:
+        encoder = sentence_encoder(hub.located(recipe.protocol.embeddings, base))
     done = {(r["dataset"], r["draw"], r["num_windows"], r["mode"]) for r in _rows(out)}
     examples = load_examples(recipe.datasets[dataset], recipe.protocol.test_items, recipe.seed)
     path = out / PARTS / f"dataset_{dataset}_draws_{first_draw}_{last_draw}.jsonl"
-    for row in evaluate_dataset(model, tokenizer, examples, recipe, done, say, range(first_draw, last_draw + 1)):
+    draws = range(first_draw, last_draw + 1)
+    for row in evaluate_dataset(model, tokenizer, examples, recipe, done, say, draws, encoder):
         artifacts.append_jsonl(path, row)
+
+
+def _open_model(recipe: PCWRecipe, out: Path, base: Path) -> tuple[torch.nn.Module, object]:
+    """The model that reads the windows, on its device, and its tokenizer."""
+    config, name, options = recipe.model, str(out / "model"), {}
+    if config.name is not None:
+        name = hub.located(config.name, base)
+        options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    weights: dict = {"use_safetensors": True, "dtype": config.dtype}
+    if config.gguf_file is not None:
+        options["gguf_file"] = config.gguf_file
+        dtype = "float32" if config.dtype == "auto" else config.dtype
+        weights = {"dtype": dtype, "quantization_config": GgufConfig(dequantize=True)}
+    model = AutoModelForCausalLM.from_pretrained(name, **options, **weights)
+    model = model.to(resolve_device(recipe.device)).eval().requires_grad_(False)
+    return model, AutoTokenizer.from_pretrained(name, **options)
 
 
 def _write_report(recipe: PCWRecipe, out: Path) -> None:

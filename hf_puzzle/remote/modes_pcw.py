@@ -81,10 +81,14 @@ class Mixture:
         """How many contexts are read for that many windows."""
         return 1 if self.mode.together else windows + self.mode.empty
 
-    def contexts(self, encoded: EncodedWindows, indices: Sequence[int], temperature: float) -> list[Context]:
+    def parts(self, indices: Sequence[int]) -> list[tuple[int, ...]]:
+        """Which of the windows each context holds."""
         if self.mode.together:
-            return [encoded.context(indices, temperature)]
-        return [encoded.context([i], temperature) for i in indices] + [encoded.context(())] * self.mode.empty
+            return [tuple(indices)]
+        return [(i,) for i in indices] + [()] * self.mode.empty
+
+    def contexts(self, encoded: EncodedWindows, indices: Sequence[int], temperature: float) -> list[Context]:
+        return [encoded.context(part, temperature) for part in self.parts(indices)]
 
     def combine(self, streams: torch.Tensor, indices: Sequence[int], chosen: torch.Tensor | None = None):
         """(S, ..., V) logits of the contexts to (..., V)."""

@@ -233,13 +233,14 @@ class Plan:
             streams = [read(context, tasks) for context in contexts]
         else:
             streams = [[read(context, [task])[0] for task in tasks] for context in contexts]
-        combined = []
-        for rows in zip(*streams, strict=True):
-            rows, chosen = torch.stack(rows), None
-            if self.mixture.mode.chooses:
-                chosen = least_entropy(rows[:, end].float().log_softmax(-1)).expand(rows.shape[1])
-            combined.append(self.mixture.combine(rows, indices, chosen))
-        return combined
+        return [self.combined(torch.stack(rows), indices, end) for rows in zip(*streams, strict=True)]
+
+    def combined(self, rows: torch.Tensor, indices, end: int) -> torch.Tensor:
+        """Logits (S, L, V) of one task's streams put together by the mode."""
+        chosen = None
+        if self.mixture.mode.chooses:
+            chosen = least_entropy(rows[:, end].float().log_softmax(-1)).expand(rows.shape[1])
+        return self.mixture.combine(rows, indices, chosen)
 
 
 def _plan(model, encoded: EncodedWindows, *knobs) -> Plan:
@@ -283,6 +284,17 @@ def _check_tasks(model, kind, encoded, tasks, extra: int = 0) -> list[tuple[int,
             raise PCWError(f"task {i} is empty")
         check_length(model, kind, encoded.next_position, len(task), extra, f"task {i}")
     return tasks
+
+
+def _check_labels(model, labels) -> list[tuple[int, ...]]:
+    """`labels` as tuples; PCWError for none, one without tokens, and two equal ones."""
+    labels = [token_ids(model, label, f"label {i}") for i, label in enumerate(listed(labels, "labels"))]
+    for i, label in enumerate(labels):
+        if not label:
+            raise PCWError(f"label {i} has no tokens")
+        if (first := labels.index(label)) < i:
+            raise PCWError(f"labels {first} and {i} have the same tokens {list(label)}")
+    return labels
 
 
 @torch.no_grad()
@@ -363,12 +375,7 @@ def score_labels(
         raise PCWError(f"scores is {scores!r}: expected 'trie', 'each' or 'greedy'")
     if scores == "greedy" and not MODES[mode].together:
         raise PCWError(f"scores='greedy' is for mode 'pcw', not {mode!r}")
-    labels = [token_ids(model, label, f"label {i}") for i, label in enumerate(listed(labels, "labels"))]
-    for i, label in enumerate(labels):
-        if not label:
-            raise PCWError(f"label {i} has no tokens")
-        if (first := labels.index(label)) < i:
-            raise PCWError(f"labels {first} and {i} have the same tokens {list(label)}")
+    labels = _check_labels(model, labels)
     tasks = _check_tasks(model, plan.reader.kind, encoded, tasks, extra=max(map(len, labels)) - 1)
     if scores == "trie":
         check_masks(model)
@@ -380,11 +387,51 @@ def score_labels(
     return found
 
 
+@torch.no_grad()
+def score_modes(
+    model,
+    encoded: EncodedWindows,
+    tasks: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    modes: Sequence[str] = tuple(MODES),
+    *,
+    temperature: float = 1.0,
+    self_weight: float = 1.0,
+    beta: float = 0.25,
+) -> dict[str, torch.Tensor]:
+    """Per mode what `score_labels` gives by trie; a context that several modes read is read once for all of them.
+
+    Arguments and PCWError: as `score_labels`.
+    """
+    model = plain_model(model)
+    plans = {mode: _plan(model, encoded, mode, temperature, self_weight, None, None, beta) for mode in modes}
+    reader = next(iter(plans.values())).reader
+    labels = _check_labels(model, labels)
+    tasks = _check_tasks(model, reader.kind, encoded, tasks, extra=max(map(len, labels)) - 1)
+    check_masks(model)
+    trie, indices = Trie(labels), tuple(range(len(encoded.windows)))
+    parts = {part for plan in plans.values() for part in plan.mixture.parts(indices)}
+    contexts = {part: encoded.context(part, temperature) for part in parts}
+    found: dict[str, list[torch.Tensor]] = {mode: [] for mode in plans}
+    step = _tasks_at_once(model, trie, len(parts))
+    for start in range(0, len(tasks), step):
+        pieces = [Piece(task, trie) for task in tasks[start : start + step]]
+        read = {part: list(reader.packed(context, pieces)) for part, context in contexts.items()}
+        for mode, plan in plans.items():
+            for i in range(len(pieces)):
+                rows = torch.stack([read[part][i] for part in plan.mixture.parts(indices)])
+                found[mode].append(trie.score(plan.combined(rows, indices, 0)))
+    return {mode: torch.stack(rows).cpu() for mode, rows in found.items()}
+
+
+def _tasks_at_once(model, trie: Trie, streams: int) -> int:
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return max(1, SCORED_LOGITS // (streams * (1 + len(trie.tokens)) * vocabulary))
+
+
 def _score_trie(plan: Plan, indices, tasks, labels, packed: bool) -> list[torch.Tensor]:
     trie = Trie(labels)
-    streams = plan.mixture.streams(len(indices))
-    vocabulary = plan.reader.model.get_input_embeddings().num_embeddings
-    step = max(1, SCORED_LOGITS // (streams * (1 + len(trie.tokens)) * vocabulary))
+    step = _tasks_at_once(plan.reader.model, trie, plan.mixture.streams(len(indices)))
     rows = []
     for start in range(0, len(tasks), step):
         logits = plan.logits(indices, tasks[start : start + step], packed, trie, end=0)

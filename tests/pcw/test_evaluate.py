@@ -91,6 +91,11 @@ def test_accuracy_is_that_of_the_classifier(tmp_path):
     assert list(evaluate_dataset(model, tokenizer, examples, recipe, {("six", 0, 2, "pcw")}, lambda line: None)) == []
 
 
+def test_texts_of_a_draw_are_others_than_those_of_the_one_before():
+    assert evaluate._part_of([5, 6, 7, 8], None, 3) == [5, 6, 7, 8]
+    assert [evaluate._part_of([5, 6, 7, 8], 2, n) for n in range(3)] == [[5, 6], [7, 8], [5, 6]]
+
+
 def test_summary_and_comparison():
     rows = rows_of({1: [0.5, 0.6, 0.7], 3: [0.7, 0.7, 0.85]})
     few, many = summarize(rows)
@@ -124,7 +129,7 @@ def test_verdict_says_why(settings, words):
 def test_a_run_writes_its_report_and_continues(tmp_path, capsys, monkeypatch):
     path = tmp_path / "small.json"
     path.write_text(json.dumps(RECIPE))  # JSON is YAML
-    stock, calls = evaluate._accuracy, []
+    stock, calls = evaluate._quality, []
 
     def killed(*args):
         calls.append(1)
@@ -132,7 +137,7 @@ def test_a_run_writes_its_report_and_continues(tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return stock(*args)
 
-    monkeypatch.setattr(evaluate, "_accuracy", killed)
+    monkeypatch.setattr(evaluate, "_quality", killed)
     assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 130
     assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 0
     assert len(calls) == 1 + 2 * 3 * 2 * 6  # data sets, draws, B, modes and baselines
@@ -193,6 +198,7 @@ def test_hub_data_sets_are_read_by_their_columns(monkeypatch):
         ({"model": {"name": "x"}}, "either train"),
         ({"protocol": {"modes": ["nbce"]}}, "modes must hold pcw"),
         ({"protocol": {"num_windows": [0]}}, "num_windows"),
+        ({"protocol": {"baselines": ["linear_embeddings"]}}, "protocol.embeddings: name the sentence encoder"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(changes, message, tmp_path):
