@@ -186,7 +186,7 @@ def evaluate_dataset(
         wanted = {
             b: names
             for b in protocol.num_windows
-            if (names := [n for n in names_of(protocol) if (examples.title, number, b, n) not in done])
+            if (names := [n for n in names_of(protocol, b) if (examples.title, number, b, n) not in done])
         }
         if not wanted:
             continue
@@ -450,7 +450,7 @@ def _train(recipe: PCWRecipe, out: Path) -> None:
 def _tasks(recipe: PCWRecipe, out: Path, workers: int) -> list[dict]:
     """Draws of a data set that are left, in as many tasks as there are workers."""
     protocol = recipe.protocol
-    per_draw = len(protocol.num_windows) * len(names_of(protocol))
+    per_draw = sum(len(names_of(protocol, b)) for b in protocol.num_windows)
     stored = Counter((row["dataset"], row["draw"]) for row in _rows(out))
     step = math.ceil(protocol.draws / max(1, math.ceil(workers / len(recipe.datasets))))
     tasks = []
@@ -474,7 +474,7 @@ def _merge(recipe: PCWRecipe, out: Path) -> None:
 
     def place(row: dict) -> tuple:
         windows = protocol.num_windows.index(row["num_windows"])
-        mode = names_of(protocol).index(row["mode"])
+        mode = names_of(protocol, max(protocol.num_windows)).index(row["mode"])
         return titles.index(row["dataset"]), row["draw"], windows, mode
 
     lines = [artifacts.json_line(row) for row in sorted(_rows(out), key=place)]

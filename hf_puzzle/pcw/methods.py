@@ -25,9 +25,14 @@ CALIBRATED = ", calibrated"
 CALIBRATING = 8
 
 
-def names_of(protocol: ProtocolConfig) -> tuple[str, ...]:
-    """Names of the rows of one draw and one number of windows, in their order."""
-    names = (*protocol.modes, *protocol.baselines)
+def names_of(protocol: ProtocolConfig, num_windows: int) -> tuple[str, ...]:
+    """Names of the rows of one draw and one number of windows, in their order.
+
+    Similar shots, which cost most, are chosen from the demonstrations of the most windows only: few are no choice.
+    """
+    chosen = num_windows == max(protocol.num_windows)
+    baselines = [name for name in protocol.baselines if chosen or name not in ("similar", SIMILAR_WINDOWS)]
+    names = (*protocol.modes, *baselines)
     read = [name for name in names if name not in (*BASELINES, *EMBEDDED)]
     return (*names, *(name + CALIBRATED for name in read if protocol.calibrate == "both"))
 

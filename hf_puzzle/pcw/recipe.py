@@ -66,7 +66,8 @@ class ProtocolConfig:
         ]
     ] = key(
         "what else the same demonstrations give: nearest neighbour and linear classifier of n-grams, or of `embeddings`; all "
-        "in one prompt, as far as the model has positions; the most similar ones before each text, alone or behind windows",
+        "in one prompt, as far as the model has positions; of the most windows the demonstrations most similar to a text before "
+        "it, alone or behind the windows",
         ["nearest", "linear"],
     )
     similar_shots: int = key("demonstrations before each text in `similar` and `similar_windows`", 20, least=1)

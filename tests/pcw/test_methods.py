@@ -42,7 +42,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def rows(case):
-    return dict(case.scores(names_of(case.protocol)))
+    return dict(case.scores(names_of(case.protocol, 2)))
 
 
 def test_rows_are_those_that_are_named(case, rows):
@@ -50,9 +50,10 @@ def test_rows_are_those_that_are_named(case, rows):
     assert (
         sorted(rows)
         == sorted([*MODES, *WAYS, *(name + CALIBRATED for name in read)])
-        == sorted(names_of(case.protocol))
+        == sorted(names_of(case.protocol, 2))
     )
     assert list(dict(case.scores(["similar", "pcw" + CALIBRATED]))) == ["pcw" + CALIBRATED, "similar"]
+    assert "similar" not in names_of(case.protocol, 1)
     simpler = {name for name in rows if is_simpler(name)}
     assert simpler == {"nearest", "linear_embeddings"} | {
         n + c for n in ("long_prompt", "similar") for c in ("", CALIBRATED)
