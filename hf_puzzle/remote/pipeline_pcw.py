@@ -470,11 +470,17 @@ class PCWClassificationPipeline(_PCWPipeline):
             settings["weights"] = settings["weights"].tolist()
         return settings
 
-    def save_pretrained(self, save_directory, save_windows: bool = False, **kwargs) -> None:
-        """As `_PCWPipeline.save_pretrained`; `save_windows`: the encoded windows too, so that loading computes nothing."""
+    def save_pretrained(
+        self, save_directory, save_windows: bool = False, window_bits: int | None = None, **kwargs
+    ) -> None:
+        """As `_PCWPipeline.save_pretrained`; `save_windows`: the encoded windows too, so that loading computes nothing.
+
+        window_bits: 8 or 4 for their keys and values, as `save_windows` of the store.
+        """
         super().save_pretrained(save_directory, **kwargs)
         if save_windows:
-            _save_windows(Path(save_directory) / WINDOWS_FOLDER, self.windows().encoded, self.model, self.tokenizer)
+            folder, encoded = Path(save_directory) / WINDOWS_FOLDER, self.windows().encoded
+            _save_windows(folder, encoded, self.model, self.tokenizer, window_bits)
 
 
 _context_size, _save_windows = context_size, save_windows

@@ -1,7 +1,7 @@
 """Encoded windows on disk: safetensors, and a JSON file that says which model, tokenizer and prefix they belong to.
 
 A cache of keys and values is worthless with any other weights, and nothing in it shows that: a store is refused by every
-model but its own.
+model but its own. In 8 or 4 bits it takes a fraction of the room; what that costs is measured in benchmarks/pcw_windows.json.
 """
 
 import errno
@@ -11,6 +11,7 @@ import os
 import uuid
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -20,6 +21,10 @@ from .weights_pcw import weights_hash
 
 TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
 MAX_JSON_BYTES = 64 * 2**20
+BITS = (4, 8)
+GROUP = 64  # values that share a range
+# keys differ by channel and keep their ranges over tokens, values by token (Liu et al. 2024, arXiv 2402.02750)
+GROUPED_ALONG = {"keys": 2, "values": 3}
 
 
 def model_hash(model) -> str:
@@ -42,20 +47,80 @@ def _identity(model, tokenizer, prefix) -> dict:
     }
 
 
-def save_windows(folder: str | Path, encoded: EncodedWindows, model, tokenizer=None) -> Path:
+# -- few bits
+
+
+def pack_state(state: dict[str, torch.Tensor], bits: int) -> dict[str, torch.Tensor]:
+    """An `EncodedWindows.state_dict` with keys and values in `bits`: `NAME` as bytes, `NAME.ranges` (2, groups...) the
+    step and the least value of each group, `NAME.shape`."""
+    packed = {}
+    for name, tensor in state.items():
+        along = GROUPED_ALONG.get(name.partition(".")[0])
+        if along is None:
+            packed[name] = tensor
+            continue
+        rows = tensor.float().movedim(along, -1)
+        group = min(GROUP, rows.shape[-1] + rows.shape[-1] % 2)
+        rows = torch.nn.functional.pad(rows.flatten(0, -2), (0, -rows.shape[-1] % group), mode="replicate")
+        rows = rows.unflatten(-1, (-1, group))
+        low, high = rows.aminmax(dim=-1, keepdim=True)
+        # of a group of equal values the step does not matter
+        step, low = ((high - low) / (2**bits - 1)).clamp(min=1e-7).half(), low.half()
+        codes = ((rows - low.float()) / step.float()).round().clamp(0, 2**bits - 1).to(torch.uint8)
+        if bits == 4:
+            codes = codes[..., ::2] | (codes[..., 1::2] << 4)
+        packed |= {
+            name: codes,
+            f"{name}.ranges": torch.cat([step, low], -1),
+            f"{name}.shape": torch.tensor(tensor.shape),
+        }
+    return packed
+
+
+def unpack_state(state: dict[str, torch.Tensor], bits: int) -> dict[str, torch.Tensor]:
+    """The inverse of `pack_state`, in float32, as near as the bits allow."""
+    found = {}
+    for name, tensor in state.items():
+        if name.endswith((".ranges", ".shape")):
+            continue
+        if f"{name}.ranges" in state:
+            shape, along = state[f"{name}.shape"].tolist(), GROUPED_ALONG[name.partition(".")[0]]
+            if bits == 4:
+                tensor = torch.stack([tensor & 15, tensor >> 4], -1).flatten(-2)
+            step, low = state[f"{name}.ranges"].float().split(1, -1)
+            length = shape.pop(along)
+            rows = (tensor * step + low).flatten(-2)[..., :length]
+            tensor = rows.reshape(*shape, length).movedim(-1, along)
+        found[name] = tensor
+    return found
+
+
+# -- folders
+
+
+def save_windows(folder: str | Path, encoded: EncodedWindows, model, tokenizer=None, bits: int | None = None) -> Path:
     """Write `encoded` to `folder`; a store that is there is replaced file by file, the JSON last.
 
     A crash between the two leaves a pair that `load_windows` refuses, since both carry one random id.
 
-    Raises PCWError if the windows are not those of `model` as it is now.
+    Args:
+        bits: 8 or 4 for each key and value, in groups of at most `GROUP` with a range; default: as they are.
+
+    Raises PCWError if the windows are not those of `model` as it is now, and for other bits.
     """
+    if bits is not None and bits not in BITS:
+        raise PCWError(
+            f"bits is {bits!r}: expected one of {', '.join(map(str, BITS))}, or None to keep them as they are"
+        )
     check_encoded(model, encoded)
+    state = encoded.state_dict() if bits is None else pack_state(encoded.state_dict(), bits)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pair = uuid.uuid4().hex
-    _replace(folder / TENSORS, lambda path: save_file(encoded.state_dict(), path, metadata={"id": pair}))
+    _replace(folder / TENSORS, lambda path: save_file(state, path, metadata={"id": pair}))
     header = {"pcw_store_version": VERSION, "id": pair, **_identity(model, tokenizer, encoded.prefix)}
-    header |= {"windows": encoded.lengths, "alignment": encoded.alignment, "bytes": encoded.num_bytes}
+    header |= {"windows": encoded.lengths, "alignment": encoded.alignment, "bits": bits}
+    header["bytes"] = sum(t.numel() * t.element_size() for t in state.values())
     text = json.dumps(header, indent=1) + "\n"
     _replace(folder / HEADER, lambda path: path.write_text(text, encoding="utf-8"))
     return folder
@@ -125,4 +190,8 @@ def _checked(folder, header, pair, state, model, tokenizer, prefix) -> EncodedWi
     for what, value in found.items():
         if value is not None and header[what] is not None and header[what] != value:
             raise PCWError(f"{folder} was saved with another {what}: it has {header[what]}, expected {value}")
-    return EncodedWindows.from_state(state, model)
+    if (bits := header.get("bits")) not in (None, *BITS):  # earlier stores have none
+        raise PCWError(
+            f"{folder} has keys and values in {bits!r:.80} bits: this code reads {', '.join(map(str, BITS))}"
+        )
+    return EncodedWindows.from_state(state if bits is None else unpack_state(state, bits), model)

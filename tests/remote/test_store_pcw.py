@@ -35,6 +35,40 @@ def test_what_is_loaded_is_what_was_saved(model, encoded, tmp_path):
     assert torch.equal(task_logits(model, loaded, [[3, 4]])[0], task_logits(model, encoded, [[3, 4]])[0])
 
 
+@pytest.mark.parametrize("bits, share", [(8, 0.32), (4, 0.2)])
+def test_few_bits_take_less_room_and_stay_within_half_a_step(tmp_path, bits, share):
+    model = tiny_llama(byte_level(), positions=512, hidden_size=256)
+    encoded = encode_windows(model, [list(range(3, 203)), list(range(7, 90))], [1])
+    folder = save_windows(tmp_path, encoded, model, bits=bits)
+    assert (folder / "windows.safetensors").stat().st_size < share * encoded.num_bytes
+    assert json.loads((folder / "windows.json").read_text())["bits"] == bits
+    loaded = load_windows(folder, model)
+    for name, along in store_pcw.GROUPED_ALONG.items():
+        for new, old in zip(getattr(loaded, name), getattr(encoded, name), strict=True):
+            assert new.shape == old.shape
+            first = [each.movedim(along, -1)[..., : store_pcw.GROUP] for each in (new, old)]  # one group of each row
+            least, most = first[1].aminmax(dim=-1, keepdim=True)
+            # half a step, and what half precision rounds of it and of the least value
+            assert ((first[0] - first[1]).abs() <= 0.51 * (most - least) / (2**bits - 1) + 2e-3 * least.abs()).all()
+    logits = [task_logits(model, each, [[3, 4]])[0] for each in (loaded, encoded)]
+    assert 0 < (logits[0] - logits[1]).abs().max() < (0.2 if bits == 8 else 3)
+    # once rounded, rounding again changes next to nothing
+    again = load_windows(save_windows(tmp_path / "again", loaded, model, bits=bits), model)
+    assert torch.allclose(again.keys[0], loaded.keys[0], atol=1e-2)
+
+
+def test_other_bits_are_refused(model, encoded, tmp_path):
+    with pytest.raises(PCWError, match="bits is 3: expected one of 4, 8, or None"):
+        save_windows(tmp_path, encoded, model, bits=3)
+    header = save_windows(tmp_path, encoded, model, bits=8) / "windows.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"bits": 2}))
+    with pytest.raises(PCWError, match="in 2 bits"):
+        load_windows(tmp_path, model)
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"bits": 4}))
+    with pytest.raises(PCWError, match="broken window store"):
+        load_windows(tmp_path, model)
+
+
 def test_windows_change_in_a_loaded_store(model, encoded, tmp_path):
     save_windows(tmp_path, encoded, model)
     changed = load_windows(tmp_path, model).replace(model, 1, [20, 21, 22]).add(model, [30]).remove(0)
