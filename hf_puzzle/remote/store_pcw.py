@@ -52,7 +52,7 @@ def _identity(model, tokenizer, prefix) -> dict:
 
 def pack_state(state: dict[str, torch.Tensor], bits: int) -> dict[str, torch.Tensor]:
     """An `EncodedWindows.state_dict` with keys and values in `bits`: `NAME` as bytes, `NAME.ranges` (2, groups...) the
-    step and the least value of each group, `NAME.shape`."""
+    step and the least value of each group, `NAME.packed` the bits and the shape."""
     packed = {}
     for name, tensor in state.items():
         along = GROUPED_ALONG.get(name.partition(".")[0])
@@ -72,19 +72,21 @@ def pack_state(state: dict[str, torch.Tensor], bits: int) -> dict[str, torch.Ten
         packed |= {
             name: codes,
             f"{name}.ranges": torch.cat([step, low], -1),
-            f"{name}.shape": torch.tensor(tensor.shape),
+            f"{name}.packed": torch.tensor((bits, *tensor.shape)),
         }
     return packed
 
 
-def unpack_state(state: dict[str, torch.Tensor], bits: int) -> dict[str, torch.Tensor]:
-    """The inverse of `pack_state`, in float32, as near as the bits allow."""
+def unpack_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `pack_state`, in float32, as near as the bits allow; other tensors as they are."""
     found = {}
     for name, tensor in state.items():
-        if name.endswith((".ranges", ".shape")):
+        if name.endswith((".ranges", ".packed")):
             continue
-        if f"{name}.ranges" in state:
-            shape, along = state[f"{name}.shape"].tolist(), GROUPED_ALONG[name.partition(".")[0]]
+        if f"{name}.packed" in state:
+            (bits, *shape), along = state[f"{name}.packed"].tolist(), GROUPED_ALONG[name.partition(".")[0]]
+            if bits not in BITS:
+                raise PCWError(f"{name} has values of {bits} bits: this code reads {', '.join(map(str, BITS))}")
             if bits == 4:
                 tensor = torch.stack([tensor & 15, tensor >> 4], -1).flatten(-2)
             step, low = state[f"{name}.ranges"].float().split(1, -1)
@@ -190,8 +192,4 @@ def _checked(folder, header, pair, state, model, tokenizer, prefix) -> EncodedWi
     for what, value in found.items():
         if value is not None and header[what] is not None and header[what] != value:
             raise PCWError(f"{folder} was saved with another {what}: it has {header[what]}, expected {value}")
-    if (bits := header.get("bits")) not in (None, *BITS):  # earlier stores have none
-        raise PCWError(
-            f"{folder} has keys and values in {bits!r:.80} bits: this code reads {', '.join(map(str, BITS))}"
-        )
-    return EncodedWindows.from_state(state if bits is None else unpack_state(state, bits), model)
+    return EncodedWindows.from_state(unpack_state(state), model)

@@ -60,13 +60,10 @@ def test_few_bits_take_less_room_and_stay_within_half_a_step(tmp_path, bits, sha
 def test_other_bits_are_refused(model, encoded, tmp_path):
     with pytest.raises(PCWError, match="bits is 3: expected one of 4, 8, or None"):
         save_windows(tmp_path, encoded, model, bits=3)
-    header = save_windows(tmp_path, encoded, model, bits=8) / "windows.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | {"bits": 2}))
-    with pytest.raises(PCWError, match="in 2 bits"):
-        load_windows(tmp_path, model)
-    header.write_text(json.dumps(json.loads(header.read_text()) | {"bits": 4}))
-    with pytest.raises(PCWError, match="broken window store"):
-        load_windows(tmp_path, model)
+    state = store_pcw.pack_state(encoded.state_dict(), 8)
+    state["keys.0.packed"][0] = 2
+    with pytest.raises(PCWError, match="keys.0 has values of 2 bits"):
+        store_pcw.unpack_state(state)
 
 
 def test_windows_change_in_a_loaded_store(model, encoded, tmp_path):
