@@ -24,7 +24,7 @@ import torch
 from .cache_pcw import Context, EncodedWindows, check_encoded
 from .caches_puzzle import remedy
 from .generation_pcw import encode_windows
-from .masks_pcw import PCWError, check_length, check_masks, check_model, column_names, plain_model
+from .masks_pcw import PCWError, check_count, check_length, check_masks, check_model, column_names, plain_model
 from .scoring_pcw import Piece, Reader, Trie
 from .windows_pcw import Tokens, context_size, deal, deal_documents
 
@@ -211,10 +211,14 @@ class Decider:
             )
         if options not in OPTIONS:
             raise PCWError(f"options is {options!r}: expected one of {', '.join(OPTIONS)}")
-        if not isinstance(permute, int) or permute < 1:
-            raise PCWError(f"permute is {permute!r}: expected a number of orders, from 1 on")
+        for name, value in (("permute", permute), ("num_windows", num_windows), ("window_size", window_size)):
+            check_count(value, name)
         if demonstrations and contexts:
             raise PCWError("give either demonstrations or contexts: a window holds one or the other")
+        if isinstance(demonstrations, str | Mapping):
+            raise PCWError(f"demonstrations is {demonstrations!r:.80}: expected a list of requests with their answers")
+        if window_size is not None and not demonstrations:
+            raise PCWError("window_size is for demonstrations; of contexts, num_windows says how many go together")
         repo = decision_config if isinstance(decision_config, str) else plain_model(model).name_or_path
         if not isinstance(decision_config, DecisionConfig):
             decision_config = DecisionConfig.from_pretrained(repo)
@@ -266,7 +270,7 @@ class Decider:
                 "shorten them, or give another window_size"
             )
         counts = [num_windows] if num_windows else range(-(-sum(lengths) // room), len(bodies) + 1)
-        if num_windows is not None and not 1 <= num_windows <= len(bodies):
+        if num_windows is not None and num_windows > len(bodies):
             raise PCWError(f"num_windows is {num_windows}: expected 1 to {len(bodies)}, the answered questions")
         for count in counts:
             groups = deal(lengths, answers, count, self.seed)

@@ -166,10 +166,8 @@ def check_length(model, kind, first: int, length: int, extra: int, what: str) ->
     limit, said = position_limit(model, kind)
     if (excess := first + length + extra - limit) > 0:
         after = f" and {extra} tokens after it" if extra else ""
-        raise PCWError(
-            f"{what} is {excess} tokens too long: the longest window ends before position {first}, the task "
-            f"has {length} tokens{after}, and {said}"
-        )
+        windows = f"the longest window ends before position {first}, " if first else ""
+        raise PCWError(f"{what} is {excess} tokens too long: {windows}the task has {length} tokens{after}, and {said}")
 
 
 # -- what is handed in
@@ -196,6 +194,14 @@ def listed(value, what: str, items: str = "list of token ids"):
     if not ordered or not len(value):
         raise PCWError(f"{what} is {value!r:.80}: expected at least one {items}")
     return list(value)
+
+
+def check_count(value, what: str, least: int = 1) -> None:
+    """PCWError for what is neither None nor a whole number from `least` on."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
+        raise PCWError(f"{what} is {value!r:.80}: expected a whole number, at least {least}")
 
 
 def token_ids(model, ids: Sequence[int], what: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from transformers.utils.hub import cached_file
 from .cache_pcw import EncodedWindows
 from .decisions_pcw import Decider, is_request, label_questions
 from .generation_pcw import encode_windows, generate
-from .masks_pcw import PCWError, check_model, column_names, plain_model
+from .masks_pcw import PCWError, check_count, check_model, column_names, plain_model
 from .scoring_pcw import check_knobs, score_labels
 from .store_pcw import load_windows, read_json, save_windows
 from .weights_pcw import model_state
@@ -196,6 +196,7 @@ class _PCWPipeline(Pipeline):
         kept = (self._preprocess_params, self._forward_params, self._postprocess_params)
         parameters = [a | b for a, b in zip(kept, given, strict=True)]
         self.call_count += 1
+        check_count(batch_size, "batch_size")
         size = batch_size or self._batch_size or 64
         if isinstance(inputs, str | Mapping):
             return self._single(self._run([inputs], *parameters)[0], **kwargs)
@@ -292,8 +293,7 @@ class PCWClassificationPipeline(_PCWPipeline):
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
         prepare, forward, finish = self._sanitize(settings, self._LAYOUT, self._SCORING, self._FINISH)
-        if "top_k" in finish and finish["top_k"] is not None and finish["top_k"] < 1:
-            raise PCWError(f"top_k is {finish['top_k']}: expected at least 1, or None for all labels")
+        check_count(finish.get("top_k"), "top_k")
         return prepare, forward, finish
 
     def windows(self, encode: bool = True, **settings) -> ClassificationWindows:
@@ -327,7 +327,7 @@ class PCWClassificationPipeline(_PCWPipeline):
         shots, names = read_demonstrations(demonstrations, template, labels, text_column, label_column)
         sizes = {"num_windows": num_windows, "window_size": window_size, "task_tokens": task_tokens}
         sizes |= {"prompt": prompt, "seed": seed, "tokenization": tokenization}
-        context = context_size or _context_size(self.model.config)
+        context = _context_size(self.model.config) if context_size is None else context_size
         key = (
             tuple(shots),
             names,
@@ -541,7 +541,8 @@ class PCWGenerationPipeline(_PCWPipeline):
                 raise PCWError(f"input {i} is {value!r}: expected a question, or a mapping with question and contexts")
             texts.append(question_template.replace("{question}", row["question"]))
             groups.setdefault(_documents(documents, f"input {i}"), []).append(i)
-        size = settings.pop("context_size", None) or context_size(self.model.config)
+        size = settings.pop("context_size", None)
+        size = context_size(self.model.config) if size is None else size
         batches = []
         for documents, members in groups.items():
             longest = max(len(self.tokenizer(texts[i], add_special_tokens=False)["input_ids"]) for i in members)

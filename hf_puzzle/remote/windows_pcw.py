@@ -16,7 +16,7 @@ from math import ceil, floor
 
 import torch
 
-from .masks_pcw import PCWError, column_names, scale_switch
+from .masks_pcw import PCWError, check_count, column_names, scale_switch
 
 
 TOKENIZATIONS = ("joint", "separate")
@@ -482,8 +482,11 @@ def _layout(tokens: Tokens, prompt: str, groups, pieces, separator: str, room, c
 
 
 def _room(context: int, task_tokens: int, window_size: int | None) -> int:
-    if not 0 < task_tokens < context:
-        raise PCWError(f"task_tokens is {task_tokens}: expected 1 to {context - 1}, the model has {context} positions")
+    if task_tokens >= context:
+        raise PCWError(
+            f"a task and its answer need {task_tokens} tokens (task_tokens, or the question and max_new_tokens), and the model "
+            f"has {context} positions: nothing would be left for windows"
+        )
     room = context - task_tokens
     if window_size is None:
         return room
@@ -496,8 +499,7 @@ def _room(context: int, task_tokens: int, window_size: int | None) -> int:
 
 
 def _check_num_windows(num_windows: int | None, count: int, what: str) -> None:
-    if num_windows is not None and num_windows < 1:
-        raise PCWError(f"num_windows is {num_windows}: expected at least 1")
+    check_count(num_windows, "num_windows")
     if num_windows is not None and num_windows > count:
         raise PCWError(f"there are {count} {what} for {num_windows} windows: some would be empty")
 
@@ -539,6 +541,8 @@ def lay_out_demonstrations(
     Raises PCWError for fewer demonstrations than windows, and where they do not fit (saying by how many tokens).
     """
     tokens = Tokens(tokenizer, tokenization)
+    for name, value in (("context_size", context), ("window_size", window_size), ("task_tokens", task_tokens)):
+        check_count(value, name)
     _check_num_windows(num_windows, len(demonstrations), "demonstrations")
     pieces = [template.demonstration(each.inputs, each.label) for each in demonstrations]
     alone = [len(tokens.ids(piece)) for piece in pieces]
@@ -587,6 +591,7 @@ def lay_out_documents(
     task_tokens: positions kept for the question and what is generated. Raises PCWError for no document, an empty one,
     and where they do not fit (saying by how many tokens).
     """
+    check_count(context, "context_size")
     not_listed = isinstance(documents, str | Mapping | Set) or column_names(documents) is not None
     if not_listed or not isinstance(documents, Collection) or not len(documents):
         raise PCWError(f"contexts is {documents!r:.80}: expected at least one text")

@@ -340,6 +340,11 @@ def test_bad_requests_are_named_before_any_compute(model, tokenizer, config, req
     [
         ({"options": "letters"}, "options is 'letters'"),
         ({"permute": 0}, "permute is 0"),
+        ({"permute": True}, "permute is True"),
+        ({"contexts": ["a"], "num_windows": 0}, "num_windows is 0: expected a whole number, at least 1"),
+        ({"contexts": ["a"], "num_windows": "2"}, "num_windows is '2'"),
+        ({"contexts": ["a"], "window_size": 9}, "window_size is for demonstrations"),
+        ({"demonstrations": "abc"}, "demonstrations is 'abc': expected a list of requests"),
         ({"demonstrations": SOLVED, "contexts": ["a"]}, "either demonstrations or contexts"),
         ({"demonstrations": [REQUEST]}, "demonstration 0 has answers None"),
         ({"demonstrations": [REQUEST | {"answers": {"mood": 1}}]}, "demonstration 0 has answers"),

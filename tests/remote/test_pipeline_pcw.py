@@ -282,8 +282,10 @@ def test_unknown_names_and_long_inputs_are_refused_before_any_compute(model, tok
         classifier(3)
     with pytest.raises(PCWError, match="input 0 is 3"):
         classifier([3])
-    with pytest.raises(PCWError, match="top_k is 0"):
-        classifier("a", top_k=0)
+    for settings in ({"top_k": 0}, {"top_k": "a"}, {"batch_size": 0}, {"num_windows": 1.5}, {"context_size": 0}):
+        ((name, value),) = settings.items()
+        with pytest.raises(PCWError, match=f"{name} is {value!r}: expected a whole number, at least 1"):
+            classifier(["a"], **settings)
 
 
 def test_decision_requests_among_the_labels(classifier):

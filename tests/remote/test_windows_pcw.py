@@ -365,7 +365,7 @@ def test_report_shows_tokens_examples_labels_and_gaps():
         ({"num_windows": 31}, "30 demonstrations for 31 windows"),
         ({"window_size": 300}, r"window_size 300 is \d+ tokens too long"),
         ({"window_size": 12}, r"demonstration \d+ is \d+ tokens too long"),
-        ({"task_tokens": 256}, "task_tokens is 256"),
+        ({"task_tokens": 256}, "need 256 tokens"),
         ({"task_tokens": 0}, "task_tokens is 0"),
         ({"tokenization": "no"}, "tokenization"),
     ],
@@ -386,7 +386,7 @@ def test_what_does_not_fit_is_said(changes, message):
         (["a", 3], {}, "context 1 is 3"),
         (["a"], {"num_windows": 2}, "1 contexts for 2 windows"),
         (["film " * 100], {}, r"window 0 is \d+ tokens too long"),
-        (["a"], {"task_tokens": 64}, "task_tokens is 64"),
+        (["a"], {"task_tokens": 64}, "need 64 tokens"),
     ],
 )
 def test_bad_documents_are_named(documents, changes, message):
