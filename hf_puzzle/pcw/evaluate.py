@@ -32,6 +32,7 @@ from ..remote.windows_pcw import (
 )
 from ..stages import Stage
 from ..training import resolve_device
+from . import documents
 from .baselines import EMBEDDED, Encoder, sentence_encoder
 from .debian import load_sections
 from .episodes import SEPARATOR, TEMPLATE, make_dataset, make_tokenizer, train_in_context_model
@@ -429,8 +430,19 @@ def stages_of(recipe: PCWRecipe, out: Path, base: Path, say: Callable = logger.i
               {k: settings[k] for k in ("datasets", "protocol", "model")} | shared,
               ("model",) if recipe.train else (), ("draws.jsonl",), (PARTS,),
               tasks=lambda workers: _tasks(recipe, out, workers), merge=lambda: _merge(recipe, out)),
-        Stage("report", lambda: _write_report(recipe, out), {}, ("evaluate",), ("pcw.json", "report.md")),
+        Stage("report", lambda: _write_report(recipe, out), {},
+              ("evaluate", *(("documents",) if recipe.documents else ())), ("pcw.json", "report.md")),
     ]  # fmt: skip
+    if recipe.documents is not None:
+        about = {k: settings[k] for k in ("documents", "model")} | {"datasets": settings["datasets"][:1]} | shared
+        read = Stage(
+            "documents",
+            lambda: _ask(recipe, out, base),
+            about,
+            ("model",) if recipe.train else (),
+            ("documents.jsonl",),
+        )
+        stages.insert(1, read)
     if recipe.train is not None:
         train = Stage("model", lambda: _train(recipe, out), {"train": settings["train"]} | shared, (), ("model",))
         stages.insert(0, train)
@@ -496,6 +508,14 @@ def _evaluate(
         artifacts.append_jsonl(path, row)
 
 
+def _ask(recipe: PCWRecipe, out: Path, base: Path) -> None:
+    model, tokenizer = _open_model(recipe, out, base)
+    examples = load_examples(recipe.datasets[0], recipe.protocol.test_items, recipe.seed)
+    texts = [" ".join(each.inputs) for each in examples.train]
+    rows = documents.ask(model, tokenizer, texts, recipe.documents, recipe.seed)
+    artifacts.write_text(out / "documents.jsonl", "".join(map(artifacts.json_line, rows)))
+
+
 def _open_model(recipe: PCWRecipe, out: Path, base: Path) -> tuple[torch.nn.Module, object]:
     """The model that reads the windows, on its device, and its tokenizer."""
     config, name, options = recipe.model, str(out / "model"), {}
@@ -523,5 +543,9 @@ def _write_report(recipe: PCWRecipe, out: Path) -> None:
     }
     if recipe.train is not None:
         results["training"] = artifacts.read_json(out / "model" / "training.json")
+    text = report(rows, recipe.model.name or "a small Llama trained here")
+    if recipe.documents is not None:
+        results["documents"] = documents.summarize(artifacts.read_jsonl(out / "documents.jsonl"))
+        text += "\n".join([*documents.table(results["documents"], recipe.documents), ""])
     artifacts.write_json(out / "pcw.json", results)
-    artifacts.write_text(out / "report.md", report(rows, recipe.model.name or "a small Llama trained here"))
+    artifacts.write_text(out / "report.md", text)

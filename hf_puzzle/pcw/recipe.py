@@ -95,6 +95,16 @@ class ProtocolConfig:
 
 
 @dataclass(frozen=True)
+class DocumentsConfig:
+    """Documents with a fact in each, one of which is asked for; their text is that of the first data set."""
+
+    items: int = key("questions", least=1)
+    num_windows: int = key("documents, each a window", 8, least=2)
+    document_tokens: int = key("tokens of a document, about", 128, least=1)
+    modes: list[Literal[tuple(MODES)]] = key("how windows are put together", list(MODES))
+
+
+@dataclass(frozen=True)
 class PCWRecipe:
     """`system: pcw`: accuracy of parallel windows by their number and mode."""
 
@@ -104,6 +114,7 @@ class PCWRecipe:
     device: str = key("`auto`, `cpu`, `cuda`, `cuda:1`", "auto")
     threads: int | None = key("CPU threads; default: torch's", None)
     train: TrainConfig | None = key("train the small model of the demo", None)
+    documents: DocumentsConfig | None = key("also ask for facts that are spread over documents", None)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
