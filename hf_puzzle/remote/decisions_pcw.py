@@ -31,6 +31,7 @@ from .windows_pcw import Tokens, context_size, deal, deal_documents
 
 try:
     from transformers.decision import DECISION_PROMPT, DecisionConfig, Question
+    from transformers.decision.template_utils import MARK, SPLIT, read_marks
 except ImportError:  # named where one is made: the other pipelines do without
     DecisionConfig = None
 
@@ -123,6 +124,35 @@ class Prompt:
 
 
 # -- tokens around a prompt
+
+
+class _Together:
+    """Stands for a tokenizer in `DecisionConfig.prepare_inputs`: the chats of all prompts are tokenized in one call."""
+
+    image_processor = None
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.chats, self.settings = tokenizer, [], []
+
+    def apply_chat_template(self, conversation, **settings) -> dict:
+        self.chats.append(conversation)
+        self.settings.append(settings)
+        return {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
+
+    def inputs(self) -> list[dict]:
+        """What `prepare_inputs` would have returned, per prompt."""
+        first = {**self.settings[0], "return_tensors": None}
+        if all(each == self.settings[0] for each in self.settings):
+            rows = self.tokenizer.apply_chat_template(self.chats, **first)["input_ids"]
+        else:  # a decision template of its own has the question among its settings
+            both = zip(self.chats, self.settings, strict=True)
+            rows = [
+                self.tokenizer.apply_chat_template(chat, **{**each, "return_tensors": None})["input_ids"]
+                for chat, each in both
+            ]
+        sentinels = self.tokenizer.convert_tokens_to_ids([MARK, SPLIT])
+        found = (read_marks({"input_ids": torch.tensor([row])}, sentinels) for row in rows)
+        return [{**inputs, "marks": marks} for inputs, marks in found]
 
 
 @dataclass(frozen=True)
@@ -231,6 +261,7 @@ class Decider:
             # a model that is no chat model answers the same words as text
             decision_config = dataclasses.replace(decision_config, chat_template=DECISION_PROMPT + "\nAnswer:\n")
         self.decision_config = decision_config
+        self._label_ids = functools.cache(Tokens(self.tokenizer).ids)
         self.tokens, self.turns = Tokens(self.tokenizer), _Turns.of(self.tokenizer, decision_config)
         self.options, self.permute, self.seed = options, permute, seed
         self._layout = self._lay_out(demonstrations, contexts, num_windows, window_size)
@@ -343,7 +374,12 @@ class Decider:
         found = []
         for config, asked in groups:
             try:
-                inputs = config.prepare_inputs({"state": request["state"], "questions": asked}, self.tokenizer)
+                together = _Together(self.tokenizer)
+                groups_asked = [
+                    group
+                    for _, group in config.prepare_inputs({"state": request["state"], "questions": asked}, together)
+                ]
+                inputs = zip(together.inputs(), groups_asked, strict=True)
             except ValueError as error:
                 hint = ' (options="whole" takes any number)' if "reads at most" in str(error) else ""
                 raise PCWError(f"{where}: {error}{hint}") from None
@@ -364,7 +400,7 @@ class Decider:
 
     def _labels(self, question, where: str) -> tuple[tuple[int, ...], ...]:
         """Tokens of each option's label; PCWError for two that are the same."""
-        found = [self.tokens.ids(text) for text in question.labels]
+        found = [self._label_ids(text) for text in question.labels]
         for i, (text, ids) in enumerate(zip(question.labels, found, strict=True)):
             if not ids or self.tokenizer.unk_token_id in ids:
                 raise PCWError(f"{where}: label {text!r} has no tokens of its own in this vocabulary")
