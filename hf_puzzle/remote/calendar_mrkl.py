@@ -57,6 +57,24 @@ def holiday(c, monthday, year=None):
     return found
 
 
+@meaning("holiday_near")
+def holiday_near(c, monthday, period):
+    """`Christmas this year`."""
+    whole = (period[2] - period[1]).days > 300
+    return holiday(c, monthday, period[1].year) if whole else None
+
+
+@meaning("weekday_beside")
+def weekday_beside(c, weekday, sense, side):
+    """The first such weekday after a day, or the last one before it."""
+    day = day_of(sense)
+    if day is None:
+        return None
+    if side == "1":
+        return date(moved(day, days=(weekday - day.weekday() - 1) % 7 + 1))
+    return date(moved(day, days=-((day.weekday() - weekday - 1) % 7 + 1)))
+
+
 @meaning("near")
 def near(c, days):
     return date(moved(c.today, days=int(days)))
@@ -345,6 +363,26 @@ def between_period(c, unit, period):
     if end is None or (unit in MONTHS and (period[2] - start).days < 27):
         return None
     return between(c, unit, date(start), date(end))
+
+
+@meaning("days_of_month")
+def days_of_month(c, unit, month, year):
+    return between_period(c, unit, month_of(c, month, year))
+
+
+@meaning("between_periods")
+def between_periods(c, unit, first, last):
+    """Months from one month to another, years from one year to another: from first day to first day."""
+    sizes = {(each[2] - each[1]).days // 27 for each in (first, last)}
+    if unit not in ("month", "year") or sizes not in ({1}, {13}) or unit == "year" and sizes != {13}:
+        return None
+    return between(c, unit, date(first[1]), date(last[1]))
+
+
+@meaning("birthday_of")
+def birthday_of(c, tree, born):
+    found = shifted(c, span(c, tree, "year") or ("span", ()), born, "+")
+    return date_asked(c, found) if found and constant(tree) else None
 
 
 @meaning("inclusive")

@@ -611,7 +611,10 @@ class Units(Expert):
         (dimension, size, offset), (other, divisor, shifted) = (self.units[unit] for unit in units)
         if dimension != other:
             return failed("error", f"units: {units[0]} ({dimension}) and {units[1]} ({other}) cannot be converted")
-        value = (arguments["value"] * size + offset - shifted) / divisor
+        value = arguments["value"] * size + offset
+        if units[0].casefold() in TEMPERATURES and value < 0:
+            return failed("error", f"units: {arguments['value']} {units[0]} is below absolute zero")
+        value = (value - shifted) / divisor
         return answered(value, f"{number_text(value)} {units[1]}", **{"from": units[0], "to": units[1]})
 
     def _with_pint(self, value, names, units):

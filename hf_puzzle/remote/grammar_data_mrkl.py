@@ -2,7 +2,7 @@
 
 TABLES = """
 HOWMANY = how many|what number of|how many of|how many of all
-INP = in|from|of|at|for|by|within|with|to|on|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in
+INP = in|of|at|for|by|within|with|on|carried by|flown by|driven by|handled by|served by|run by|managed by|collected by|picked by|led by|taught by|treated by|done by|performed by|brought in by|taken by|owned by|belonging in|aboard|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in
 NOTIN = not in|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
 BE = is|are|was|were|be|been|have been|has been|being
 WORK = work|works|worked|are employed|are working|were employed|have jobs
@@ -12,7 +12,7 @@ LINKB = work|live|belong|come|sit|stay|reside|fall|be|have
 DONOT = do not|does not|did not|are not|is not
 HAVE = have|has|had|with|having|contain|contains
 MADE = make|place|order|submit|have|buy|purchase|borrow|take out|take|receive|send|create|give|put in
-THEREARE = |are there|do we have|exist|are in database|are there in total|are there in all|are listed|are on record|do i have|does company have|are registered|are recorded|are there altogether|have we got|are in table|does database have|are in system
+THEREARE = |are there|were there|did we have|were made|do we have|exist|are in database|are there in total|are there in all|are listed|are on record|do i have|does company have|are registered|are recorded|are there altogether|have we got|are in table|does database have|are in system
 MOST = most|most money|highest salary|best
 LEAST = least|lowest|worst|least money
 AVG = average|mean|avg
@@ -25,18 +25,22 @@ UNITS = units|pieces|items|copies
 
 Rows <- Table : rows
 Rows <- People : people
-Count <- {HOWMANY} People {WORK} {INP} Vals : count_workers
+Count <- {HOWMANY} People {WORK} InVals : count_workers
 Rows <- (all|every|each|any|all of|our|my|these|those|their) Rows
 Rows <- Vals Rows : valued_rows
 Rows <- (a|an|one) Rows !
+Rows <- Value : role_rows !
 Rows <- Rows Post : restrict
 Rows <- Rows Post and Post : restrict
 Vals <- Value : value
+InVals <- {INP} Vals
+InVals <- from Vals : sided from
+InVals <- to Vals : sided to
 Vals <- Vals (or|and|,|or in|and in|, or|, and|or from|and from) Value : either_value
 Vals <- either Value or Value : either_values
 Vals <- Value Col : of_column
 Vals <- Col Value : of_column/10
-Post <- {INP} Vals
+Post <- InVals
 Post <- [(,|but)] {NOTIN} Vals : negated
 Post <- (neither in|not in) Value (nor|or|nor in|or in) Value : neither_value
 Post <- (that|who|which) VP
@@ -47,6 +51,8 @@ Post <- not Dated Days : not_dated
 Post <- (with|having|that have|who have) NumB Col : measured/10
 Post <- (with|having|at) [a|an] Col [of|that is] NumB : measured
 Post <- whose Col (is|are|was) NumB : measured
+Post <- State : positive
+Post <- Acts Post : act
 Post <- whose Col (is|are|was) Vals : whose_value
 Post <- whose Col (is|are|was) not Vals : whose_not
 Post <- (in|during|of|for|throughout) Days0 : any_date
@@ -59,20 +65,36 @@ Post <- (with|that have|having) no Col : no_column
 VP <- {BE} Vals
 VP <- {BE} Post
 VP <- {BE} not Vals : negated
-VP <- {BE} not {INP} Vals : negated
-VP <- {LINK} {INP} Vals
+VP <- {BE} not InVals : negated
+VP <- {LINK} InVals
 VP <- {LINK} {NOTIN} Vals : negated
-VP <- {LIVE} {INP} Vals : lives
+VP <- {LIVE} InVals : lives
 VP <- {LIVE} {NOTIN} Vals : lives_not
-VP <- {DONOT} (live|reside) {INP} Vals : lives_not
-VP <- {DONOT} (work|belong|come|sit|stay) {INP} Vals : negated
-VP <- {BE} not (employed|located|based|working|living) {INP} Vals : negated
+VP <- {DONOT} (live|reside) InVals : lives_not
+VP <- {DONOT} (work|belong|come|sit|stay) InVals : negated
+VP <- {BE} not (employed|located|based|working|living) InVals : negated
 VP <- Earn NumB : measured
 VP <- {DONOT} Earn NumB : not_measured
 VP <- {HAVE} NumB Col : measured/10
 VP <- {HAVE} [a|an] Col [of|that is] NumB : measured
 VP <- {DONOT} have NumB Col : not_measured/10
-VP <- have no Col : no_column
+VP <- {HAVE} no Col : no_column
+VP <- {BE} State : positive
+VP <- {BE} not State : not_positive
+VP <- {BE} State by NumB : measured
+VP <- Has Vals : whose_value
+VP <- {DONOT} Has Vals : whose_not
+VP <- [have|has|had] Acts Post : act
+VP <- [have|has|had] Acts [a|an|one|any] Vals : act_value
+VP <- [have|has|had] Acts [a|an|one|any] Vals Post : act_value
+VP <- {BE} Acts Post : act
+VP <- [have|has|had] Acts [a|an|any] Table Post : act_noun
+VP <- [have|has|had] Acts [a|an|any] Table : act_noun
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table Post : act_noun_never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Vals : act_never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts Post : act_never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [anything] : act_never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table : act_noun_never
 VP <- {DONOT} have any Col : no_column
 VP <- {BE} out of Col : no_column
 VP <- {BE} Dated Days : dated
@@ -130,8 +152,35 @@ Count <- how often (does|do|did) Value (show up|appear|occur|come up|feature) in
 Count <- {HOWMANY} Rows (belong|belongs) to Vals : count
 Count <- {HOWMANY} Rows (fall under|count as|are under name|are in name of|come under|are marked) Vals : count
 Count <- count [of] Rows : count
+Count <- {HOWMANY} Rows (did|do|does|has|have) Vals Acts : count_acts
+Count <- {HOWMANY} Rows (did|do|does|has|have) Vals Acts Post : count_acts
+Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) Vals Acts [in total|altogether|in all] : sum_acts
+Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) Vals Acts Post : sum_acts
+Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) (we|they) Acts [in total|altogether|in all] : sum_acts
+Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) (we|they) Acts Post : sum_acts
+Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts [in total|altogether|in all] : sum_acts
+Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts Post : sum_acts
+Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts Post Post : sum_acts
+Agg <- [total] Col Acts Post : sum_acts
+Agg <- [total] Col Acts Post Post : sum_acts
+Agg <- Best Col : superlative max
+Agg <- Worst Col : superlative min
+Agg <- Best Col Post : superlative max
+Agg <- Best Col (of|for|among|across) [all] Rows : superlative max
+Agg <- Worst Col (of|for|among|across) [all] Rows : superlative min
+Agg <- Worst Col Post : superlative min
+Agg <- {MAX} Rows in Col : rows_extreme max
+Agg <- {MIN} Rows in Col : rows_extreme min
+Agg <- {AVG} [number of] Col (per|for each|for a|of a|of each) Rows : aggregate avg
+Agg <- (combined|total) Col of Value and Value : cells_sum
+Agg <- Col of Value ({PLUS}|and) (that|those) of Value : cells_sum
+Top <- (what|which) (percent|percentage) of Rows VP : share_rows
+Top <- percentage of Rows (that|who|which) VP : share_rows
+Top <- (which|what) is most common Col : most_common max
+Top <- (which|what) Col is (most common|most frequent) : most_common max
+Top <- (which|what) is least common Col : most_common min
 Count <- (number|total number|count) of Rows (combined|together|taken together|in total) : count
-Count <- {HOWMANY} Rows (work|live) {INP} Vals (together|combined|in total) : count
+Count <- {HOWMANY} Rows (work|live) InVals (together|combined|in total) : count
 Count <- {HOWMANY} Rows (do|does) Vals (have) (together|combined) : count
 Count <- {HOWMANY} Rows has Vals (got|made|placed) : count !
 Count <- {HOWMANY} Rows are there for Vals : count !
@@ -184,7 +233,7 @@ Atom <- (number|amount) of Dur (between|from|separating) DateX (and|to|until|thr
 Atom <- Dur (between|from) DateX (and|to|until|through) DateX : between !
 Atom <- Count : as_number
 Top <- Count : as_number
-Top <- {HOWMANY} Rows VP and how many [{INP}] Vals : two_counts
+Top <- {HOWMANY} Rows VP and how many [{INP}|from|to] Vals : two_counts
 
 Agg <- {AVG} Col : aggregate avg
 Agg <- {SUM} [of|all] Col : aggregate sum
@@ -247,6 +296,12 @@ Cell <- (how much|what) (would|will|does|do|did) [a|an|one] Value Earn [me|us] :
 Cell <- how much money (does|did) Value Earn : cell/10
 Cell <- (what|which) Col (does|do) Value (get|earn|receive|make|draw) : cell
 Cell <- how (big|large|high) is Col of Value : cell
+Cell <- how How (is|was|are) [a|an|one] Value : cell
+Cell <- (how much|what) (does|do|did) Value Earn (per|an|a|each) Unit : cell_per
+Top <- (how much|what) (does|do|did|would|will) Value Earn (for|in) Qty : earned_for
+Top <- how old (is|are) Value [now|today] : row_age
+Top <- how many Dur (has|have) Value (worked here|been with us|been here|worked for us|been employed|been employed here) : tenure
+Top <- how long (has|have) Value (worked here|been with us|been here|worked for us|been employed) [,] in Dur : tenure/10
 Cell <- (to|in|at) (which|what) Col does Value belong : cell
 Cell <- Value (is|works|belongs) (in|to|at) (which|what) Col : cell/10
 Cell <- where (does|is) Value [work|live|based] [,] (which|what) Col : cell/10
@@ -324,6 +379,12 @@ Top <- [list|show|give me|name] [names of] (Number Best Rows) : top_rows max
 Top <- [list|show|give me|name] [names of] (top Number) Best Rows : top_rows max !
 Top <- [list|show|give me|name] [names of] (Number Worst Rows) : top_rows min
 Top <- (which|what) Rows VP : list_names
+Top <- [which|what] Rows : list_names !
+Top <- who VP : with_people_names
+Top <- [list|show|give me|name] [names of] Number Rows {WITHMOST} (highest|most|largest|greatest|biggest|longest) Col : top_rows/021 max
+Top <- [list|show|give me|name] [names of] Number Rows {WITHMOST} (lowest|least|fewest|smallest|shortest) Col : top_rows/021 min
+Top <- (which|what) Number Rows (have|had) (highest|most|largest|greatest|biggest|longest) Col : top_rows/021 max
+Top <- (which|what) Number Rows (have|had) (lowest|least|fewest|smallest|shortest) Col : top_rows/021 min
 Top <- (list|show|name|give me) [me] [names of] [all] Rows : list_names
 Top <- (what are|who are) Rows (that|who|which) VP : list_names
 Top <- what are names of Rows : list_names
@@ -335,6 +396,7 @@ Top <- {MAX} Col {PER} Col : group_aggregate max
 Top <- {MIN} Col {PER} Col : group_aggregate min
 Top <- (number|count) of Rows {PER} Col : group_count
 Top <- {HOWMANY} Rows [are there|do we have|work|live] {PER} Col : group_count
+Top <- Rows {PER} Col : group_count !
 Top <- (which|what) Col [has|have|had|with|contains|is home to|employs] (most|highest number of|largest number of|greatest number of) Rows : best_group_count max
 Top <- (which|what) Col [has|have|had|with|contains|employs] (fewest|least|lowest number of|smallest number of) Rows : best_group_count min
 Top <- (in which|in what) Col (do|does|did) most Rows (work|live|reside|sit) : best_group_count max
@@ -363,9 +425,13 @@ Top <- how much More is Value than Value in Col : row_difference_in
 Top <- how much Less is Value than Value : row_difference/021
 Top <- (does|do) Value Earn more than Value : row_is_more >
 Top <- (does|do) Value Earn less than Value : row_is_more <
+Top <- (does|do|did) Value have (more|higher|larger|greater) Col than Value : row_is_more >
+Top <- (does|do|did) Value have (less|fewer|lower|smaller) Col than Value : row_is_more <
+Top <- how (many|much) more Col (does|do|did) Value have than Value : row_difference
+Top <- how (many|much) (less|fewer) Col (does|do|did) Value have than Value : row_difference/021
 Top <- is Value More than Value : row_is_more >
 Top <- is Value Less than Value : row_is_more <
-Top <- (does|did) Value {LINKB} {INP} Vals : row_meets
+Top <- (does|did) Value {LINKB} InVals : row_meets
 Top <- (is|was) Value (in|from|based in|located in) Vals : row_meets
 Top <- (does|did) Value Earn NumB : row_meets_measured
 Top <- (was|did) Value Dated Days : row_meets_dated
@@ -459,6 +525,14 @@ Top <- [signed] difference between Field (in|of|at) Spot and [that|Field] [in|of
 Top <- Field (in|at) Spot On minus [that|Field] (in|at|of) Spot : weather_minus
 Top <- On [,] {APART} (warmer|hotter|higher) was {FMAX} (in|at) Spot than (in|at) Spot : apart_of/120 tmax
 Top <- (which|what) [town|place|city|one] was (windier) [on|,] On [,|:] Spot or Spot : which_place3
+Top <- {APART} (warmer|hotter) was [it in|it at] Spot On than [it was] On2 : apart_days tmax
+Top <- {APART} (colder|cooler) was [it in|it at] Spot On than [it was] On2 : apart_days tmax -
+Top <- {APART} was [it in|it at] Spot (warmer|hotter) On than [it was] On2 : apart_days tmax
+Top <- {APART} more (rain|rainfall) (fell|was there) in Spot On than On2 : apart_days rain
+On2 <- On
+Top <- [what is|what was] (difference|gap|range|spread) between {FMAX} and {FMIN} (in|at|of|for) Spot On : weather_spread
+Top <- [what is|what was] difference between (highest and lowest|maximum and minimum|high and low) (temperature|temperatures) (in|at|of|for) Spot On : weather_spread
+Top <- [what is|what was] (temperature range|range of temperatures|range of temperature|spread of temperatures) (in|at|of|for) Spot On : weather_spread
 Top <- did it rain (in|at) Spot On : rained
 Top <- was there [any] rain (in|at) Spot On : rained
 
@@ -479,6 +553,9 @@ Top <- how old is Title [now|today] : title_age
 Top <- [what is] age of Title [in years] : title_age
 Top <- how many years after Event (was|did) Event : years_apart/10
 Top <- how many years before Event (was|did) Event : years_apart
+Top <- how many years after Title (was|did) Event : years_after_same
+DateX <- EventDay : event_day
+Top <- how many Dur ago (was|did|were) EventDay : since
 Comp <- (higher|taller) : comparative high +1
 Comp <- longer : comparative long +1
 Comp <- deeper : comparative deep +1

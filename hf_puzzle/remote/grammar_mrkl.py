@@ -9,6 +9,7 @@ Value Table Noun Unknown. Values climb Atom < Pow < Neg < Prod < Sum < Val as op
 """
 
 from .grammar_data_mrkl import LOOKUPS, TABLES
+from .grammar_dates_mrkl import DATES
 
 
 NUMBERS = """
@@ -76,6 +77,11 @@ Neg <- Number of Neg : fraction_of
 Neg <- (twice|double|two times|2 times) Neg : times_of 2
 Neg <- (thrice|triple|three times) Neg : times_of 3
 Neg <- quadruple Neg : times_of 4
+Neg <- Number times as (much|many|big|large|long|high|great) as Neg : op *
+Neg <- (twice|double) as (much|many|big|large|long|high|great) as Neg : times_of 2
+ROOT = square root|sqrt|squareroot
+Prod <- {ROOT} of Number {TIMES} Number : root_op *
+Prod <- {ROOT} of Number {OVER} Number : root_op /
 Pow <- Atom
 Pow <- Atom ('^'|'**') Neg : power
 Pow <- Atom squared : power_of 2
@@ -158,6 +164,8 @@ Share <- [what] (percent|percentage|per cent) (decrease|drop|fall|decline|reduct
 Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (increase|increased|grow|grown|grew|rise|risen|rose|go up|gone up|went up) from Sum to Sum : growth +
 Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (decrease|decreased|fall|fallen|fell|drop|dropped|decline|declined|go down|gone down|went down|shrink) from Sum to Sum : growth -
 Val <- Sum rounded to Integer (decimal|decimals|places|decimal places|decimal place|digits) : rounded
+Val <- Sum to Integer (decimals|decimal places|places|decimal place) : rounded
+Top <- (if|when) (i|you|we) divide Sum by Sum [,] (what is left over|what is left|what is remainder|what remains) : op %
 Val <- round Sum to Integer (decimal|decimals|places|decimal places|decimal place) : rounded
 Val <- round Sum [to (nearest|closest) (whole number|integer|whole)] : rounded 0
 Val <- Sum rounded [to (nearest|closest) (whole number|integer|whole)] : rounded 0
@@ -263,7 +271,7 @@ Qty <- Func Unit : measure
 Qty <- Group Unit : measure
 Qty <- (-|minus|negative) Number Unit : negative_measure
 Qty <- (a|an|one) Unit : one
-Qty <- Number [of] a Unit : measure
+Qty <- Number [of] (a|an) Unit : measure
 Qty <- a Unit and a half : one_half
 Qty <- Qty Qty : compound
 Qty <- Qty and Qty : compound
@@ -349,6 +357,8 @@ Top2 <- Val {TO} Unit : in_unit
 Top2 <- Val {TO} Money : in_unit
 Top2 <- Val {TO} Unit and Unit : in_units
 Top2 <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of) DateX : in_unit_on
+Top <- [convert|change] Val {TO} Money [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : in_unit_share
+Top <- [convert|change] Val {TO} Unit [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : in_unit_share
 Top2 <- Number Noun (to|into|in) Unit : no_unit
 Top <- (what|how much) (is|are|was|were) Val worth (in) Money : in_unit
 Top <- (what|how much) (is|are|was|were) Val worth (in) Money on DateX : in_unit_on
@@ -380,16 +390,25 @@ Told <- i measured Qty
 Told <- (i|he|she|it|we|they) ({MEASURED}) [about] Qty [tall|long|high|deep|wide|heavy|away|old]
 Told <- (a|an|my|his|her|our|this|that) Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
 Told <- Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
+Told <- (my|a) Noun (says|shows|reads|is set to|is at|showed) Qty : last
+Told <- it (got|became|gets|is getting) Qty (warmer|colder|hotter|cooler) : delta
 Told <- temperature (rose|fell|dropped|went up|went down|increased|decreased|changed|climbed) [by] Qty : delta
 Told <- it (cooled down|warmed up|cooled|warmed|got warmer|got colder|got hotter|cooled off) by Qty : delta
-Top <- Told [.|,|;|and|:] how many Unit is (that|this|it) : in_unit
-Top <- Told [.|,|;|and|:] (what is|how much is|what would|how much would) (that|this|it) [be] in Unit : in_unit
-Top <- Told [.|,|;|and|:] how (tall|heavy|long|far|high|deep|wide|big|fast|hot|cold) (am i|is that|is it|is he|is she|was that|was it) in Unit : in_unit
-Top <- Told [.|,|;|and|:] (how much do i weigh|what do i weigh|how much does (it|he|she) weigh) in Unit : in_unit
+Top <- Told [.|,|;|and|:|-] how many Unit is (that|this|it) : in_unit
+Top <- Told [.|,|;|and|:|-] (what is|how much is|what would|how much would) (that|this|it) [be] in Unit : in_unit
+Top <- Told [.|,|;|and|:|-] how (tall|heavy|long|far|high|deep|wide|big|fast|hot|cold) (am i|is that|is it|is he|is she|was that|was it) in Unit : in_unit
+Top <- Told [.|,|;|and|:|-] (how much do i weigh|what do i weigh|how much does (it|he|she) weigh) in Unit : in_unit
 Top <- Told [.|,|;|:] [and] [that] in Unit : in_unit
-Top <- Told [.|,|;|and|:] how many Money is (that|this|it) : in_unit
-Top <- Told [.|,|;|and|:] (what is|how much is) (that|this|it) [worth] in Money : in_unit
+Top <- Told [.|,|;|and|:|-] how many Money is (that|this|it) : in_unit
+Top <- Told [.|,|;|and|:|-] (what is|how much is) (that|this|it) [worth] in Money : in_unit
 Top <- how (tall|high|long|heavy|deep|wide|far|fast|hot|cold|big|much) is Qty in Unit : in_unit
+Top <- Val [,|.] (answer in|give answer in|give me answer in|answer should be in|result in) Unit : in_unit
+GOES = does|goes|travels|drives|runs|moves|rides|is going|is travelling|is driving|flies|walks|is moving
+Top <- (a|my|our|this) Noun {GOES} [at] Qty [.|,|;] how far (does|will|would|can) (it|he|she) (go|travel|get|drive|ride|move) in Qty : distance
+Top <- how far (do|does|will|would|can) (i|you|we|it) (go|travel|get|drive|ride) in Qty at Qty : distance/10
+Top <- how far (do|does|will|would|can) a Noun (go|travel|get|drive|move) in Qty at Qty : distance/021
+Top <- how long (does|do|will|would) Qty take at Qty : duration
+Top <- how long (does|do|will|would) it take to (go|travel|drive|cover|ride|walk|run) Qty at Qty : duration
 Rate <- Unit per Unit : per
 Rate <- Unit / Unit : per
 Rate <- Unit per Number Unit : per_many
@@ -423,8 +442,21 @@ Priced <- a Qty {HOLDS}
 Off <- [,|.|and|but] [it] (is|was|gets) {CUT} Charge
 Off <- [,|.|and|but] [it] (is|was) [now] Charge (off|cheaper)
 Off <- with [a|an] Charge (discount|reduction|rebate)
+Priced <- Priced [,|.|and|;] [there is|with|then|and then|minus] [a|an] Charge {PAID} : pct_change -
+Priced <- Priced [,|.|and|;] [there is|with|then|and then|plus|and] Levy : pct_change +
+Top <- Priced [.|,|;] {PRICE}
 Top <- Priced Off [.|,|;] {PRICE} : pct_change -
-PRICE = what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
+BILL = bill|meal|check|dinner|lunch|tab
+TIPPED = leave|give|tip|add
+Bill <- (my|our|a) {BILL} (was|is|came to|comes to) Sum [and|.|,|;] [and] (i|we) (want|would like|plan|wish|need) to {TIPPED}
+Top <- Bill [a|an] Charge [tip] [.|,|;] (how much is tip|what is tip|how much should i tip|how much tip is that|how much do i tip) : pct_of/10
+Top <- Bill [a|an] Levy [.|,|;] (how much is tip|what is tip|how much should i tip|how much is that) : pct_of/10
+Top <- Bill [a|an] Charge [tip] [.|,|;] (what is total|how much do i pay|how much is total|how much is it in total) : pct_change +
+Top <- Number Noun cost Sum [.|,|;|-] [and] (what|how much) (does|would|will|do) (one|each) [Noun] cost : proportion
+Top <- (if) Number Noun cost Sum [.|,|;] (what|how much) (does|would|will|do) (one|each) [Noun] cost : proportion
+Top <- [if] Number Noun cost Sum [.|,|;|-] [and] (what|how much) (do|would|will) Number [of them] [Noun] cost : proportion
+Top <- (a|one|each|every) Noun (holds|has|contains|fits|can hold) Number Noun [.|,|;] how many Noun (are in|are there in|in|fit in|do) Number Noun [hold|contain|have] : packed
+PRICE = what is total|how much is total|what is total price|what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
 Owned <- [if] {WHO} {HAD} Stuff
 Owned <- there (are|were) Stuff
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
@@ -437,201 +469,6 @@ Top <- Owned [.|,|;] how (many|much) Noun [{LEFT}] [in total|altogether|in all|n
 Top <- Owned [.|,|;] how (many|much) Unit {LEFT} : owned_unit
 Top <- Owned [.|,|;] how (many|much) Money {LEFT} : owned_unit
 Top <- Owned [.|,|;] how (many|much) {LEFT} (in total|altogether|in all|now) : owned_left
-"""
-
-DATES = """
-DateX <- Date
-DateX <- (Day|Ordinal) [of] Month [of|,] Year : ymd
-DateX <- Month (Day|Ordinal) [,] Year : ymd/102
-DateX <- (Day|Ordinal) [of] Month : ymd
-DateX <- Month (Day|Ordinal) : ymd/102
-DateX <- Weekday [,] DateX : checked_weekday
-DateX <- (today|now) : near 0
-DateX <- tomorrow : near 1
-DateX <- yesterday : near -1
-DateX <- day after tomorrow : near 2
-DateX <- day before yesterday : near -2
-DateX <- (next|coming|following|upcoming) Weekday : weekday_near next
-DateX <- (last|past|previous) Weekday : weekday_near last
-DateX <- this [coming|upcoming] Weekday : weekday_this
-DateX <- Holiday [,|of|in] [Year] : holiday
-DateX <- Ordinal Weekday (of|in) Period : nth_weekday
-DateX <- last Weekday (of|in) Period : last_weekday
-DateX <- first day (of|in) Period : edge_of first
-DateX <- last day (of|in) Period : edge_of last
-DateX <- (start|beginning) of Period : edge_of first
-DateX <- end of Period : edge_of last
-DateX <- Ordinal day (of|in) Period : nth_day
-DateX <- (day|day number) Integer of Period : nth_day_number
-DateX <- Span (after|from|past|following|later than|beyond|onwards from) Anchor : shifted +
-DateX <- Span (before|prior to|earlier than|preceding|previous to) Anchor : shifted -
-DateX <- Span ago : from_today -
-DateX <- (in|within) Span [time] : from_today +
-DateX <- in Span [time] from (now|today) : from_today +
-DateX <- Span hence : from_today +
-DateX <- Span back : from_today -
-DateX <- Anchor (plus|+) Span : shifted/10 +
-DateX <- Anchor (minus|-) Span : shifted/10 -
-DateX <- Anchor , Span later : shifted/10 +
-DateX <- Span (in future|ahead) : from_today +
-DateX <- Span (in past) : from_today -
-DateX <- Span (back from|off from) Anchor : shifted -
-DateX <- Span (ahead of|on from|forward from|ahead from|forwards from) Anchor : shifted +
-DateX <- (go|going|move|moving|count|counting|jump|step) Span (forward|ahead|on|forwards|further) from Anchor : shifted +
-DateX <- (go|going|move|moving|count|counting|jump|step) Span (back|backward|backwards) from Anchor : shifted -
-DateX <- (go|going|count|counting|move) (back|backward|backwards) Span from Anchor : shifted -
-DateX <- (go|going|count|counting|move) (forward|ahead|on|forwards) Span from Anchor : shifted +
-DateX <- (starting|counting|beginning) (from|at|on) Anchor , [what date] Span (later|on|ahead|after) : shifted/10 +
-DateX <- (starting|counting|beginning) (from|at|on) Anchor , Span earlier : shifted/10 -
-DateX <- (take|subtract|deduct) Span off Anchor : shifted -
-DateX <- day (after|following) Anchor : near_anchor 1
-DateX <- day (before|preceding) Anchor : near_anchor -1
-DateX <- (add|adding) Span (to|onto) Anchor : shifted +
-DateX <- (subtract|subtracting|take) Span [away] from Anchor : shifted -
-Anchor <- DateX
-Anchor <- Weekday : weekday_near next
-Anchor <- DateCell
-WORKING = business day|business days|working day|working days|trading day|trading days|weekday|weekdays|workday|workdays
-Span <- Number CalUnit : span
-Span <- (a|an|one) CalUnit : one_span
-Span <- Number [of] a CalUnit : span
-Span <- Number ({WORKING}) : business_span
-Span <- (a|one) ({WORKING}) : one_business
-Span <- a CalUnit and a half : halved_span
-Span <- Span (and|,) Span : spans
-Span <- Span , and Span : spans
-Span <- Span Span : spans
-Period <- Month [of|,] Year : month_of
-Period <- Month : month_of
-Period <- [year] Year : year_of
-Period <- NearPeriod
-NearPeriod <- this CalUnit : near_period 0
-NearPeriod <- (last|previous|past) CalUnit : near_period -1
-NearPeriod <- (next|following|coming) CalUnit : near_period 1
-Period <- CalUnit : near_period 0 !
-Period <- last Month : month_near -1
-Period <- next Month : month_near 1
-Period <- this Month : month_of
-Period <- Ordinal quarter [of|in] [Year] : quarter_of
-Period <- (q|quarter) Integer [of|in] [Year] : quarter_of
-Period <- Year s : decade_of
-Range <- between DateX and DateX : date_range
-Range <- from DateX (to|until|till|through|thru|up to) DateX : date_range
-Range <- between Period and Period : from_to
-Range <- from Period (to|until|till|through|thru|up to) Period : from_to
-Range <- between Month and Month [of|,] Year : months_range
-Range <- from Month (to|through|until) Month [of|,] Year : months_range
-
-WAS = is|was|are|were|will be|would be|is it|was it|will it be|falls on|fell on|do we have|is that|lies|comes|do you get|do you get if you|do we reach|is reached|do we get|do you reach|if you|would it be
-WHATDATE = what date|which date|what calendar date|which calendar date|what day and month|on what date|on which date|what day of calendar|what day of month
-Top <- [what is|what was|give me|tell me|find|calculate] [({WHATDATE}|date)] DateX : date_asked
-Top <- {WHATDATE} ({WAS}) [it] [on] DateX : date_asked
-Top <- {WHATDATE} ({WAS}) [it] [on] Weekday : date_of_weekday
-Top <- {WHATDATE} (falls|occurs|do i get|results|will be reached) DateX : date_asked
-Top <- DateX (is what date|is which date|was what date|was which date|what date is it|what date is that|what is date|what date was it|what date will it be) : date_asked
-Top <- {WHATDATE} precedes Anchor by Span : start_shifted_date -
-Top <- {WHATDATE} follows Anchor by Span : start_shifted_date +
-Top <- if Span (pass|go by|elapse) (after|from) Anchor [,] (what is date|what date is it|which date is it) : start_shifted_date/10 +
-Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span later : start_shifted_date +
-Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span earlier : start_shifted_date -
-Top <- [what is|what was|what will be|tell me|give me] date (of|on|for|is|was|is it|was it|will it be|it was|it will be|that is|that was|that falls|be|if you|that lies) DateX : date_asked
-Top <- what will date be DateX : date_asked
-Top <- what will be date DateX : date_asked
-Top <- what is [today] 's date : today_asked
-Top <- what is date [today] : today_asked
-Top <- (what|which) date is [it] today : today_asked
-Top <- when (is|was|will be|is it|was it|will it be) DateX : date_asked
-Top <- if [you] DateX [,] {WHATDATE} (is it|do you get|is that) : date_asked
-Top <- what date (do you get|do i get|will it be|would it be|is it) (if|when) [you|i|we] DateX : date_asked
-WEEKDAY = what day of week|which day of week|what weekday|which weekday|day of week|weekday|on what day of week|on which day of week|on what weekday|on which weekday|on which day|name of weekday
-Top <- [what is|what was|tell me|give me|find] ({WEEKDAY}) ({WAS}) [it] [on] DateX : weekday_of
-Top <- [what is|what was|tell me|give me|find] ({WEEKDAY}) (of|for|on) DateX : weekday_of
-Top <- ({WEEKDAY}) (does|did|will|would) DateX (fall|fall on|be|land|land on|happen|occur|lie) [on] : weekday_of
-Top <- [what is|what was|tell me] ({WEEKDAY}) DateX (is|was|falls on|fell on|will be|fell|falls) : weekday_of
-Top <- [tell me|what is] ({WEEKDAY}) (it is|it was|it will be) [on] DateX : weekday_of
-Top <- (what day|which day|on what day) (is|was|will be|is it|was it|will it be|would be|would it be) [on] DateX : day_asked
-Top <- (what|which) day (comes|lies|falls|do you get|do we get) DateX : date_asked
-Top <- DateX on (which|what) (weekday|day of week|day) : weekday_of
-Top <- ({WEEKDAY}) DateX : weekday_of
-Top <- DateX [:|,] (which day of week|what day of week|which weekday|what weekday) : weekday_of
-Top <- DateX (is|was|fell on|falls on|falls|fell|will be|will be on) [on] (which|what) (day of week|weekday|day) : weekday_of
-Top <- (is|was|did|will|does) DateX [fall|be|land] [on] [a] Weekday [,] or (which|what) (weekday|day|day of week) (is it|was it|will it be) : weekday_of/0
-Top <- (name|find out) ({WEEKDAY}) (of|for|on) DateX : weekday_of
-Top <- find out ({WEEKDAY}) DateX (was|is) : weekday_of
-Top <- {WHATDATE} ({WAS}|comes|lies) DateX [,] and (which|what) (weekday|day of week|day) (is|was|will) (it|that) [be] : date_and_weekday
-OLD = full years old|years old|whole years old|complete years old
-Top <- {SOMEONE} (born|who was born) on DateX is how many [full] years old [today|now] : age
-Top <- how many {OLD} is {SOMEONE} (with birthday|born on|whose birthday is|with date of birth) DateX : age
-Top <- (what|which) age (is|has) {SOMEONE} (born|born on|who was born on|whose date of birth is|whose birthday is|with date of birth|whose birth date is) DateX : age
-Top <- age in years of {SOMEONE} (born|born on) DateX : age
-Top <- {SOMEONE} was born on DateX . how old are they [now|today] : age
-SOMEONE = someone|somebody|a person|a man|a woman|anyone|a child|a baby|a kid|a person|a girl|a boy|a dog|a cat|he|she
-UNTIL = until|till|to|before|up to
-MANYT = how many|number of|how much|amount of|what is number of|what number of|count
-AREIT = |lies|do i count|does it take to get|separate|separating|elapse|does it take|are we|are there|is it|are|were there|is there|were|have passed|passed|have gone by|have elapsed|elapsed|lie|lay|will pass|do we have|is the distance|did pass|went by|there are|pass
-Top <- ({MANYT}) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to|through) DateX : between
-Top <- ({MANYT}) (full|whole|complete|completed) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to) DateX : between_full
-Top <- ({MANYT}) Dur (separate|separating) DateX (from|and) DateX : between
-Top <- ({MANYT}) Dur apart are DateX and DateX : between
-Top <- (between|from) DateX (and|to|until) DateX [,] (how many|is how many|are how many) Dur [pass|are there|lie|elapse|is that|is it] : between/201
-Top <- [what is] (gap|difference|distance|time) in Dur between DateX and DateX : between
-Top <- how long is it in Dur from DateX to DateX : between
-Top <- (count|work out|find) Dur (from|between) DateX (to|and|until) DateX : between !
-Top <- ({MANYT}) Dur (is|was) DateX (after|later than) DateX : between/021
-Top <- ({MANYT}) Dur (is|was|before) DateX (before|earlier than) DateX : between
-Top <- ({MANYT}) Dur (after|later than|past) DateX (is|was|comes|lies) DateX : between
-Top <- ({MANYT}) Dur (before|earlier than|ahead of) DateX (is|was|comes|lies) DateX : between/021
-Top <- ({MANYT}) Dur from DateX back to DateX : between/021
-Top <- ({MANYT}) Dur is it from DateX back to DateX : between/021
-Top <- ({MANYT}) Dur ({AREIT}) ({UNTIL}) DateX : until
-Top <- ({MANYT}) Dur (left|remain|are left|remaining|do i have|do we have|do i have left) ({UNTIL}) DateX : until
-Top <- Dur (until|till) DateX : until
-Top <- how long (is it|) ({UNTIL}) DateX in Dur : until/10
-Top <- how long (is it|was it|) (between|from) DateX (and|to|until) DateX in Dur : between/201
-Top <- in how many Dur (is|will it be|do we have|comes) DateX : until
-Top <- ({MANYT}) Dur away is DateX : until
-Top <- ({MANYT}) Dur ({AREIT}|has it been|is it|have gone|ago was|ago is|have we had) since DateX : since
-Top <- [({MANYT})] (full|whole|complete|completed) Dur ({AREIT}|has it been|is it) since DateX : since
-Top <- ({MANYT}) Dur ago (was|is) DateX : since
-Top <- Dur since DateX : since
-Top <- ({MANYT}) Dur (are there in|are in|in|does|did|has|had|is) Period [have|has|long] : between_period
-Top <- length of Period in Dur : between_period/10
-Top <- ({MANYT}) Dur (are left in|remain in|are remaining in|left in|are there left in|are still left in) Period : left_in
-Top <- ({MANYT}) days [,] (both|both days|both dates|first and last day|ends|endpoints|start and end|start and end date) (included|inclusive|counted) [,] from DateX (to|until|through) DateX : inclusive
-Top <- ({MANYT}) days ({AREIT}) (from|between) DateX (to|until|through|and) DateX [,] (inclusive|both included|both days included|inclusively|both inclusive|including both|including both days) : inclusive
-Top <- ({MANYT}) nights ({AREIT}) (from|between) DateX (to|until|and) DateX : nights
-Top <- ({MANYT}) ({WORKING}) ({AREIT}) (from|between) DateX (to|until|and|through) DateX : business_between
-Top <- ({MANYT}) ({WORKING}) ({AREIT}) (from|between) DateX (to|until|and|through) DateX [,] (inclusive|both included|inclusively|both inclusive) : business_between inclusive
-Top <- ({MANYT}) ({WORKING}) (are there in|are in|in|does|did) Period [have] : business_in
-Top <- ({MANYT}) Weekday ({AREIT}) (from|between) DateX (to|until|and|through) DateX [inclusive] : count_weekday
-Top <- ({MANYT}) Weekday (are there in|are in|in|does|did) Period [have] : count_weekday_in
-Top <- how old (is|are|would be|will be) {SOMEONE} (born|who was born|that was born|whose birthday is|with birthday|with birth date|with date of birth|if born) [on] DateX [today|now|be today] : age
-Top <- how old (would|will) {SOMEONE} (born|who was born) [on] DateX be [today|now] : age
-Top <- how old (is|was|will be|would be) {SOMEONE} (born|who was born) [on] DateX (on|by|as of) DateX : age_at
-Top <- [what is] age of {SOMEONE} (born|who was born) [on] DateX : age
-Top <- i was born [on] DateX [.|,|;] [and] how old am i [today|now] : age
-Top <- (he|she) was born [on] DateX [.|,|;] [and] how old is (he|she) [today|now] : age
-Top <- if i was born [on] DateX [,] how old am i [today|now] : age
-Top <- if {SOMEONE} (was|is) born on DateX [,] how old (is|are|would|will) (he|she|they|that person) [be] [now|today] : age
-Top <- born [on] DateX [,] (age|how old|what age|what is age) : age
-Top <- (which|what) quarter (is|does|was) DateX (in|fall in|belong to|fall into) : quarter_number
-Top <- (in which|in what) quarter (is|does|was|did) DateX [fall|lie|be] : quarter_number
-Top <- [what is] (day number|day of year|ordinal day|number of day) of DateX [(in|of|within) (year|Period)] : day_number
-Top <- (is|was|will) [year] Year [be] a leap year : leap
-Top <- (which|what) month (comes|is) after Period : month_after 1
-Top <- (which|what) month (comes|is) before Period : month_after -1
-Time <- Clock
-Time <- (Number|Clock) am : clock am
-Time <- (Number|Clock) pm : clock pm
-Time <- (Number|Clock) a . m : clock am
-Time <- (Number|Clock) p . m : clock pm
-Top <- ({MANYT}) Unit ({AREIT}) (between|from) Time (and|to|until|till) Time : clock_between
-Top <- how long is it (between|from) Time (and|to|until) Time in Unit : clock_between/201
-Top <- (a|) Noun ships on DateX and takes Span . when does it arrive : start_shifted_asked
-Top <- [what is] Span in Dur : span_value
-Top <- how many Dur (is|are|are in|are there in|in|make up|make) Span : span_value/10
-Dur <- CalUnit
-Dur <- Unit
 """
 
 FRAMES = """

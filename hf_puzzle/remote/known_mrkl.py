@@ -26,12 +26,13 @@ MAX_SCHEMA_STEPS = 200  # millions of SQLite's instructions
 
 @dataclass
 class Column:
-    """A column: `kind` is "id", "number", "date" or "text"; `values` are the distinct texts of a text column."""
+    """A column: `kind` is "id", "number", "date" or "text"; `values` are the distinct texts of a text column; `key`: whether it is the primary key."""
 
     table: str
     name: str
     kind: str
     values: tuple = ()
+    key: bool = False
 
     @property
     def words(self) -> tuple:
@@ -114,7 +115,7 @@ class Schema:
         rows = connection.execute(
             f"SELECT DISTINCT {quoted(name)} FROM {quoted(table)} WHERE typeof({quoted(name)})='text' LIMIT {MAX_VALUES}"
         )
-        return Column(table, name, "text", tuple(row[0] for row in rows))
+        return Column(table, name, "text", tuple(row[0] for row in rows), bool(key))
 
     def _guess_joins(self):
         seen = {(a, b) for a, b, _, _ in self.joins}

@@ -5,11 +5,12 @@ word that says something is said by the page's own sentence too, or by a word of
 the page does not speak of has no reading.
 """
 
+import datetime
 import re
 
 from .chart_mrkl import meaning
 from .values_mrkl import call, is_number, is_quantity, n, op, quantity, total
-from .wiki_mrkl import CONCEPTS, TOKEN, UNIT_WORDS, stem, words
+from .wiki_mrkl import CONCEPTS, MONTHS, TOKEN, UNIT_WORDS, stem, words
 
 
 # -- weather
@@ -68,6 +69,22 @@ def apart_of(c, first, second, date, name, sign="+"):
     return weather_apart(c, ("field", name), first, second, date, sign)
 
 
+@meaning("apart_days")
+def apart_days(c, place, date, other, name, sign="+"):
+    """How much more of one field a place had on one day than on another."""
+    found = [weather(c, ("field", name), place, each) for each in (date, other)]
+    if None in found or date == other:
+        return None
+    trees, unit = [each[1][0][0] for each in found], FIELD_UNITS[name]
+    return quantity(c, op("-", *(trees if sign == "+" else trees[::-1])), "Δ" + unit if unit == "degC" else unit)
+
+
+@meaning("weather_spread")
+def weather_spread(c, place, date):
+    high, low = (weather(c, ("field", name), place, date) for name in ("tmax", "tmin"))
+    return high and low and quantity(c, op("-", high[1][0][0], low[1][0][0]), "ΔdegC")
+
+
 @meaning("weather_apart3")
 def weather_apart3(c, what, first, *rest):
     same = len(rest) < 3 or rest[0] == what
@@ -118,7 +135,21 @@ def edges(c, read) -> list:
         for first in range(low, start + 1):
             for last in range(end, high + 1):
                 found += _window(c, read, first, last, (start, end), page, title)
-    return found
+    return found or _attribute(c, read)
+
+
+def _attribute(c, read) -> list:
+    """The whole question as a Fact, where a page's title is what is asked: `who wrote Nine Wells`."""
+    if read.words[:1] not in (["who"], ["which"], ["what"]) or FORBIDDEN & set(read.words):
+        return []
+    if any(edge[0] in ("Value", "Place", "Title") for edge in read.edges):
+        return []
+    query = " ".join(read.raws)
+    if query not in c.facts:
+        result = c.wiki.run({"query": query})
+        told = result.status == "ok" and result.data.get("attribute")
+        c.facts[query] = ("text", call("wiki", query=query)) if told else None
+    return [("Fact", 0, len(read.words), c.facts[query])] if c.facts[query] else []
 
 
 def _open(read) -> frozenset:
@@ -189,15 +220,17 @@ def _window(c, read, first, last, span, page, title):
     if key not in c.facts:
         c.facts[key] = _fact(c, query, title, says, page[0])
     sense = c.facts[key]
-    if sense is None or event and sense[0] == "text":
+    if sense is None or event and sense[0] in ("text", "d"):
         return []
     if event and not is_number(sense):
         return []
-    return [("Event" if event else "Fact", first, last, sense)]
+    found = [("Event" if event else "Fact", first, last, sense)]
+    day = event and _fact(c, query.replace("year ", "when ", 1), title, says, page[0])
+    return [*found, ("EventDay", first, last, day)] if day and day[0] == "d" else found
 
 
 def _query(before, title, after, event) -> str:
-    parts = (["when"] if event else before) + [title, *after]
+    parts = (["year"] if event else before) + [title, *after]
     return " ".join(parts).replace(" 's ", "'s ")
 
 
@@ -228,6 +261,8 @@ def _fact(c, query, title, says, page):
         return None
     if query.startswith("who") and not _person(result, tokens):
         return None
+    if isinstance(result.value, datetime.date):
+        return ("d", call("wiki", query=query))
     if not isinstance(result.value, str) and not _beside(says, tokens, result.text):
         return None
     tree = call("wiki", query=query)
@@ -249,7 +284,9 @@ def _beside(says, tokens, text) -> bool:
     for at in places:
         for hit in hits:
             low, high = sorted((at, hit))
-            if not any(tokens[i][0].isdigit() for i in range(low + 1, high)):
+            if not any(
+                tokens[i][0].isdigit() and tokens[i + 1].capitalize() not in MONTHS for i in range(low + 1, high)
+            ):
                 return True
     return False
 
@@ -269,7 +306,28 @@ def fact(c, *senses):
 
 @meaning("fact_text")
 def fact_text(c, sense):
-    return sense if sense[0] == "text" else None
+    return ("date", sense[1]) if sense[0] == "d" else sense if sense[0] == "text" else None
+
+
+@meaning("event_day")
+def event_day(c, sense):
+    return sense
+
+
+@meaning("years_after_same")
+def years_after_same(c, title, event):
+    """`how many years after Mount Harrow was Mount Tessel first climbed`: the same of both."""
+    if not is_number(event) or event[0] != "call" or event[1] != "wiki":
+        return None
+    query, page = dict(event[2])["query"], _page(c, title)
+    own = next((each for each in c.wiki.titles if " ".join(each) in query.casefold()), None)
+    other = next((p["title"] for p in c.wiki.pages.values() if own and tuple(words(p["title"])) == own), None)
+    if page is None or other is None or other == title:
+        return None
+    asked = query.replace(other, title)
+    says = [word for word in words(asked.replace(title, "")) if word not in ALLOWED and word != "year"]
+    earlier = _fact(c, asked, title, says, page[0])
+    return op("-", event, earlier) if earlier and is_number(earlier) else None
 
 
 @meaning("years_ago")

@@ -220,3 +220,58 @@ def priced(c, value, noun):
 @meaning("as_percent")
 def as_percent(c, value):
     return op("*", value, n(100)) if is_number(value) else None
+
+
+# -- speeds, packs, and what one of several costs
+
+
+def _speed(c, value):
+    """(number, length, time) of a speed that is a length per time, such as 60 mph."""
+    if not is_quantity(value) or len(value[1]) != 1:
+        return None
+    tree, unit = value[1][0]
+    length, _, time = unit.partition("_per_")
+    return (tree, length, time) if {length, time} <= set(c.units.units if c.units is not None else ()) else None
+
+
+@meaning("distance")
+def distance(c, *senses):
+    """How far at that speed in that time; a noun before them says who moves."""
+    speed, time = senses[-2:]
+    found = _speed(c, speed)
+    hours = total(c, time, found[2]) if found and is_quantity(time) else None
+    return None if hours is None else quantity(c, op("*", found[0], hours), found[1])
+
+
+@meaning("duration")
+def duration(c, length, speed):
+    found = _speed(c, speed)
+    far = total(c, length, found[1]) if found and is_quantity(length) else None
+    return None if far is None else quantity(c, op("/", far, found[0]), found[2])
+
+
+@meaning("proportion")
+def proportion(c, count, noun, price, *rest):
+    """`3 apples cost 2.40, what do 5 cost`: as many times the price of one."""
+    wanted = [each for each in rest if is_number(each)] or [ONE]
+    if any(each != noun for each in rest if isinstance(each, str)):
+        return None
+    return arithmetic(c, arithmetic(c, price, count, "/"), wanted[0], "*") if constant(count) else None
+
+
+@meaning("packed")
+def packed(c, box, count, thing, asked, boxes, box_again):
+    """`a box holds 24 eggs, how many eggs in 15 boxes`."""
+    return op("*", count, boxes) if (box, thing) == (box_again, asked) else None
+
+
+@meaning("root_op")
+def root_op(c, left, right, sign):
+    """`the square root of 2 times 8` may be the root of 16 too."""
+    return op("**", op(sign, left, right), op("/", ONE, n(2)))
+
+
+@meaning("in_unit_share")
+def in_unit_share(c, value, unit, share):
+    found = in_unit(c, value, unit)
+    return found and arithmetic(c, op("/", share[1], n(100)), found, "*")

@@ -19,6 +19,7 @@ from .chart_mrkl import Chart, Grammar, TooComplex
 from .grammar_mrkl import BLOCKS
 from .known_mrkl import Known
 from .lexicon_mrkl import MAX_TOKENS, Lexicon
+from .linked_mrkl import linked  # noqa: F401
 from .lookups_mrkl import edges as lookup_edges
 from .lookups_mrkl import money_context
 from .measures_mrkl import rate_in  # noqa: F401

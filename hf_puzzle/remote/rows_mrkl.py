@@ -3,7 +3,7 @@
 import datetime
 
 from .chart_mrkl import meaning
-from .tables_mrkl import Query, join_between, key_column, label_column, name, number_sql, reachable
+from .tables_mrkl import Query, in_columns_unit, join_between, key_column, label_column, name, number_sql, reachable
 from .values_mrkl import call, in_unit, is_number, is_quantity, op, quantity
 
 
@@ -47,6 +47,10 @@ def settled(c, table, cond) -> list:
         return [(kind, chosen) for chosen in choices]
     if kind == "not":
         return [("not", each) for each in settled(c, table, cond[1])]
+    if kind == "acted":
+        from .linked_mrkl import settle_acted
+
+        return settle_acted(c, table, cond)
     if kind == "named":
         key = key_column(c.schema, table)
         return [("named", (table, key), cond[1])] if key else []
@@ -74,8 +78,10 @@ def rows(c, table):
     return ("rows", table, ())
 
 
-CONDITIONS = frozenset(("is", "or", "and", "not", "than", "when", "of", "named"))
-PLACES = frozenset(str.split("city town village country home residence region state place location address county"))
+CONDITIONS = frozenset(("is", "or", "and", "not", "than", "when", "of", "named", "acted"))
+PLACES = frozenset(
+    str.split("city town village country home residence region state place location address county port base station")
+)
 
 
 @meaning("people")
@@ -177,12 +183,14 @@ def named(c, word):
 @meaning("than")
 def than(c, tree, sign):
     """A number to be compared with: ("bound", ((sign, SQL), ...))."""
+    unit = ()
     if is_quantity(tree):
-        if len(tree[1]) != 1 or not tree[1][0][1].startswith("$"):
+        if len(tree[1]) != 1:
             return None
-        tree = tree[1][0][0]
+        tree, name_of_unit = tree[1][0]
+        unit = () if name_of_unit.startswith("$") else (name_of_unit,)
     sql = number_sql(tree)
-    return None if sql is None else ("bound", ((sign, sql),))
+    return None if sql is None else ("bound", ((sign, sql, *unit),))
 
 
 @meaning("bounds")
@@ -192,8 +200,8 @@ def bounds(c, low, high):
 
 @meaning("range_bound")
 def range_bound(c, low, high):
-    first, last = number_sql(low), number_sql(high)
-    return ("bound", ((">=", first), ("<=", last))) if first and last else None
+    first, last = than(c, low, ">="), than(c, high, "<=")
+    return bounds(c, first, last) if first and last else None
 
 
 def than_average(c, sign, *conds):
@@ -206,7 +214,11 @@ def measured(c, column, bound):
     if c.schema.columns[column[0]][column[1]].kind != "number":
         return None
     parts = []
-    for sign, sql in bound[1]:
+    for sign, sql, *unit in bound[1]:
+        if unit:
+            sql = in_columns_unit(c, column, sql, unit[0])
+            if sql is None:
+                return None
         if isinstance(sql, tuple):
             averaged = restrict(c, ("rows", column[0], ()), *sql[1])
             if not averaged or len(averaged) != 1:

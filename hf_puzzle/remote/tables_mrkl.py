@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from .calls_mrkl import exact_text
 from .known_mrkl import Known
-from .words_mrkl import COLUMN_WORDS, DATE_VERBS, NAME_COLUMNS, TABLE_WORDS, plural, singular
+from .words_mrkl import ACTS, COLUMN_WORDS, DATE_VERBS, NAME_COLUMNS, TABLE_WORDS, plural, singular
 
 
 PERSONAL = frozenset(str.split("salary wage pay income hired birth age gender email surname phone"))
@@ -43,6 +43,7 @@ class Tables:
             self._table(table)
             for column in columns.values():
                 self._column(table, column)
+        self._acts()
         self.longest = max((len(form) for form in self.forms), default=0)
 
     def _add(self, form, category, sense):
@@ -65,6 +66,14 @@ class Tables:
                     self._add("people", "People", table)
                 if name in ("staff", "personnel"):
                     self._add(name, "Table", table)
+
+    def _acts(self):
+        """Verbs for what the rows of a table are, if they refer to others: a flight is flown."""
+        for table in {join[0] for join in self.schema.joins}:
+            noun = singular(re.findall(r"[a-z]+", table.lower())[-1])
+            stems = noun.removesuffix("e")
+            for verb in ACTS.get(noun, f"{noun}|{stems}ed").split("|"):
+                self._add(verb, "Acts", table)
 
     def _column(self, table, column):
         words, reference = column.words, (table, column.name)
@@ -107,16 +116,20 @@ class Tables:
         own = self.schema.columns[sense[0]][sense[1]].words
         # a word that names one column means no other of its kind
         taken = {w for columns in self.schema.columns.values() for c in columns.values() for w in c.words} - set(own)
+        text = self.schema.columns[sense[0]][sense[1]].kind == "text"
         for noun in kind.get("nouns", ()):
             if not set(noun.split()) & taken or set(noun.split()) & set(own):
                 self._noun(tuple(noun.split()), sense)
         for verb in kind.get("verbs", ()):
-            self._add(verb, "Earn", sense)
+            self._add(verb, "Has" if text else "Earn", sense)
+        for state in kind.get("states", ()):
+            self._add(state, "State", sense)
         high, low = kind.get("high", ()), kind.get("low", ())
         turned = kind.get("turned", False)
         for adjectives, up in ((high, True), (low, False)):
             for adjective in adjectives:
                 more, most = degrees(adjective)
+                self._add(adjective, "How", sense)
                 self._add(most, "Best" if up != turned else "Worst", sense)
                 self._add(more, "More" if up != turned else "Less", sense)
 
@@ -199,7 +212,8 @@ def key_column(schema, table) -> str | None:
     for column in texts:
         if column.words[-1] in NAME_COLUMNS or column.name.lower() in NAME_COLUMNS:
             return column.name
-    return None
+    # a key in letters, such as a number plate, names its row
+    return next((column.name for column in texts if column.key), None)
 
 
 def label_column(schema, table) -> str | None:
@@ -254,6 +268,8 @@ class Query:
             return "(" + " AND ".join(parts) + ")" if len(parts) > 1 else parts[0]
         if kind == "not":
             return f"({self.condition(cond[1])}) IS NOT 1"
+        if kind == "within":
+            return f"{self.column(cond[1])} {'NOT IN' if cond[3] else 'IN'} ({cond[2]})"
         if kind == "named":
             column, word = self.column(cond[1]), cond[2].replace("'", "''").replace("%", "").replace("_", "")
             return f"' ' || {column} || ' ' LIKE '% {word} %'"
@@ -297,3 +313,22 @@ def number_sql(tree) -> str | None:
 
     value = constant(tree) if is_number(tree) else None
     return None if value is None or "/" in exact_text(value) else exact_text(value)
+
+
+def in_columns_unit(c, column, sql, unit):
+    """A bound in the unit that a column's name says its numbers have; None where it says none, or another kind."""
+    own = column_unit(c, column)
+    if own is None or c.units is None or unit not in c.units.units or own not in c.units.units:
+        return None
+    (kind, size, offset), (other, their_size, their_offset) = c.units.units[own], c.units.units[unit]
+    if own == unit:
+        return sql
+    if kind != other or offset or their_offset:
+        return None
+    found = exact_text(Fraction(sql) * their_size / size)
+    return None if "/" in found else found
+
+
+def column_unit(c, column):
+    """The unit in a column's name: delay_minutes, weight_kg, hectares."""
+    return c.units.find(c.schema.columns[column[0]][column[1]].words[-1]) if c.units is not None else None

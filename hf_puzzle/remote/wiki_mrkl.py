@@ -5,6 +5,8 @@ answer asked for (year, measure, count, place, person, name) and by closeness to
 mean the same. No model is involved; where no kind can be told, the answer is a sentence.
 """
 
+import contextlib
+import datetime
 import re
 import sqlite3
 import threading
@@ -25,6 +27,10 @@ STOPWORDS = frozenset(
         "out name whats"
     )
 )
+COUNTS = {
+    word: str(n)
+    for n, word in enumerate(str.split("one two three four five six seven eight nine ten eleven twelve"), 1)
+}
 PREPOSITIONS = frozenset(str.split("for from over in at near by of with on under after"))
 UNIT_WORDS = frozenset(
     str.split(
@@ -54,11 +60,11 @@ SAME = [
     "cross carry bridge span over traverse",
     "town city village place locate location near situate lie stand country hometown home come base",
     "instrument play write wrote written compose composition music piece work novel book poem author",
-    "begin began begun start commence",
+    "begin began begun start commence source",
     "cost price worth",
     "run pass go lead",
     "under beneath below underneath",
-    "live inhabitant population resident",
+    "live inhabitant population resident people",
     "employ employee employment work staff workforce",
     "lead leader head manage chair run direct",
     "make produce manufacture sell product",
@@ -122,6 +128,12 @@ for _number, _line in enumerate(SAME):
         CONCEPTS.setdefault(stem(_word), set()).add(_number)
 
 
+def _meanings(word: str) -> set:
+    """A word's stem and the numbers of the lines of like words that it is in."""
+    base = stem(word)
+    return {base} | CONCEPTS.get(base, set())
+
+
 def sentences(text: str) -> list[str]:
     """`text` in sentences; a full stop ends one before a capital letter or the end."""
     return [part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n+", text) if part.strip()]
@@ -161,6 +173,8 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
     for sentence in sentences(text[:MAX_PAGE_CHARACTERS]):
         tokens = [match[0] for match in TOKEN.finditer(sentence)][:MAX_SENTENCE_TOKENS]
         near = [stem(token.casefold()) for token in tokens]
+        if kind in ("name", "count") and _head_of(sentence, cues, meanings):
+            return _head_of(sentence, cues, meanings)
         strict = meanings & STRICT if kind in ("year", "measure") else set()
         if strict and not any(CONCEPTS.get(each, set()) & strict for each in near):
             continue
@@ -181,9 +195,10 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
             score += 0.5 * (before in prepositions)
             if best is None or score > best[0] + 1e-9:
                 value = " ".join(tokens[start:end])
+                value = COUNTS.get(value, value) if kind == "count" else value
                 best = (score, Fact(value, value[0].isdigit(), unit, sentence[:MAX_SENTENCE_CHARACTERS], bool(hits)))
     if best and (best[1].matched or count == 1):
-        return best[1]
+        return _dated(best[1], asked) if kind == "year" else best[1]
     if kind in ("year", "measure", "count"):
         raise LookupError(kind)
     held = {stem(word) for word in words(text)} | {stem(word) for word in named}
@@ -193,6 +208,28 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
         and not any(cue in held or meant(cue) & set().union(*map(meant, held)) for cue in cues)
     ):
         raise LookupError("person")
+    return None
+
+
+def _dated(fact: Fact, asked) -> Fact:
+    """A year as the whole date that the sentence says, where a year is not all that is asked."""
+    months = "|".join(MONTHS)
+    day = re.search(
+        rf"\b(\d{{1,2}} (?:{months}) {fact.text})\b|\b({months}) (\d{{1,2}}), {fact.text}\b", fact.sentence
+    )
+    if not day or "year" in asked or not {"when", "date"} & set(asked):
+        return fact
+    return Fact(day[1] or f"{day[3]} {day[2]} {fact.text}", False, None, fact.sentence, fact.matched)
+
+
+def _head_of(sentence: str, cues: set, meanings: set) -> Fact | None:
+    """`a population of 1240`: the number that a noun of the question has with "of"."""
+    for noun, number, unit in re.findall(r"\b([^\W\d_]+) of (\d[\d,]*(?:\.\d+)?)(?: ([^\W\d_]+))?", sentence):
+        base = stem(noun.casefold())
+        if base in cues or CONCEPTS.get(base, set()) & meanings - STRICT:
+            unit = unit if unit.casefold() in UNIT_WORDS else None
+            if unit is None and not re.fullmatch(r"(summer|autumn|winter|spring|year|end|start)", noun):
+                return Fact(number, True, None, sentence[:MAX_SENTENCE_CHARACTERS], True)
     return None
 
 
@@ -241,6 +278,9 @@ def _kind(rest, query):
 def _candidates(tokens, kind, head, given):
     """(start, end, unit, bonus) of the spans of `tokens` that have the kind."""
     for i, token in enumerate(tokens):
+        after = tokens[i + 1] if i + 1 < len(tokens) else ""
+        if kind == "count" and head and token in COUNTS and stem(after.casefold()) == stem(head):
+            yield i, i + 1, None, 1.0
         if not token[0].isdigit():
             continue
         after = tokens[i + 1] if i + 1 < len(tokens) else ""
@@ -271,9 +311,13 @@ def _candidates(tokens, kind, head, given):
             ),
             "",
         )
-        local = before in ("in", "near", "at", "from", "of", "to")
+        local = before in ("in", "near", "at", "from", "of", "to", "on")
+        # "the nearest town is Pellan"
+        said = before == "is" and head and stem(head) in {stem(t.casefold()) for t in tokens[max(0, i - 4) : i]}
         beside = {t.casefold() for t in tokens[max(0, i - 1) : i] + tokens[j : j + 1]}
-        if kind == "place" and local:
+        if kind == "place" and said:
+            yield i, j, None, 1.5
+        elif kind == "place" and local:
             yield i, j, None, 0.2 * (before in ("in", "at", "near"))
         elif kind == "person" and not local:
             yield i, j, None, 0.5 * (before == "by")
@@ -412,9 +456,38 @@ class Wiki(Expert):
                 found.append(key)
         return found
 
+    def _attribute(self, page, query) -> str | None:
+        """The sentence by which the page's title answers `who wrote Nine Wells`: what is told of it is told there."""
+        asked = words(query)
+        names = [
+            each for each in re.findall(r"\b[A-Z][\w'-]*(?: [A-Z][\w'-]*)*", query) if words(each)[0] not in STOPWORDS
+        ]
+        if (
+            asked[0] not in ("who", "which", "what")
+            or not names
+            or set(words(page["title"])) & set(words(" ".join(names)))
+        ):
+            return None
+        lines = sentences(facts_only(page["text"][:MAX_PAGE_CHARACTERS]))
+        about = set().union(*(_meanings(word) for word in words(lines[0]))) if lines else set()
+        person = "born" in words(lines[0]) or bool(re.match(r"(?:He|She)\b", " ".join(lines[1:2]))) if lines else False
+        found = []
+        for line in lines:
+            own = line.startswith((page["title"], "He ", "She ", "It ", "They "))
+            known = about | set().union(*(_meanings(word) for word in words(line)))
+            rest = [word for word in asked[1:] if word not in STOPWORDS | PREPOSITIONS]
+            if own and all(name in line for name in names) and all(_meanings(word) & known for word in rest):
+                found.append(line)
+        fits = person if asked[0] == "who" else len(asked) > 1 and bool(_meanings(asked[1]) & about)
+        return found[0] if len(found) == 1 and fits else None
+
     def _fact(self, page, query):
         data = {"doc": str(page["id"]), "title": page["title"], "passage": page["text"][:2000]}
         text = facts_only(page["text"][:MAX_PAGE_CHARACTERS])
+        told = self._attribute(page, query)
+        if told is not None:
+            extra = {"sentence": told[:MAX_SENTENCE_CHARACTERS], "matched": True, "attribute": True}
+            return answered(page["title"], page["title"], **extra, **data)
         try:
             fact = find_fact(query, page["title"], text)
         except LookupError as error:
@@ -425,9 +498,13 @@ class Wiki(Expert):
             lines = sentences(text)
             sentence = lines[0][:MAX_SENTENCE_CHARACTERS] if lines else page["title"]
             return answered(sentence, sentence, sentence=sentence, **data)
+        day = re.fullmatch(rf"(\d{{1,2}}) ({'|'.join(MONTHS)}) (\d{{4}})", fact.text)
         value = parse_number(fact.text) if fact.number else fact.text
+        if day:
+            with contextlib.suppress(ValueError):
+                value = datetime.date(int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]))
         extra = {"sentence": fact.sentence, "matched": fact.matched} | ({"unit": fact.unit} if fact.unit else {})
-        return answered(value, short_text(value), **extra, **data)
+        return answered(value, fact.text if day else short_text(value), **extra, **data)
 
 
 def _documents(docs) -> Iterable[dict]:

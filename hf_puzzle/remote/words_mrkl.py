@@ -120,8 +120,8 @@ UNIT_NAMES = {
     "carat": "", "milliliter": "ml|millilitre|mls", "centiliter": "cl|centilitre", "deciliter": "dl|decilitre", "liter": "l|litre|ltr",
     "cubic_meter": "cubic metre|m3|m³", "gallon": "gal|us gallon|american gallon|u.s. gallon", "quart": "qt", "pint": "pt", "cup": "",
     "fluid_ounce": "fl oz|floz", "tablespoon": "tbsp", "teaspoon": "tsp", "barrel": "bbl", "second": "sec|secs|s", "minute": "min|mins",
-    "hour": "h|hr|hrs", "day": "days of 24 hours|d", "week": "", "millisecond": "ms", "degC": "celsius|degree celsius|degrees celsius|°c|deg c|degree c|degrees c|centigrade|degree centigrade|degrees centigrade|c",
-    "degF": "fahrenheit|degree fahrenheit|degrees fahrenheit|°f|deg f|degree f|degrees f|f", "kelvin": "k|degree kelvin",
+    "hour": "h|hr|hrs", "day": "days of 24 hours|d", "week": "", "millisecond": "ms", "degC": "celsius|degree celsius|degrees celsius|°c|deg c|degree c|degrees c|centigrade|degree centigrade|degrees centigrade|c|celsius degree|celsius degrees",
+    "degF": "fahrenheit|degree fahrenheit|degrees fahrenheit|°f|deg f|degree f|degrees f|f|fahrenheit degree|fahrenheit degrees", "kelvin": "k|degree kelvin",
     "meter_per_second": "metre per second|metre a second|meter a second|m/s|mps|meter/second|metre/second|metres each second",
     "kilometer_per_hour": "kilometre per hour|kilometre an hour|kilometer an hour|km/h|kmh|kph|kmph|km per hour|kilometer/hour|km an hour",
     "mile_per_hour": "mph|mile an hour|mi/h|mile/hour", "knot": "kn|kt", "foot_per_second": "foot per second|feet per second|ft/s|feet a second",
@@ -235,6 +235,15 @@ COLUMN_WORDS = (
     {"of": ("height", "elevation", "altitude"), "nouns": ("height",), "high": ("tall", "high"), "low": ("short", "low")},
     {"of": ("weight", "mass"), "nouns": ("weight",), "verbs": ("weigh", "weighs", "weighing"), "high": ("heavy",), "low": ("light",)},
     {"of": ("size", "area", "population", "capacity", "surface"), "nouns": ("size",), "high": ("big", "large"), "low": ("small",)},
+    {"of": ("hectare", "acre", "sqm", "sqft"), "nouns": ("size", "area"), "high": ("big", "large"), "low": ("small",)},
+    {"of": ("tonne", "ton"), "nouns": ("weight",), "high": ("big", "large", "heavy"), "low": ("small", "light")},
+    {"of": ("delay",), "nouns": ("delay",), "states": ("delayed", "late"), "high": ("long",), "low": ("short",)},
+    {"of": ("crop", "plant"), "kinds": ("text",), "verbs": ("grow", "grows", "grew", "are planted with", "is planted with", "were planted with")},
+    {"of": ("specialty", "speciality", "specialism", "discipline"), "kinds": ("text",), "nouns": ("specialty", "speciality"), "verbs": ("specialise in", "specialize in", "specialises in", "specializes in")},
+    {"of": ("language",), "kinds": ("text",), "verbs": ("speak", "speaks", "spoke")},
+    {"of": ("role", "job", "position", "occupation", "profession"), "kinds": ("text",), "nouns": ("role", "job", "position"), "verbs": ("work as", "works as", "worked as", "are employed as")},
+    {"of": ("origin", "departure", "source"), "kinds": ("text",), "verbs": ("leave", "left", "leaves", "depart from", "departed from", "departs from", "start from", "started from", "start in", "started in", "take off from", "took off from", "set off from")},
+    {"of": ("destination", "arrival", "target"), "kinds": ("text",), "verbs": ("land in", "landed in", "land at", "landed at", "arrive in", "arrived in", "arrive at", "arrived at", "go to", "went to", "goes to", "fly to", "flew to", "flies to", "end in", "ended in")},
     {"of": ("depth",), "nouns": ("depth",), "high": ("deep",), "low": ("shallow",)},
     {"of": ("speed",), "nouns": ("speed",), "high": ("fast",), "low": ("slow",)},
     {"of": ("age",), "nouns": ("age",), "high": ("old",), "low": ("young",)},
@@ -285,4 +294,32 @@ TABLE_WORDS = (
     ("member", "person"), ("user", "person"), ("player", "person"), ("guest", "person"), ("driver", "person"),
     ("doctor", "physician", "person"), ("product", "item", "article"), ("order", "purchase"), ("book",), ("film", "movie"),
 )  # fmt: skip
+# what is done with the rows of a table, by the noun they are called
+ACTS = {
+    "flight": "fly|flew|flown", "sale": "sell|sold", "loan": "borrow|borrowed|loaned|lent|take out|took out|taken out", "booking": "book|booked",
+    "payment": "pay|paid", "delivery": "deliver|delivered", "shipment": "ship|shipped", "purchase": "buy|bought|purchase|purchased",
+    "harvest": "harvest|harvested|bring in|brought in|gather|gathered|collect|collected", "treatment": "treat|treated",
+    "game": "play|played", "match": "play|played", "review": "review|reviewed|write|wrote|written", "rental": "rent|rented",
+    "enrollment": "enroll|enrolled|take|took|taken", "enrolment": "enrol|enrolled|take|took|taken", "lesson": "teach|taught|give|gave|given",
+    "repair": "repair|repaired|fix|fixed", "race": "run|ran|raced", "trip": "make|made|take|took|taken", "order": "order|ordered|buy|bought",
+    "donation": "donate|donated|give|gave|given", "reservation": "reserve|reserved|book|booked", "subscription": "subscribe to|subscribed to",
+    "visit": "visit|visited|make|made|pay|paid", "appointment": "make|made", "exam": "take|took|taken", "performance": "perform|performed|give|gave",
+    "concert": "play|played|give|gave", "inspection": "inspect|inspected|make|made|do|did", "survey": "survey|surveyed", "catch": "catch|caught",
+    "sighting": "see|saw|seen|sight|sighted", "transaction": "make|made", "ride": "ride|rode|ridden|take|took", "adoption": "adopt|adopted",
+}  # fmt: skip
+# words of columns that say where something comes from and goes to, what somebody is, and what a number is per
+ORIGINS = frozenset(str.split("origin departure source from start sender"))
+DESTINATIONS = frozenset(str.split("destination arrival target to end recipient"))
+ROLES = frozenset(
+    str.split("role job position occupation profession title species breed instrument rank type kind category")
+)
+PERIODIC = {
+    "hourly": "hour",
+    "hour": "hour",
+    "daily": "day",
+    "weekly": "week",
+    "monthly": "month",
+    "yearly": "year",
+    "annual": "year",
+}
 NAME_COLUMNS = ("name", "title", "label", "fullname", "username")
