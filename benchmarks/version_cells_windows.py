@@ -96,24 +96,23 @@ def _make_mrkl(folder: Path) -> None:
     import peft
     import torch
 
-    from hf_puzzle.mrkl.adapters import make_model, make_tokenizer, route_rows, train_adapter
-    from hf_puzzle.mrkl.pairs import chat, conversions, pairs_for
+    from hf_puzzle.mrkl.adapters import make_model, make_tokenizer, pair_rows, train_adapter
     from hf_puzzle.mrkl.run import phrase_rows
-    from hf_puzzle.remote.adapters_mrkl import Extractor, LabelRouter, Phraser
+    from hf_puzzle.remote.adapters_mrkl import Phraser
     from hf_puzzle.remote.exact_mrkl import Calculator, Units
     from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
+    from hf_puzzle.remote.plans_mrkl import Judge, PlanReader
 
     small, tokenizer = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}, make_tokenizer()
     make_model(0, **small).save_pretrained(folder / "small")
     tokenizer.save_pretrained(folder / "small")
     rows = {
-        "units": [(p.question, p.items) for p in conversions(64, 0, "units")],
-        "router": route_rows(pairs_for("units", 48, 0), chat(16, 0)),
+        "plan": pair_rows(["units"], 64, 0),
         "phrase": phrase_rows(64, 0),
     }
     for method in ("lora", "prompt"):
         for name, pairs in rows.items():
-            own = "lora" if name != "units" else method
+            own = "lora" if name != "plan" else method
             trained, _ = train_adapter(
                 make_model(0, **small), tokenizer, pairs, name, own, steps=6, virtual_tokens=4, batch_size=8
             )
@@ -121,8 +120,7 @@ def _make_mrkl(folder: Path) -> None:
         adapters = folder / "adapters" / method
         ask = MrklPipeline(
             model=make_model(0, **small).eval(), tokenizer=tokenizer, experts=[Units(), Calculator()], today="2022-05-02",
-            router=LabelRouter({"units": "converts"}, adapters / "router"), phraser=Phraser(adapters / "phrase"),
-            extractor=Extractor({"units": adapters / "units"}, 0.0),
+            phraser=Phraser(adapters / "phrase"), plan_reader=PlanReader(adapters / "plan", Judge(threshold=0.0)),
         )  # fmt: skip
         ask.save_pretrained(folder / f"mrkl_{method}")
     settings = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}

@@ -39,7 +39,6 @@ from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.pipeline_pcw import PCWClassificationPipeline
 from hf_puzzle.remote.planner_mrkl import Planner
-from hf_puzzle.remote.router_mrkl import LinearRouter, read_safetensors
 from hf_puzzle.remote.store_pcw import load_windows, save_windows
 from hf_puzzle.remote.windows_pcw import (
     Template,
@@ -255,15 +254,13 @@ def tensor_files(folder: Path) -> Target:
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16), "c": torch.tensor([1])}
     artifacts.write_tensors(path, tensors, {"id": "x"})
     seed = path.read_bytes()
-    router = {name: tensors[name] for name in ("a", "b")}
-    artifacts.write_tensors(path, router)
+    artifacts.write_tensors(path, {name: tensors[name] for name in ("a", "b")})
     seeds = [seed, path.read_bytes()]
 
     def run(data):
         path.write_bytes(data)
         with contextlib.suppress(ValueError):
             artifacts.read_tensors(path)
-        read_safetensors(path)
 
     return Target(lambda rng: mutated_bytes(rng.choice(seeds), rng), run)
 
@@ -566,7 +563,7 @@ def queries(folder: Path) -> Target:
     world = make_world(folder, "train", 2)
     known = Known.from_fixtures(folder, world.today)
     experts = Experts.from_fixtures(folder, world.today)
-    planners = [Planner(experts, known), Planner(experts, known, LinearRouter.default())]
+    planners = [Planner(experts, known)]
     table = next(iter(known.schema.columns))
     seeds = [
         "What is three hundred and five plus seven?", "take 15% off 80", "How many days are between 3 May 2021 and today?",

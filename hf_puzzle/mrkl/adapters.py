@@ -1,4 +1,4 @@
-"""Training the language model's side of MRKL: small models, and one adapter per expert on one frozen model.
+"""Training the language model's side of MRKL: small models, and adapters on one frozen model that write plans.
 
 MRKL (arXiv 2205.00445, calculator study) trains a soft prompt on a frozen model to write a call's arguments; so does
 `train_adapter(method="prompt")`. On small models a prompt can select a skill but not create one, and LoRA is the
@@ -7,7 +7,6 @@ default. Everything trains with `Trainer` on (question, items) pairs; the loss c
 
 import functools
 import logging
-import math
 import random
 import re
 import shutil
@@ -15,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -28,14 +28,18 @@ from transformers import (
 
 from ..optim import MuonWithAdamW
 from ..progress import bar
-from ..remote.adapters_mrkl import END, SEPARATOR, Adapters, CallGrammar, decode_items, encode_items
+from ..remote.adapters_mrkl import SEPARATOR, Adapters, decode_items, encode_items
 from ..remote.calls_mrkl import MRKLError, NumberError, parse_number
 from ..remote.exact_mrkl import Calculator
-from ..remote.router_mrkl import fit_confidence, fit_temperature
+from ..remote.experts_mrkl import Experts
+from ..remote.known_mrkl import Known
+from ..remote.planner_mrkl import Planner
+from ..remote.plans_mrkl import DONE, MAX_ITEM_TOKENS, NOTHING, Judge, PlanGrammar, PlanReader, plan_items
 from ..remote.slots_mrkl import read
 from ..remote.soft_prompts_mrkl import soft_prompt_settings
 from ..training import show_progress, training_arguments
-from .pairs import KNOWN, Pair, arithmetic, chat, conversions, skills, weather
+from .data import Generator, make_world, solve
+from .pairs import KNOWN, Pair, arithmetic, chat, conversions, pairs_for, skills, weather
 
 
 logger = logging.getLogger(__name__)
@@ -188,7 +192,7 @@ def train_adapter(
 
     Args:
         rows: (question, items) pairs.
-        name: Of the adapter: its expert, or "router".
+        name: Of the adapter.
         method: "lora" (rank `rank`, all linear layers), "prompt" (soft prompt of `virtual_tokens`, as in the paper) or
             "full" (no adapter; for comparison).
     Returns: (PeftModel, or `model` itself for "full"; facts: trainable parameters, loss, CPU seconds).
@@ -252,7 +256,7 @@ def write(model, tokenizer, questions: Sequence[str], max_tokens: int = 48, batc
 
 def answer_of(written: str, pair: Pair, mode: str) -> Fraction | None:
     """The number that a written call comes to, by the calculator in modes "slots" and "copy"; None if it is none."""
-    body = written.split(";")[0].strip()
+    body = written.split(";")[0].strip().removeprefix("calculator").strip()
     if mode == "slots":
         reading = read(pair.text, KNOWN)
         slots = {f"<{n}>": s.value for n, s in zip(reading.ids, reading.slots, strict=True) if s.kind == "n"}
@@ -286,45 +290,108 @@ def accuracy(model, tokenizer, pairs: Sequence[Pair], mode: str) -> float:
     )
 
 
-def call_accuracy(model, tokenizer, expert, pairs: Sequence[Pair], constrained: bool = True) -> float:
-    """Share of slot pairs whose call is written item for item; `constrained`: under the expert's grammar."""
+def plan_accuracy(model, tokenizer, experts, pairs: Sequence[Pair], constrained: bool = True) -> float:
+    """Share of slot pairs whose plan is written item for item; `constrained`: under the grammar of all experts."""
     hits = 0
     if not constrained:
         texts = write(model, tokenizer, [pair.question for pair in pairs])
-        return sum(t == "".join(p.items) for t, p in zip(texts, pairs, strict=True)) / len(pairs)
-    for pair in bar(pairs, desc="calls"):
-        grammar = CallGrammar(expert, read(pair.text, KNOWN))
+        return sum(t == "".join(items_of(p)) for t, p in zip(texts, pairs, strict=True)) / len(pairs)
+    for pair in bar(pairs, desc="plans"):
+        grammar = PlanGrammar(experts, read(pair.text, KNOWN))
         prompt = tokenizer(pair.question + SEPARATOR, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            items, _ = decode_items(model, tokenizer, prompt, grammar.next)
-        hits += tuple(items) == pair.items
+            items, _ = decode_items(model, tokenizer, prompt, grammar.next, MAX_ITEM_TOKENS)
+        hits += tuple(items) == items_of(pair)
     return hits / len(pairs)
 
 
-def calibrate(router, rows: Sequence[tuple[str, str]], precision: float = 0.95):
-    """Fits the temperature, confidence and threshold of a router with logits on (text, class) rows; returns it.
+def items_of(pair: Pair) -> tuple[str, ...]:
+    """A pair's call as a plan of one."""
+    return (f" {pair.expert}", *pair.items, DONE)
 
-    The confidence is that the router's first choice is right, from its log-probability and that of `none`.
+
+def pair_rows(names: Sequence[str], count: int, seed: int) -> list[tuple[str, tuple[str, ...]]]:
+    """(masked question, items of its plan) of `count` questions for each expert, and of chat that needs none."""
+    rows = [(pair.question, items_of(pair)) for name in names for pair in pairs_for(name, count, seed)]
+    return rows + [(read(text, KNOWN).masked, (NOTHING,)) for text in chat(count // 4, seed)]
+
+
+# -- questions about generated worlds, and what the grammar, the model and both of them make of them
+
+SHARES = {"arithmetic": 6, "currency": 3, "units": 3, "dates": 5, "weather": 3, "multi": 4, "none": 3}
+
+
+def world_examples(pool: str, count: int, seed: int, folder, worlds: int = 2) -> list[tuple]:
+    """(folder, World, Example) of `count` questions of a pool about `worlds` invented worlds written to `folder`."""
+    found = []
+    for number in range(worlds):
+        path = Path(folder) / f"{pool}-{seed + number}"
+        world = make_world(path, pool, seed + number)
+        found += [(path, world, e) for e in Generator(world, pool, seed + number).draw(count // worlds, SHARES)]
+    return found
+
+
+def world_rows(count: int, seed: int, worlds: int = 4) -> list[tuple[str, tuple[str, ...]]]:
+    """(masked question, items of its plan) of training wordings; what slots cannot say is left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        known: dict = {}
+        for path, world, example in world_examples("train", count, seed, folder, worlds):
+            if path not in known:
+                known[path] = Known.from_fixtures(path, world.today)
+            reading = read(example.query, known[path])
+            items = plan_items(example.calls, reading, world.today)
+            if items is not None:
+                rows.append((reading.masked, items))
+    return rows
+
+
+def compare_readers(reader: PlanReader, examples: Sequence[tuple], precision: float = 0.95) -> dict:
+    """Fits the reader's judge on the first half of `examples`; right, left and wrong of the second by each reader.
+
+    Returns: {"grammar", "model", "both": {"n", "right", "left", "wrong"}, "judge", "earns"}; "earns" is whether both
+    together are right more often than the grammar alone, and not wrong more often than the precision allows.
     """
-    readings = [read(text, KNOWN) for text, _ in rows]
-    labels = torch.tensor([router.classes.index(name) for _, name in rows])
-    router.calibration.temperature = fit_temperature(torch.stack([router.logits(r) for r in readings]), labels)
-    values, right = [], []
-    for reading, (_, name) in zip(readings, rows, strict=True):
-        found = router.probabilities(reading)
-        best = max(found, key=found.get)
-        logs = {key: math.log(max(found[key], 1e-6)) for key in (best, "none")}
-        values.append(
-            {"found": 1.0, "cost": 0.0, "logp": logs[best], "none": logs["none"], "calls": 0.0, "margin": 0.0}
-        )
-        right.append(best == name)
-    temperature = router.calibration.temperature
-    router.calibration = fit_confidence(values, right, precision)
-    router.calibration.temperature = temperature
-    return router
+    systems, rows, replies = {}, [], []
+    for path, world, example in bar(examples, desc="readers"):
+        if path not in systems:
+            experts, known = Experts.from_fixtures(path, world.today), Known.from_fixtures(path, world.today)
+            systems[path] = Planner(experts, known), known, experts
+        planner, known, experts = systems[path]
+        by_grammar, written = planner.ask(example.query), reader.read(example.query, known, experts)
+        by_model = planner.run(written[0]) if written else None
+        results, status = solve(example.calls, experts) if example.calls else ([], "ok")
+        gold = results[-1] if results and status == "ok" else None
+        verdicts = [_verdict(gold, reply) for reply in (by_grammar, by_model or {"status": "abstain"})]
+        replies.append((*verdicts, written))
+        rows.append((written[1], verdicts[1] == "right") if written else None)
+    half = len(rows) // 2
+    fitted = [row for row in rows[:half] if row]
+    if fitted:
+        reader.judge = Judge.fit([row[0] for row in fitted], [row[1] for row in fitted], precision)
+    found = {name: {"n": 0, "right": 0, "left": 0, "wrong": 0} for name in ("grammar", "model", "both")}
+    for by_grammar, by_model, written in replies[half:]:
+        sure = written and reader.judge.confidence(written[1]) >= reader.judge.threshold
+        by_model = by_model if sure else "left"
+        both = by_model if by_grammar == "left" else by_grammar
+        for name, verdict in (("grammar", by_grammar), ("model", by_model), ("both", both)):
+            found[name]["n"] += 1
+            found[name][verdict] += 1
+    gained = found["both"]["right"] - found["grammar"]["right"]
+    lost = found["both"]["wrong"] - found["grammar"]["wrong"]
+    earns = gained > 0 and lost <= (1 - precision) * (gained + lost)
+    return {**found, "judge": dict(vars(reader.judge)), "earns": earns}
 
 
-def route_rows(pairs: Sequence[Pair], chats: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Rows that teach an adapter to name the expert of a question; see `LabelRouter`."""
-    rows = [(pair.question, (f" {pair.expert}", END)) for pair in pairs]
-    return rows + [(read(text, KNOWN).masked, (" none", END)) for text in chats]
+def _verdict(gold, reply) -> str:
+    """right, left or wrong; a question that no expert answers is right when it is left."""
+    if reply["status"] != "ok":
+        return "right" if gold is None else "left"
+    if gold is None or not reply["trace"]:
+        return "wrong"
+    said = reply["trace"][-1]["result"]
+    try:
+        same = abs(parse_number(said) - parse_number(gold)) <= Fraction(1, 10**6) * max(1, abs(parse_number(gold)))
+    except NumberError:
+        same = str(said) == str(gold)
+    return "right" if same else "wrong"

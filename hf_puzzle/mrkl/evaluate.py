@@ -17,7 +17,6 @@ from pathlib import Path
 from ..remote.experts_mrkl import Experts
 from ..remote.known_mrkl import Known
 from ..remote.planner_mrkl import Limits, Planner
-from ..remote.router_mrkl import LinearRouter
 from .data import Example, Generator, make_world, solve
 
 
@@ -30,7 +29,7 @@ def factory(fixtures_dir, today: str):
     Raises: what the experts and `Known` raise for missing folders or a date that is none.
     """
     known = Known.from_fixtures(fixtures_dir, today)
-    planner = Planner(Experts.from_fixtures(fixtures_dir, today), known, LinearRouter.default(), Limits())
+    planner = Planner(Experts.from_fixtures(fixtures_dir, today), known, Limits())
     return planner.ask
 
 
@@ -163,54 +162,6 @@ def score(rows: list, answers: list) -> dict:
     }  # fmt: skip
 
 
-def extend(seed: int = 0, examples: int = 200) -> dict:
-    """Add an eighth expert to the shipped router with `examples` queries: accuracy of the old routes before and after.
-
-    The expert is a train timetable. The router is trained on from where it is, with the old classes' own generated
-    queries, and must not forget them. Returns accuracies of routes by the router alone, and CPU seconds.
-    """
-    import random
-
-    from ..remote.slots_mrkl import read
-    from .train import labelled
-
-    rng = random.Random(seed)
-    forms = {
-        "train": ["When does the train from {a} to {b} leave", "Next departure from {a} to {b}", "Which platform does the {a} train use", "Trains between {a} and {b}", "Is there a train to {b}", "Show the timetable from {a} to {b}"],
-        "held": ["At what hour do trains for {b} depart from {a}", "Give me rail connections from {a} to {b}", "What platform is the train to {b} on"],
-    }  # fmt: skip
-
-    def draw(pool, count, towns):
-        return [rng.choice(forms[pool]).format(a=rng.choice(towns), b=rng.choice(towns)) + "?" for _ in range(count)]
-
-    with tempfile.TemporaryDirectory() as directory:
-        old = labelled("train", 1500, 2, seed, directory)
-        test = labelled("held", 600, 2, seed + 11, directory)
-        known, _, world, _ = test[0]
-        router = LinearRouter.default()
-
-        def accuracy(rows):
-            hits = 0
-            for known, _, _, example in rows:
-                found = router.probabilities(read(example.query, known))
-                hits += max(found, key=found.get) == example.route
-            return hits / len(rows)
-
-        before = accuracy(test)
-        start = time.process_time()
-        readings = [read(example.query, known) for known, _, _, example in old]
-        readings += [read(text, known) for text in draw("train", examples, world.towns)]
-        router.fit(readings, [example.route for _, _, _, example in old] + ["trains"] * examples, epochs=4, rate=0.01)
-        seconds = time.process_time() - start
-        probes = [router.probabilities(read(text, known)) for text in draw("held", 100, world.towns)]
-    return {
-        "old_before": round(before, 4),
-        "old_after": round(accuracy(test), 4),
-        "new_expert": sum(max(p, key=p.get) == "trains" for p in probes) / len(probes),
-        "retrain_cpu_s": round(seconds, 1),
-    }
-
-
 def main(argv=None) -> dict:
     """Command line: score the shipped system on the held-back queries; `--write` draws them anew first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -227,4 +178,4 @@ if __name__ == "__main__":
     print(json.dumps(main(), indent=1))  # noqa: T201
 
 
-__all__ = ["Example", "ask_all", "extend", "factory", "heldback", "score"]
+__all__ = ["Example", "ask_all", "factory", "heldback", "score"]

@@ -27,19 +27,23 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class AdaptersConfig:
-    """One adapter per expert, each trained from generated (question, call) pairs."""
+    """An adapter that writes plans of calls, trained from generated questions."""
 
     experts: list[Literal["calculator", "units", "currency", "weather"]] = key(
-        "experts that get an adapter", ["calculator", "units", "currency", "weather"]
+        "experts that questions of `pairs` are for", ["calculator", "units", "currency", "weather"]
     )
     method: Literal["lora", "prompt"] = key("`prompt` is the paper's; LoRA is for small models", "lora")
     num_steps: int = key("optimizer steps per adapter", 100)
-    num_pairs: int = key("generated pairs per expert", 3000)
+    questions: Literal["pairs", "worlds"] = key(
+        "`pairs`: short ones per expert, for small models; `worlds`: of all kinds, with plans of several calls",
+        "pairs",
+    )
+    num_pairs: int = key("generated questions (`pairs`: per expert)", 3000)
+    precision: float = key("share of accepted plans that must be right on held-out questions", 0.95)
     batch_size: int = key("pairs per step", 48)
     learning_rate: float | None = key("default: 3e-3 for LoRA, 0.1 for a prompt", None)
     rank: int = key("of LoRA", 8)
     virtual_tokens: int = key("of a prompt", 20)
-    router: bool = key("also one that names the expert of a question", True)
     alone: bool = key("also one that answers arithmetic by itself, for comparison", True)
 
 
@@ -84,7 +88,7 @@ class MRKLRecipe:
     train: TrainConfig | None = key("train the small model of the demo", None)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    adapters: AdaptersConfig | None = key("adapters per expert", None)
+    adapters: AdaptersConfig | None = key("an adapter that writes plans", None)
     phrase: PhraseConfig | None = key("an adapter for sentences", None)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     questions: list[str] = key("asked at the end, with their traces in the report", [])

@@ -5,6 +5,7 @@ import logging
 import random
 import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +18,30 @@ from ..anatomy import frozen
 from ..fanout import run_to_report
 from ..progress import bar
 from ..recipe import RecipeError, to_dict
-from ..remote.adapters_mrkl import Adapters, Extractor, LabelRouter, Phraser
+from ..remote.adapters_mrkl import Adapters, Phraser
 from ..remote.compositions_mrkl import Composition, readable
 from ..remote.dates_mrkl import Dates
 from ..remote.exact_mrkl import Calculator, Currency, Units
 from ..remote.experts_mrkl import Experts
 from ..remote.known_mrkl import Known
 from ..remote.pipeline_mrkl import MrklPipeline
+from ..remote.plans_mrkl import Judge, PlanReader
 from ..remote.slots_mrkl import read
 from ..remote.sources_mrkl import Weather
 from ..stages import Stage
 from ..training import resolve_device
-from .adapters import accuracy, calibrate, call_accuracy, make_tokenizer, pretrain, route_rows, train_adapter
-from .pairs import CODES, KNOWN, PLACES, arithmetic, chat, pairs_for
+from .adapters import (
+    accuracy,
+    compare_readers,
+    make_tokenizer,
+    pair_rows,
+    plan_accuracy,
+    pretrain,
+    train_adapter,
+    world_examples,
+    world_rows,
+)
+from .pairs import CODES, PLACES, arithmetic, pairs_for
 from .recipe import MRKLRecipe
 
 
@@ -136,11 +148,10 @@ class _Run:
         config = self.recipe.adapters
         jobs = {}
         if config is not None:
-            pairs = {name: pairs_for(name, config.num_pairs, seed) for name in config.experts}
-            jobs = {name: [(p.question, p.items) for p in made] for name, made in pairs.items()}
-            if config.router:
-                every = [pair for made in pairs.values() for pair in made[: config.num_pairs // 2]]
-                jobs["router"] = route_rows(every, chat(config.num_pairs // 4, seed))
+            if config.questions == "worlds":
+                jobs["plan"] = world_rows(config.num_pairs, seed)
+            else:
+                jobs["plan"] = pair_rows(config.experts, config.num_pairs, seed)
             if config.alone:
                 made = arithmetic(config.num_pairs, seed, (1, 2, 3), "alone")
                 jobs["alone"] = [(p.question, p.items) for p in made]
@@ -163,53 +174,31 @@ class _Run:
         count = self.recipe.evaluate.questions
         model, tokenizer = self.load()
         folder = self.out / "adapters"
-        names = [*config.experts, *(["alone"] if config.alone else [])]
-        adapters = Adapters(model, {name: folder / name for name in names})
+        adapters = Adapters(model, {name: folder / name for name in ("plan", *(["alone"] if config.alone else []))})
         experts = Experts([Calculator(), Units(), *_stand_ins()])
         result = {"calls": {}, "digits": {}}
-        for name in config.experts:
+        for name in config.experts if config.questions == "pairs" else ():
             result["calls"][name] = {}
             for pool in POOLS.get(name, ("seen", "carrier")):
                 pairs = pairs_for(name, count, self.recipe.seed + 1000, pool)
-                with adapters.use(name) as adapted:
-                    result["calls"][name][pool] = call_accuracy(adapted, tokenizer, experts[name], pairs)
-        for name, mode in (("calculator", "slots"), ("alone", "alone")):
-            if name in adapters:
+                with adapters.use("plan") as adapted:
+                    result["calls"][name][pool] = plan_accuracy(adapted, tokenizer, experts, pairs)
+        for name, mode in (("plan", "slots"), ("alone", "alone")):
+            if name in adapters and config.questions == "pairs":
                 with adapters.use(name) as adapted:
                     result["digits"][name] = [
                         accuracy(adapted, tokenizer, arithmetic(count, 2000 + n, (n,), mode), mode)
                         for n in self.recipe.evaluate.digits
                     ]
-        if config.router:
-            result["routing"] = self._routing(config, count)
+        if config.questions == "worlds":
+            reader = PlanReader(folder / "plan")
+            reader.attach(model, tokenizer)
+            with tempfile.TemporaryDirectory() as worlds:
+                # wordings and worlds that training never had: the judge is fitted on one half, measured on the other
+                examples = world_examples("dev", count, self.recipe.seed + 1000, worlds)
+                random.Random(self.recipe.seed).shuffle(examples)
+                result["readers"] = compare_readers(reader, examples, config.precision)
         artifacts.write_json(self.out / "evaluation.json", result | {"environment": artifacts.environment()})
-
-    def _routing(self, config, count) -> dict:
-        model, tokenizer = self.load()
-        descriptions = {name: name for name in config.experts}
-        routers = {
-            "label logits, adapter": LabelRouter(descriptions, self.out / "adapters" / "router"),
-            "label logits, zero-shot": LabelRouter(descriptions),
-        }
-
-        def asked(pool, seed):
-            rows = [(p.text, name) for name in config.experts for p in pairs_for(name, count // 4, seed, pool)]
-            return rows + [(text, "none") for text in chat(count // 4, seed)]
-
-        found = {}
-        for title, router in routers.items():
-            router.attach(model, tokenizer)
-            calibrate(router, asked("seen", self.recipe.seed + 4000))
-            found[title] = {"temperature": router.calibration.temperature}
-            for pool in ("seen", "carrier"):
-                rows, hits, trust = asked(pool, self.recipe.seed + 3000), 0, 0.0
-                for text, name in bar(rows, desc="routes"):
-                    scores = router.probabilities(read(text, KNOWN))
-                    hits += max(scores, key=scores.get) == name
-                    trust += max(scores.values())
-                found[title][pool] = hits / len(rows)
-                found[title][f"{pool}, mean probability"] = trust / len(rows)
-        return found
 
     def ask(self) -> None:
         recipe = self.recipe
@@ -253,14 +242,15 @@ class _Run:
             else Experts([Calculator(), Units(), Dates(recipe.today)])
         )
         compositions = [Composition(**each) for each in recipe.compositions]
-        extractor = phraser = None
-        if recipe.adapters is not None:
-            extractor = Extractor({name: self.out / "adapters" / name for name in recipe.adapters.experts})
+        reader = phraser = None
+        readers = artifacts.read_json(self.out / "evaluation.json").get("readers") if recipe.adapters else None
+        if readers and readers["earns"]:
+            reader = PlanReader(self.out / "adapters" / "plan", Judge(**readers["judge"]))
         if recipe.phrase is not None:
             phraser = Phraser(self.out / "adapters" / "phrase")
         return MrklPipeline(
             model=model, tokenizer=tokenizer, experts=experts, today=recipe.today, compositions=compositions,
-            extractor=extractor, phraser=phraser,
+            plan_reader=reader, phraser=phraser,
         )  # fmt: skip
 
     def report(self) -> None:
@@ -299,8 +289,10 @@ def _shown(reply) -> list[str]:
 
 
 def _tables(result, digits) -> list[str]:
-    lines = ["Calls written item for item, under the grammar of the expert's schema:", ""]
-    lines += ["| expert | seen wordings | unseen openings | unseen words for the operation |", "|---|---|---|---|"]
+    lines = []
+    if result["calls"]:
+        lines += ["Plans written item for item, under the grammar of the experts' schemas:", ""]
+        lines += ["| expert | seen wordings | unseen openings | unseen words for the operation |", "|---|---|---|---|"]
     for name, row in result["calls"].items():
         cells = [f"{row[pool]:.2f}" if pool in row else "" for pool in ("seen", "carrier", "operator")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -311,16 +303,23 @@ def _tables(result, digits) -> list[str]:
             "",
         ]
         lines += ["| | " + " | ".join(map(str, digits)) + " |", "|---" * (len(digits) + 1) + "|"]
-        titles = {"calculator": "MRKL, slots", "alone": "the model alone"}
+        titles = {"plan": "MRKL, slots", "alone": "the model alone"}
         for name, row in result["digits"].items():
             lines.append(f"| {titles[name]} | " + " | ".join(f"{cell:.2f}" for cell in row) + " |")
-    if "routing" in result:
-        lines += ["", "Routing (mean probability of the choice behind it):", ""]
-        lines += ["| | seen wordings | unseen wordings |", "|---|---|---|"]
-        for name, row in result["routing"].items():
-            cells = [f"{row[pool]:.2f} ({row[f'{pool}, mean probability']:.2f})" for pool in ("seen", "carrier")]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+    if "readers" in result:
+        lines += _reader_table(result["readers"])
     return lines
+
+
+def _reader_table(readers) -> list[str]:
+    lines = ["", "Held-out questions of other wordings, read by the grammar, by the model, and by both:", ""]
+    lines += ["| | questions | right | left to the model | wrong |", "|---|---|---|---|---|"]
+    for name in ("grammar", "model", "both"):
+        row = readers[name]
+        cells = [f"{row[key] / max(1, row['n']):.3f}" for key in ("right", "left", "wrong")]
+        lines.append(f"| {name} | {row['n']} | {' | '.join(cells)} |")
+    kept = "is kept: it earns its place" if readers["earns"] else "is left out: it does not earn its place"
+    return [*lines, "", f"The model's reader {kept} (threshold {readers['judge']['threshold']:.3f})."]
 
 
 def _stand_ins() -> list:

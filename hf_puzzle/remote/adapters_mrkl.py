@@ -1,15 +1,11 @@
-"""The language model's side of MRKL: adapters on one frozen model, calls in slot ids, routing by label logits.
+"""Adapters on one frozen language model, decoding of whole items, and sentences in slot ids (MRKL, arXiv 2205.00445).
 
-One adapter per expert reads the masked question and writes the values of a call's arguments (MRKL, arXiv 2205.00445,
-calculator study: prompt tuning on a frozen model); LoRA is the default on small models, which prompts alone cannot
-teach a new output. Values are slot ids (`<n0>`, `<d1>`), never digits: a number has one id however long it is.
-Decoding walks a grammar of whole items made from the expert's schema and the query's slots, so that every output is a
-valid call.
+As in the paper's calculator study an adapter on a frozen model writes a call's arguments; LoRA is the default on small
+models, which prompts alone cannot teach a new output. Values are slot ids (`<n0>`, `<d1>`), never digits: a number has
+one id however long it is. Decoding walks a grammar of whole items (`plans_mrkl`), so that every output is a valid plan.
 """
 
 import contextlib
-import itertools
-import json
 import math
 import re
 import shutil
@@ -19,19 +15,15 @@ from pathlib import Path
 
 import torch
 
-from .calls_mrkl import Expert, MRKLError, exact_text, nearest, need, read_json
+from .calls_mrkl import MRKLError, nearest, need, read_json
 from .known_mrkl import Known
-from .router_mrkl import MANY, NONE, Calibration, LinearRouter, Router
-from .slots_mrkl import Reading, read
+from .slots_mrkl import read
 from .soft_prompts_mrkl import soft_prompt_settings
 
 
 # between a masked question and what the adapter writes
 SEPARATOR = "\n=>"
 END = "\n"
-OPERATORS = ("+", "-", "*", "/")
-MAX_OPERANDS = 6
-MAX_CHOICES = 200
 _peft_lock = threading.Lock()
 
 
@@ -153,79 +145,6 @@ class Adapters:
 # -- calls in slot ids
 
 
-class CallGrammar:
-    """Items that an expert's call can consist of, given a query's slots: what decoding may choose from at each place.
-
-    The call is the values of the schema's required arguments in order, each followed by ` ;`. A value is a slot id of
-    a fitting kind, one of an enum, or for a calculator's `expression` operands, operators and brackets.
-    """
-
-    def __init__(self, expert: Expert, reading: Reading):
-        self.expert, self.reading = expert, reading
-        self.ids = dict(zip(reading.ids, reading.slots, strict=True))
-        properties = expert.parameters.get("properties", {})
-        names = expert.parameters.get("required") or list(properties)
-        self.fields = [(name, self._choices(name, properties[name])) for name in names]
-
-    def _choices(self, name, schema) -> list[str] | None:
-        """Items for one argument; None for an expression."""
-        kinds = schema.get("type", "string")
-        if "enum" in schema:
-            return [f" {value}" for value in schema["enum"]][:MAX_CHOICES]
-        if name == "expression":
-            return None
-        if {"number", "integer"} & ({kinds} if isinstance(kinds, str) else set(kinds)):
-            return self._of("nz")
-        if re.search(r"date|day|start|end|when", name):
-            return self._of("dm")
-        if re.search(r"unit|currency|^from$|^to$", name):
-            return self._of("cut")
-        return self._of("exn")
-
-    def _of(self, kinds) -> list[str]:
-        return [f" <{name}>" for name, slot in self.ids.items() if slot.kind in kinds]
-
-    @property
-    def possible(self) -> bool:
-        """Whether the query has slots for every required argument."""
-        return all(self._of("nz") if choices is None else choices for _, choices in self.fields)
-
-    def next(self, items: Sequence[str]) -> list[str]:
-        """Items that may follow `items`; empty when the call is complete."""
-        done = [list(group) for end, group in itertools.groupby(items, lambda i: i == " ;") if not end]
-        closed = sum(item == " ;" for item in items)
-        if closed == len(self.fields):
-            return []
-        current = done[closed] if len(done) > closed else []
-        choices = self.fields[closed][1]
-        if choices is not None:
-            return [" ;"] if current else choices
-        return self._expression(current)
-
-    def _expression(self, items) -> list[str]:
-        depth = items.count(" (") - items.count(" )")
-        operands = sum(item.startswith(" <") for item in items)
-        if not items or items[-1] == " (" or items[-1][1:] in OPERATORS:
-            opened = [" ("] if depth < 2 and operands + depth < MAX_OPERANDS - 1 else []
-            return self._of("nz") + opened
-        following = [f" {op}" for op in OPERATORS] if operands + depth < MAX_OPERANDS else []
-        return following + ([" )"] if depth else [" ;"])
-
-    def arguments(self, items: Sequence[str]) -> dict:
-        """The arguments that complete `items` say, slot ids replaced by their values."""
-        text, values = "".join(items), {}
-        for (name, _), part in zip(self.fields, text.split(" ;"), strict=False):
-            values[name] = re.sub(r"<(\w+)>", lambda m: self._value(m[1]), part.strip())
-        return values
-
-    def _value(self, name) -> str:
-        slot = self.ids[name]
-        if slot.kind in "ex":
-            return slot.text
-        value = slot.value if isinstance(slot.value, str) else exact_text(slot.value)
-        return f"({value})" if value.startswith("-") or "/" in value else value
-
-
 def encode_items(tokenizer, items: Sequence[str]) -> list[int]:
     """Ids of a call, item by item, as decoding writes them."""
     return [token for item in items for token in tokenizer(item, add_special_tokens=False)["input_ids"]]
@@ -296,64 +215,6 @@ def decode_items(
     return state["items"], math.prod(chosen)
 
 
-class Extractor:
-    """Questions to calls by adapters, one per expert, where the symbolic grammar reads nothing.
-
-    Args:
-        folders: expert name -> PEFT folder.
-        threshold: Least probability of router and decoding together for which the call is made.
-    """
-
-    def __init__(self, folders: Mapping[str, Path], threshold: float = 0.5):
-        self.folders = {name: Path(folder) for name, folder in folders.items()}
-        self.threshold = threshold
-        self.adapters = self.tokenizer = None
-
-    def attach(self, model, tokenizer) -> None:
-        """Load the adapters on `model`."""
-        if self.adapters is None or self.adapters.base is not model:
-            self.adapters = Adapters(model, self.folders)
-        self.tokenizer = tokenizer
-
-    def write(self, expert: Expert, reading: Reading) -> tuple[dict, float] | None:
-        """(arguments, probability) that the expert's adapter writes; None when the slots cannot fill them."""
-        grammar = CallGrammar(expert, reading)
-        if not grammar.possible:
-            return None
-        prompt = self.tokenizer(reading.masked + SEPARATOR, add_special_tokens=False)["input_ids"]
-        with self.adapters.use(expert.name) as model, torch.no_grad():
-            items, probability = decode_items(model, self.tokenizer, prompt, grammar.next)
-        return grammar.arguments(items), probability
-
-    def call(self, query: str, known: Known, experts: Mapping, router: Router | None):
-        """(expert, arguments, probability) for `query`, or None when no expert with an adapter is likely enough."""
-        if router is None:
-            return None
-        reading = read(query, known)
-        routes = {n: p for n, p in router.probabilities(reading).items() if n in self.folders and n in experts}
-        if not routes:
-            return None
-        name = max(routes, key=routes.get)
-        if routes[name] < self.threshold:
-            return None
-        written = self.write(experts[name], reading)
-        if written is None or routes[name] * written[1] < self.threshold:
-            return None
-        return name, written[0], routes[name] * written[1]
-
-    def save(self, data: Path) -> dict:
-        """Copies the adapters under `data`; returns what `load` needs."""
-        for name, folder in self.folders.items():
-            _copy_adapter(folder, data / "adapters" / name)
-        return {"names": sorted(self.folders), "threshold": self.threshold, "folder": f"{data.name}/adapters"}
-
-    @classmethod
-    def load(cls, saved: Mapping, files: Mapping[str, Path]) -> "Extractor":
-        """What `save` described; files: name in the folder -> local path."""
-        folders = {name: files[f"{saved['folder']}/{name}/adapter_config.json"].parent for name in saved["names"]}
-        return cls(folders, saved["threshold"])
-
-
 class Phraser:
     """Puts an answer into a sentence in slot ids, so that the model never writes a digit or a name of its own.
 
@@ -393,7 +254,7 @@ class Phraser:
 
     def save(self, data: Path) -> dict:
         """Copies the adapter under `data`; returns what `load` needs."""
-        _copy_adapter(self.folder, data / "phrase")
+        copy_adapter(self.folder, data / "phrase")
         return {"folder": f"{data.name}/phrase", "max_tokens": self.max_tokens}
 
     @classmethod
@@ -408,173 +269,9 @@ def tidy(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _copy_adapter(source: Path, target: Path) -> None:
+def copy_adapter(source: Path, target: Path) -> None:
+    """An adapter's files, to a folder of their own."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.name.startswith("adapter_"):
             shutil.copyfile(path, target / path.name)
-
-
-# -- routers of the language model
-
-
-class LabelRouter(Router):
-    """Routes by the logits of class names after the masked question: zero-shot, or with a soft prompt or LoRA.
-
-    Args:
-        descriptions: class -> what it answers, read before the question (zero-shot) or only named (adapter).
-        adapter: PEFT folder of an adapter trained for this prompt; None: zero-shot.
-        calibration: As in `Router`.
-        prompt: "names" or "descriptions": what stands before the question.
-    """
-
-    kind = "label-logits"
-
-    def __init__(self, descriptions: Mapping[str, str], adapter=None, calibration=None, prompt: str | None = None):
-        self.descriptions = {NONE: "none of them", MANY: "several of them"} | dict(descriptions)
-        self.classes = tuple(self.descriptions)
-        self.adapter = None if adapter is None else Path(adapter)
-        self.calibration = calibration or Calibration()
-        self.prompt = prompt or ("names" if adapter else "descriptions")
-        self.model = self.tokenizer = self.adapters = None
-
-    def attach(self, model, tokenizer) -> None:
-        """Set the language model that is asked."""
-        self.model, self.tokenizer = model, tokenizer
-        if self.adapter is not None and (self.adapters is None or self.adapters.base is not model):
-            self.adapters = Adapters(model, {"router": self.adapter})
-
-    def prompt_ids(self, reading: Reading) -> list[int]:
-        """Ids before the class name."""
-        text = reading.masked + SEPARATOR
-        if self.prompt == "descriptions":
-            lines = "".join(f"{name}: {what}\n" for name, what in self.descriptions.items())
-            text = f"{lines}Which of these answers the question?\n{reading.text}{SEPARATOR}"
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def label_ids(self) -> list[list[int]]:
-        """Ids of every class name, ended by a line break."""
-        return [encode_items(self.tokenizer, [f" {name}", END]) for name in self.classes]
-
-    def logits(self, reading: Reading) -> torch.Tensor:
-        """Log-probability of every class name, (C,)."""
-        if self.model is None:
-            raise MRKLError("this router has no language model yet: attach(model, tokenizer)")
-        use = self.adapters.use("router") if self.adapters else contextlib.nullcontext(self.model)
-        silent = contextlib.nullcontext() if self.adapters else disabled(self.model)
-        with silent, use as model, torch.no_grad():
-            return label_scores(model, self.prompt_ids(reading), self.label_ids())
-
-    def probabilities(self, reading: Reading) -> dict:
-        scores = (self.logits(reading) / self.calibration.temperature).softmax(0)
-        return dict(zip(self.classes, scores.tolist(), strict=True))
-
-
-def label_scores(model, prompt: Sequence[int], labels: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Log-probability of each label's ids after `prompt`, (C,), in one padded batch."""
-    rows = [[*prompt, *label] for label in labels]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=next(model.parameters()).device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids.device)
-    logits = model(input_ids=ids, attention_mask=mask).logits.float()
-    # a soft prompt stands before the ids
-    logits = logits[:, logits.shape[1] - width :].log_softmax(-1)
-    scores = logits[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
-    places = torch.arange(1, width, device=ids.device) >= len(prompt)
-    return (scores * (mask[:, 1:].bool() & places)).sum(1).cpu()
-
-
-class WordRouter(Router):
-    """Gives a router that was trained without them the experts that a user brought, by the words they share with it.
-
-    An expert's words, as `content_words` has them, are those of its description and example queries. Its probability
-    grows with the share of the query's own words that are among them, above one half, and is mostly taken from what
-    the other router leaves to none and many.
-
-    Args:
-        router: The router of the other experts; None: everything else is `none`.
-        words: expert -> its words.
-    """
-
-    kind = "words"
-
-    def __init__(self, router: Router | None, words: Mapping[str, Sequence[str]]):
-        self.router, self.words = router, {name: frozenset(each) for name, each in words.items()}
-        self.classes = tuple(dict.fromkeys([*(router.classes if router else (NONE,)), *words]))
-        self.calibration = router.calibration if router else Calibration()
-
-    def attach(self, model, tokenizer) -> None:
-        """Set the language model of the other router, if it has one."""
-        if hasattr(self.router, "attach"):
-            self.router.attach(model, tokenizer)
-
-    def probabilities(self, reading: Reading) -> dict:
-        found = dict(self.router.probabilities(reading)) if self.router else {NONE: 1.0}
-        said = content_words(reading.masked)
-        shares = {name: len(said & words) / max(len(said), 1) for name, words in self.words.items()}
-        for name, share in shares.items():
-            free = found.get(NONE, 0.0) + found.get(MANY, 0.0)
-            # most words must be shared before a query is taken, and all of the rest is then the expert's
-            p = max(0.0, 2 * share - 1) * max(free, share**4)
-            found = {key: value * (1 - p) for key, value in found.items()} | {name: p}
-        return found
-
-    def confidence(self, values: Mapping) -> float:
-        return self.router.confidence(values) if self.router else float(values["cost"] < 1.5 and values["found"])
-
-
-STOPWORDS = frozenset(
-    str.split(
-        "a an the of in on at to for from by with as is are was were be been do does did will would can could should "
-        "may what which who whom whose when where why how much many me my you your i we us our it its this that these "
-        "those there here and or not no please tell give show find get let know need want any some about into than "
-        "then so one two s t return returns"
-    )
-)
-
-
-def content_words(text: str) -> frozenset[str]:
-    """Stems of the words of a text that are no stopwords; slot ids are left out."""
-    words = re.findall(r"[a-z]+", re.sub(r"<\w+>", " ", text.lower().replace("_", " ")))
-    return frozenset(re.sub(r"(?:ing|es|s|ed|e)$", "", w) if len(w) > 3 else w for w in words if w not in STOPWORDS)
-
-
-# -- files
-
-
-def save_router(router, data: Path) -> dict:
-    """Writes a router under the folder `data`; returns what `load_router` needs.
-
-    Raises MRKLError for a router of the user's own, which cannot be written.
-    """
-    data.mkdir(parents=True, exist_ok=True)
-    if isinstance(router, LinearRouter):
-        router.save(data / "router")
-        return {"kind": router.kind, "file": f"{data.name}/router.json"}
-    if isinstance(router, WordRouter):
-        inner = None if router.router is None else save_router(router.router, data)
-        return {"kind": router.kind, "router": inner, "words": {n: sorted(w) for n, w in router.words.items()}}
-    if isinstance(router, LabelRouter):
-        saved = {"kind": router.kind, "descriptions": router.descriptions, "prompt": router.prompt, "adapter": None}
-        if router.adapter is not None:
-            _copy_adapter(router.adapter, data / "router_adapter")
-            saved["adapter"] = f"{data.name}/router_adapter/adapter_config.json"
-        return saved | {"calibration": json.loads(json.dumps(vars(router.calibration)))}
-    raise MRKLError(
-        f"a router of kind {type(router).__name__} cannot be saved: use a LinearRouter, LabelRouter or WordRouter, "
-        "or save without it (pipeline.router = None)"
-    )
-
-
-def load_router(saved: Mapping, files: Mapping[str, Path]) -> Router:
-    """What `save_router` described; files: name in the folder -> local path."""
-    if saved["kind"] == LinearRouter.kind:
-        return LinearRouter.load(files[saved["file"]].with_suffix(""))
-    if saved["kind"] == WordRouter.kind:
-        inner = None if saved["router"] is None else load_router(saved["router"], files)
-        return WordRouter(inner, saved["words"])
-    if saved["kind"] == LabelRouter.kind:
-        adapter = None if saved["adapter"] is None else files[saved["adapter"]].parent
-        calibration = Calibration(**saved["calibration"])
-        return LabelRouter(saved["descriptions"], adapter, calibration, saved["prompt"])
-    raise MRKLError(f"a saved router of kind {saved['kind']!r} is unknown to this code: update it")

@@ -25,9 +25,10 @@ from .calls_mrkl import (
     reading,
     short,
 )
+from .custom_mrkl import content
 from .experts_mrkl import Experts
-from .planner_mrkl import Limits, Plan, Planner, Step
-from .slots_mrkl import Reading
+from .planner_mrkl import OWN, Decision, Limits, Plan, Planner, Step
+from .slots_mrkl import Reading, read
 
 
 KINDS = ("title", "value", "place", "entity", "number", "date", "month", "currency", "unit")
@@ -43,9 +44,9 @@ MAX_CALLS = 64
 class Composition:
     """An order of calls with open arguments.
 
-    name: of the plan; the router's class. description: what it answers.
+    name: of the plan. description: what it answers.
     arguments: name -> a kind of `KINDS`, or {value: [words]}: the value whose word the question says.
-    examples: questions that it answers, for the router.
+    examples: questions that it answers: their words are its own.
     steps: mappings with `id` and
         `expert` and `arguments` (texts; `{name}` is an argument or an earlier step's result, inside `sql` an SQL
         literal), with `each`: a step's rows, one call per row, whose cells are `{row.0}`, ... ; or
@@ -137,6 +138,19 @@ class Composition:
             found[name] = value
         return found
 
+    def asked(self, reading: Reading) -> dict | None:
+        """Arguments of a question whose every word is one of this composition's, or names one of them."""
+        said = content(re.sub(r"<\w+>", " ", reading.masked))
+        orders = [
+            word
+            for kind in self.arguments.values()
+            if isinstance(kind, Mapping)
+            for each in kind.values()
+            for word in each
+        ]
+        own = content(" ".join([self.description, *self.examples, *self.arguments, *orders, "last this previous ago"]))
+        return self.fill(reading) if said and said <= own else None
+
     @staticmethod
     def _months_ago(masked, reading) -> Step | None:
         match = MONTHS_AGO.search(masked)
@@ -148,18 +162,17 @@ class Composition:
 
 
 class ComposingPlanner(Planner):
-    """A planner over registered experts that also knows compositions; the router's class of one is its name."""
+    """A planner over registered experts that also knows compositions."""
 
     def __init__(
         self,
         experts: Experts,
         known,
-        router=None,
         limits: Limits | None = None,
         compositions: Sequence = (),
         examples=None,
     ):
-        super().__init__(experts, known, router, limits, examples)
+        super().__init__(experts, known, limits, examples)
         self.registry = experts
         self.compositions = {each.name: each for each in compositions}
         for each in compositions:
@@ -173,16 +186,12 @@ class ComposingPlanner(Planner):
         # the registry knows what was registered, and does not call what changed since
         return self.registry.call(name, arguments, seconds)
 
-    def generic(self, grammar, probabilities, plans) -> list:
-        """Compositions whose arguments the question has, and calls of single experts after them."""
-        found = []
-        for name, composition in self.compositions.items():
-            if probabilities.get(name, 0.0) < 0.3:
-                continue
-            arguments = composition.fill(grammar.source)
-            if arguments is not None:
-                found.append(Plan([Step(name, arguments)]))
-        return found + super().generic(grammar, probabilities, plans)
+    def own(self, text):
+        """As a planner does, or the one composition whose words explain the question and whose arguments it has."""
+        asked = read(text, self.known)
+        found = [(each.name, each.asked(asked)) for each in self.compositions.values()]
+        found = [Plan([Step(name, arguments)]) for name, arguments in found if arguments is not None]
+        return Decision(found[0], OWN, {"readings": 1}) if len(found) == 1 else super().own(text)
 
     def run(self, plan: Plan) -> dict:
         name = plan.steps[0].expert

@@ -1,7 +1,7 @@
 """`pipeline("mrkl")`: exact experts where one fits, the untouched language model elsewhere (MRKL, arXiv 2205.00445).
 
 The planner turns a query into calls of experts and runs them; what no expert covers is answered by the model with all
-adapters disabled, token for token as `model.generate` would. The pipeline keeps experts, their data, router and
+adapters disabled, token for token as `model.generate` would. The pipeline keeps experts, their data and
 settings beside the model (`mrkl.json`) and carries its code, so that a saved folder or Hub repository opens with
 `pipeline(model=..., trust_remote_code=True)` where hf_puzzle is not installed.
 """
@@ -21,16 +21,7 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.utils.hub import cached_file
 
-from .adapters_mrkl import (
-    Extractor,
-    Phraser,
-    WordRouter,
-    content_words,
-    disabled,
-    load_router,
-    plain_generate,
-    save_router,
-)
+from .adapters_mrkl import Phraser, disabled, plain_generate
 from .caches_puzzle import REQUIREMENTS
 from .calls_mrkl import (
     Expert,
@@ -48,8 +39,8 @@ from .exact_mrkl import Calculator, Currency, Units
 from .experts_mrkl import Experts
 from .generation_mrkl import CUSTOM_GENERATE
 from .known_mrkl import Known, Schema
-from .planner_mrkl import BUILT_IN, Limits, Plan, Step
-from .router_mrkl import LinearRouter
+from .planner_mrkl import Limits
+from .plans_mrkl import PlanReader
 from .saved_mrkl import BUILDERS, sha256
 from .slots_mrkl import MAX_CHARS, read
 from .sources_mrkl import Database, Weather
@@ -57,7 +48,7 @@ from .wiki_mrkl import Wiki
 
 
 SETTINGS_FILE = "mrkl.json"
-SETTINGS_VERSION = 1
+SETTINGS_VERSION = 2
 DATA_FOLDER = "mrkl_data"
 CUSTOM_PIPELINES = {
     "mrkl": {"impl": "pipeline_mrkl.MrklPipeline", "pt": ["AutoModelForCausalLM"], "type": "text"},
@@ -89,12 +80,10 @@ class MrklPipeline(Pipeline):
             (schema, callable), smolagents tools), or a mapping of them by name. Default: those saved with the model,
             else calculator, units and dates. Those given replace saved ones of the same name.
         today: ISO date that "today" means; default: the saved one, or that of an expert. No clock is ever read.
-        router: what `Planner` takes as its router; default: the saved one, else the linear one that hf_puzzle ships;
-            None: the grammar alone. Experts it was not trained on are found by their words (`WordRouter`).
-        examples: expert -> example queries, of experts that the router does not know.
+        examples: expert -> example queries, of experts of your own; they are found by their words.
         compositions: `Composition`s, or mappings of their arguments: questions that take several experts.
-        extractor: an `Extractor`, which reads queries that the grammar cannot. phraser: a `Phraser`, which puts
-            answers into sentences where `phrase` asks for it; see `adapters_mrkl`.
+        plan_reader: a `PlanReader`, by which the model reads queries that the grammar cannot; see `plans_mrkl`.
+        phraser: a `Phraser`, which puts answers into sentences where `phrase` asks for it; see `adapters_mrkl`.
         limits: `planner_mrkl.Limits`.
     Args, at construction or per call:
         on_error: what is said when an expert fails, has no entry or refuses: "report" its message, "lm" the untouched
@@ -120,8 +109,8 @@ class MrklPipeline(Pipeline):
     _load_feature_extractor = False
 
     def __init__(
-        self, *args, experts=None, today=None, router="auto", examples=None,
-        compositions=(), extractor=None, phraser=None, limits=None, **kwargs,
+        self, *args, experts=None, today=None, examples=None,
+        compositions=(), plan_reader=None, phraser=None, limits=None, **kwargs,
     ):  # fmt: skip
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
@@ -132,34 +121,18 @@ class MrklPipeline(Pipeline):
         self.known = known_from(self.experts, self.today)
         made = [each if isinstance(each, Composition) else Composition.read(each) for each in compositions]
         self.compositions = list({each.name: each for each in (*saved.get("compositions", ()), *made)}.values())
-        self.router = self._make_router(saved.get("router") if router == "auto" else router, router, examples or {})
-        self.extractor = extractor if extractor is not None else saved.get("extractor")
+        for name in examples or {}:
+            if name not in self.experts:
+                raise MRKLError(f"examples of {name!r}, which is no expert{nearest(name, self.experts)}")
+        self.plan_reader = plan_reader if plan_reader is not None else saved.get("plan_reader")
         self.phraser = phraser if phraser is not None else saved.get("phraser")
-        for part in (self.extractor, self.phraser):
+        for part in (self.plan_reader, self.phraser):
             if part is not None:
                 part.attach(self.model, self.tokenizer)
         if isinstance(limits, Mapping):
             limits = Limits(**limits)
         limits = limits or saved.get("limits")
-        self.planner = ComposingPlanner(self.experts, self.known, self.router, limits, self.compositions, examples)
-
-    def _make_router(self, router, asked, examples):
-        if router is None and asked == "auto":
-            with contextlib.suppress(OSError):
-                router = LinearRouter.default()
-        if hasattr(router, "attach"):
-            router.attach(self.model, self.tokenizer)
-        for name in examples:
-            if name not in self.experts:
-                raise MRKLError(f"examples of {name!r}, which is no expert{nearest(name, self.experts)}")
-        covered = set(BUILT_IN) if router is None else {*router.classes}
-        brought = {name: [expert.description] for name, expert in self.experts.items() if name not in covered}
-        for name in brought:
-            brought[name] += [name, *self.experts[name].parameters.get("properties", {}), *examples.get(name, ())]
-        for each in self.compositions:
-            brought[each.name] = [each.name, each.description, *each.examples]
-        words = {name: content_words(" ".join(texts)) for name, texts in brought.items() if name not in covered}
-        return WordRouter(router, words) if words else router
+        self.planner = ComposingPlanner(self.experts, self.known, limits, self.compositions, examples)
 
     # -- settings beside the model
 
@@ -208,10 +181,8 @@ class MrklPipeline(Pipeline):
             experts[entry["name"]] = expert
         found = {"experts": experts, "missing": missing, "today": saved["today"], "limits": Limits(**saved["limits"])}
         found["compositions"] = [Composition.read(each) for each in saved["compositions"]]
-        if saved["router"] is not None:
-            found["router"] = load_router(saved["router"], files)
-        if saved["extractor"] is not None:
-            found["extractor"] = Extractor.load(saved["extractor"], files)
+        if saved["plan_reader"] is not None:
+            found["plan_reader"] = PlanReader.load(saved["plan_reader"], files)
         if saved["phraser"] is not None:
             found["phraser"] = Phraser.load(saved["phraser"], files)
         if wrong := set(saved["calls"]) - set(self._CALL):
@@ -233,7 +204,7 @@ class MrklPipeline(Pipeline):
         return path
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
-        """Write model, tokenizer, experts with their data, router, adapters, settings and code to a folder.
+        """Write model, tokenizer, experts with their data, adapters, settings and code to a folder.
 
         The folder opens with `pipeline(model=folder, trust_remote_code=True)` where hf_puzzle is not installed.
         Data of tables, documents and databases is copied; functions and tools of a user are not code of the folder:
@@ -265,16 +236,14 @@ class MrklPipeline(Pipeline):
             options = BUILDERS[kind][2](expert, data) if kind in BUILDERS else {}
             entry = {"name": expert.name, "kind": kind, "hash": expert.hash, "exact": expert.exact}
             experts.append(entry | {"limits": expert.limits, "options": options, "schema": expert.schema})
-        router = save_router(self.router, data) if self.router is not None else None
-        extractor, phraser = (None if each is None else each.save(data) for each in (self.extractor, self.phraser))
+        plan_reader, phraser = (None if each is None else each.save(data) for each in (self.plan_reader, self.phraser))
         names = sorted(path.relative_to(data.parent).as_posix() for path in data.rglob("*") if path.is_file())
         calls = {**self._saved_calls, **self._postprocess_params}
         return {
             "mrkl_version": SETTINGS_VERSION,
             "today": self.today,
             "experts": experts,
-            "router": router,
-            "extractor": extractor,
+            "plan_reader": plan_reader,
             "phraser": phraser,
             "compositions": [each.settings() for each in self.compositions],
             "limits": vars(self.planner.limits),
@@ -313,7 +282,7 @@ class MrklPipeline(Pipeline):
         if finish.get("on_error", "report") not in ON_ERROR:
             raise MRKLError(f"on_error {finish['on_error']!r} is none of {', '.join(ON_ERROR)}")
         known = (
-            *self._CALL, "experts", "today", "router", "examples", "compositions", "extractor", "phraser", "limits",
+            *self._CALL, "experts", "today", "examples", "compositions", "plan_reader", "phraser", "limits",
         )  # fmt: skip
         for name in settings:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
@@ -358,8 +327,8 @@ class MrklPipeline(Pipeline):
             reply = {"answer": None, "status": "abstain", "trace": [], "confidence": 1.0, "message": ""}
         else:
             reply = {"message": "", **self.planner.ask(query)}
-        if reply["status"] == "abstain" and self.extractor is not None and len(query) <= MAX_CHARS:
-            reply = self._extracted(query, reply)
+        if reply["status"] == "abstain" and self.plan_reader is not None and len(query) <= MAX_CHARS:
+            reply = self._planned(query, reply)
         status, trace = reply["status"], reply["trace"]
         generate = dict(generate)
         if status == "abstain" or (status != "ok" and on_error == "lm"):
@@ -381,14 +350,13 @@ class MrklPipeline(Pipeline):
         kept = {"answer": reply["answer"], "status": status, "trace": trace, "confidence": reply["confidence"]}
         return {"generated_text": text, **kept}
 
-    def _extracted(self, query, reply) -> dict:
-        """The reply by the call that the extractor's adapter writes, where the router is sure enough of an expert."""
-        call = self.extractor.call(query, self.known, self.experts, self.router)
-        if call is None:
+    def _planned(self, query, reply) -> dict:
+        """The reply by the plan that the model's adapter writes, where its judge is sure enough; the same otherwise."""
+        found = self.plan_reader.plan(query, self.known, self.experts)
+        if found is None:
             return reply
-        name, arguments, confidence = call
-        found = self.planner.run(Plan([Step(name, arguments)]))
-        return {"message": "", **found, "confidence": round(confidence, 4)}
+        reply = {"message": "", **self.planner.run(found[0]), "confidence": round(found[1], 4)}
+        return reply | {"message": reply["message"] or "read by the language model"}
 
     # -- the language model
 

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from .calls_mrkl import Expert, MRKLError, Result, exact_text, run_with_deadline
+from .calls_mrkl import Expert, MRKLError, Result, run_with_deadline
 from .custom_mrkl import customs
 from .known_mrkl import Known
 from .plan_mrkl import Plan, Step, number_in, say
 from .reader_mrkl import MAX_READINGS, Reader, agreed, set_aside
-from .slots_mrkl import MAX_CHARS, read
+from .slots_mrkl import MAX_CHARS
 
 
-__all__ = ["BUILT_IN", "Decision", "Limits", "Plan", "Planner", "Step", "fill_arguments", "refusal"]
+__all__ = ["BUILT_IN", "Decision", "Limits", "Plan", "Planner", "Step", "refusal"]
 
 BUILT_IN = ("calculator", "currency", "units", "dates", "database", "weather", "wiki")
 # experts whose answer may be looked at before a plan is chosen: they are ours, local and without effects
@@ -53,30 +53,19 @@ class Decision:
     message: str = ""
 
 
-@dataclass
-class Source:
-    """What experts that the grammar does not know are filled from."""
-
-    source: object
-
-
 class Planner:
     """Answers queries with experts.
 
     Args:
         experts: name -> Expert; plans that need an absent one are dropped.
         known: names that queries may mention, and the reference date.
-        router: anything with `probabilities(reading) -> {class: p}`, for experts that the grammar does not know, or
-            None.
         limits: Limits of one query.
         examples: expert -> questions that it answers, for experts that the grammar does not know.
     """
 
-    def __init__(
-        self, experts: Mapping[str, Expert], known: Known, router=None, limits: Limits | None = None, examples=None
-    ):
+    def __init__(self, experts: Mapping[str, Expert], known: Known, limits: Limits | None = None, examples=None):
         self.experts = dict(experts)
-        self.known, self.router = known, router
+        self.known = known
         self.limits = limits or Limits()
         self.reader = Reader(known, self.experts)
         self.customs = customs(self.experts, BUILT_IN, examples or {})
@@ -101,11 +90,7 @@ class Planner:
         text, instructed = set_aside(query)
         plans = [plan for plan in self.reader.plans(text) if len(plan.steps) <= self.limits.calls]
         decision = self.choose(plans)
-        if not plans and self.customs:
-            decision = self.own(text) or decision
-        if decision.plan is None and self.router is not None and not plans:
-            return self.routed(query) or decision
-        return decision
+        return decision if plans else self.own(text) or decision
 
     def choose(self, plans) -> Decision:
         """The plan that all readings agree on."""
@@ -138,27 +123,6 @@ class Planner:
         if len(found) != 1:
             return None
         return Decision(Plan([Step(*found[0])]), OWN, {"readings": 1})
-
-    def routed(self, query) -> Decision | None:
-        """A call of an expert that the grammar does not know, where the router is sure of one."""
-        reading = read(query, self.known)
-        probabilities = self.router.probabilities(reading)
-        found = self.generic(Source(reading), probabilities, [])
-        if not found:
-            return None
-        name = found[0].steps[0].expert
-        return Decision(found[0], probabilities.get(name, 0.0))
-
-    def generic(self, grammar, probabilities, plans) -> list:
-        """Calls of experts the grammar does not know, their arguments filled from slots by type."""
-        found = []
-        for name, expert in self.experts.items():
-            if name in BUILT_IN or probabilities.get(name, 0.0) < 0.3:
-                continue
-            arguments = fill_arguments(expert.parameters, grammar.source)
-            if arguments is not None:
-                found.append(Plan([Step(name, arguments)]))
-        return found
 
     # -- running
 
@@ -276,41 +240,3 @@ def refusal(text: str, known: Known) -> str | None:
     if verb in WRITES and rest & (tables | singulars | DATA) and known.schema.columns:
         return f"{verb!r} would change the data; experts only read"
     return None
-
-
-def fill_arguments(parameters: Mapping, source) -> dict | None:
-    """Arguments of a JSON schema from the slots of a query, by type and name; None when a required one has no slot.
-
-    Numbers take number slots in order, names with "date"/"day" take dates, enums the value that the text says, units
-    and currencies their slots, other strings an entity, an unknown name, or the text after the verb.
-    """
-    numbers = [s.value for s in source.slots if s.kind == "n"]
-    dates = [s.value for s in source.slots if s.kind == "d"]
-    measures = [s.value for s in source.slots if s.kind in "cu"]
-    names = [s.text for s in source.slots if s.kind in "ex"]
-    required = parameters.get("required", list(parameters.get("properties", {})))
-    low = source.text.lower()
-    arguments = {}
-    for name, schema in parameters.get("properties", {}).items():
-        kinds = schema.get("type", "string")
-        kinds = {kinds} if isinstance(kinds, str) else set(kinds)
-        value = None
-        if "enum" in schema:
-            value = next((v for v in schema["enum"] if re.search(rf"\b{re.escape(str(v).lower())}\b", low)), None)
-        elif kinds & {"number", "integer"}:
-            value = exact_text(numbers.pop(0)) if numbers else None
-        elif "boolean" in kinds:
-            value = not re.search(r"\b(?:not|no|without)\b", low)
-        elif re.search(r"date|day|start|end|when", name) and dates:
-            value = dates.pop(0)
-        elif re.search(r"unit|currency|^from$|^to$", name) and measures:
-            value = measures.pop(0)
-        elif names:
-            value = names.pop(0)
-        elif name in required and "string" in kinds:
-            value = source.text.strip(" ?.!")
-        if value is not None:
-            arguments[name] = value
-        elif name in required:
-            return None
-    return arguments

@@ -13,38 +13,38 @@ from hf_puzzle.mrkl.adapters import (
     accuracy,
     adapters_of,
     answer_of,
-    call_accuracy,
+    compare_readers,
     encode_pair,
     fit,
+    items_of,
     make_model,
     make_tokenizer,
-    route_rows,
+    pair_rows,
+    plan_accuracy,
     train_adapter,
+    world_examples,
+    world_rows,
     write,
 )
-from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, chat, conversions, pairs_for, weather
+from hf_puzzle.mrkl.data import solve
+from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, pairs_for, weather
 from hf_puzzle.mrkl.publish import write_custom_generate
 from hf_puzzle.mrkl.run import phrase_rows, run_recipe
 from hf_puzzle.recipe import RecipeError, load_recipe, parse_recipe
 from hf_puzzle.remote.adapters_mrkl import (
     SEPARATOR,
     Adapters,
-    CallGrammar,
-    Extractor,
-    LabelRouter,
     Phraser,
-    WordRouter,
-    content_words,
     decode_items,
     disabled,
-    load_router,
-    save_router,
 )
 from hf_puzzle.remote.caches_puzzle import OUTPUT_NAME, SWITCH
 from hf_puzzle.remote.calls_mrkl import MRKLError
-from hf_puzzle.remote.experts_mrkl import Calculator, Currency, Units, Weather
+from hf_puzzle.remote.experts_mrkl import Calculator, Currency, Experts, Units, Weather
+from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
-from hf_puzzle.remote.router_mrkl import Router
+from hf_puzzle.remote.planner_mrkl import Planner
+from hf_puzzle.remote.plans_mrkl import DONE, FEATURES, Judge, PlanGrammar, PlanReader, plan_items
 from hf_puzzle.remote.slots_mrkl import read
 from hf_puzzle.remote.soft_prompts_mrkl import soft_prompt_settings
 
@@ -73,12 +73,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def folders(tokenizer, tmp_path_factory):
-    """A soft prompt and three LoRAs after a few steps."""
+    """A soft prompt and two LoRAs after a few steps."""
     folder = tmp_path_factory.mktemp("adapters")
     rows = {
         "calculator": [(p.question, p.items) for p in arithmetic(64, 0)],
-        "units": [(p.question, p.items) for p in conversions(64, 0, "units")],
-        "router": route_rows(pairs_for("units", 48, 0), chat(16, 0)),
+        "plan": pair_rows(["units", "calculator"], 32, 0),
         "phrase": phrase_rows(64, 0),
     }
     for name, pairs in rows.items():
@@ -109,17 +108,36 @@ def test_pools_share_no_wording():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_pairs_are_in_the_grammar_of_their_expert(name):
+def test_pairs_are_in_the_grammar_of_plans(name):
     for pair in pairs_for(name, 40, 2):
         reading = read(pair.text, KNOWN)
-        grammar = CallGrammar(EXPERTS[name], reading)
+        grammar = PlanGrammar(EXPERTS, reading)
         assert reading.masked == pair.question
         items = []
-        for item in pair.items:
+        for item in items_of(pair):
             assert item in grammar.next(items), (pair, item)
             items.append(item)
         assert grammar.next(items) == []
-        EXPERTS[name].check(grammar.arguments(items))
+        plan = grammar.plan(items, KNOWN.today)
+        assert [step.expert for step in plan.steps] == [name]
+        EXPERTS[name].check(plan.steps[0].arguments)
+
+
+def test_gold_plans_of_worlds_are_in_the_grammar_and_come_to_the_same(tmp_path):
+    kept = 0
+    for path, world, example in world_examples("train", 60, 3, tmp_path, 1):
+        experts, known = Experts.from_fixtures(path, world.today), Known.from_fixtures(path, world.today)
+        reading = read(example.query, known)
+        items, grammar = plan_items(example.calls, reading, world.today), PlanGrammar(experts, reading)
+        for i, item in enumerate(items or ()):
+            assert item in grammar.next(items[:i]), (example.query, items[:i], item)
+        plan = items and grammar.plan(items, world.today)
+        if plan:
+            kept += 1
+            gold, status = solve(example.calls, experts)
+            found = Planner(experts, known).run(plan)
+            assert (found["status"], found["trace"][-1]["result"]) == (status, gold[-1])
+    assert kept > 20
 
 
 def test_items_are_encoded_as_decoding_writes_them(tokenizer):
@@ -136,11 +154,12 @@ def test_an_untrained_model_writes_valid_calls_only(model, tokenizer):
     for _ in range(40):
         name = rng.choice(TASKS)
         pair = pairs_for(name, 5, rng.randrange(10**6))[0]
-        grammar = CallGrammar(EXPERTS[name], read(pair.text, KNOWN))
+        grammar = PlanGrammar(EXPERTS, read(pair.text, KNOWN))
         prompt = tokenizer(pair.question + SEPARATOR)["input_ids"]
-        items, probability = decode_items(model, tokenizer, prompt, grammar.next)
+        items, probability = decode_items(model, tokenizer, prompt, grammar.next, 200)
         assert grammar.next(items) == []
-        EXPERTS[name].check(grammar.arguments(items))
+        for step in getattr(grammar.plan(items, KNOWN.today), "steps", ()):
+            EXPERTS[step.expert].check(step.arguments)
         assert 0 <= probability <= 1
 
 
@@ -162,9 +181,28 @@ def test_decoding_follows_the_likelier_item(model, tokenizer):
         decode_items(model, tokenizer, prompt, lambda items: [" <n0>"], max_tokens=3)
 
 
-def test_without_the_slots_there_is_no_call():
-    grammar = CallGrammar(EXPERTS["units"], read("what is the sum of 3 and 4?", KNOWN))
-    assert not grammar.possible
+def test_an_expert_is_named_only_where_slots_can_be_its_arguments():
+    grammar = PlanGrammar(EXPERTS, read("what is the sum of 3 and 4?", KNOWN))
+    assert grammar.next([]) == [" calculator", " none"]
+    written = [" calculator", " <n0>", " +", " <n0>", " ;", DONE]
+    # a slot that the plan does not use may be what the question is about
+    assert grammar.plan(written, KNOWN.today) is None
+    assert grammar.plan([*written[:3], " <n1>", *written[4:]], KNOWN.today).steps[0].arguments == {
+        "expression": "3 + 4"
+    }
+
+
+def test_the_judge_keeps_its_precision():
+    rng = random.Random(0)
+    rows = [dict.fromkeys(FEATURES, 0.0) | {"logp": -rng.random() * 4} for _ in range(200)]
+    right = [row["logp"] > -2 or rng.random() < 0.2 for row in rows]
+    judge = Judge.fit(rows, right, 0.95)
+    taken = [hit for row, hit in zip(rows, right, strict=True) if judge.confidence(row) >= judge.threshold]
+    assert len(taken) >= 50
+    assert sum(taken) / len(taken) >= 0.95
+    assert Judge.fit(rows, [False] * 200).threshold == 1.0
+    with pytest.raises(ValueError, match="at least one"):
+        Judge.fit([], [])
 
 
 # -- adapters
@@ -173,11 +211,11 @@ def test_without_the_slots_there_is_no_call():
 def test_a_model_learns_slots_and_the_grammar_only_helps(tokenizer):
     small = make_model(1, **SMALL)
     pairs = arithmetic(1500, 0, diverse=False)
-    loss = fit(small, tokenizer, [(p.question, p.items) for p in pairs], 60, 1e-2, 32, muon=True)
+    loss = fit(small, tokenizer, [(p.question, items_of(p)) for p in pairs], 60, 1e-2, 32, muon=True)
     assert loss < 1.5
     tests = arithmetic(20, 9, (6,), diverse=False)
-    free = call_accuracy(small, tokenizer, EXPERTS["calculator"], tests, constrained=False)
-    bound = call_accuracy(small, tokenizer, EXPERTS["calculator"], tests)
+    free = plan_accuracy(small, tokenizer, EXPERTS, tests, constrained=False)
+    bound = plan_accuracy(small, tokenizer, EXPERTS, tests)
     assert 0 <= free <= bound <= 1
     assert accuracy(small, tokenizer, tests, "slots") >= free
 
@@ -191,10 +229,10 @@ def test_adapters_are_silent_until_they_are_used(model, tokenizer, folders):
     ids = torch.tensor([tokenizer("what is <n0> plus <n1> ?")["input_ids"]])
     with torch.no_grad():
         before = model(ids).logits
-        adapters = Adapters(model, {name: folders / name for name in ("calculator", "units", "router")})
+        adapters = Adapters(model, {name: folders / name for name in ("calculator", "plan", "phrase")})
         assert torch.equal(model(ids).logits, before)
         outputs = {}
-        for name in ("calculator", "units", "router", "units"):
+        for name in ("calculator", "plan", "phrase", "plan"):
             with adapters.use(name) as adapted:
                 logits = adapted(input_ids=ids).logits[:, -ids.shape[1] :]
                 assert not torch.equal(logits, before)
@@ -202,8 +240,8 @@ def test_adapters_are_silent_until_they_are_used(model, tokenizer, folders):
                 with disabled(model):
                     assert torch.equal(model(ids).logits, before)
             assert torch.equal(model(ids).logits, before)
-    assert "units" in adapters
-    with pytest.raises(MRKLError, match="nearest known: units"), adapters.use("unit"):
+    assert "plan" in adapters
+    with pytest.raises(MRKLError, match="nearest known: plan"), adapters.use("plans"):
         pass
     with pytest.raises(MRKLError, match="holds no adapter"):
         adapters.load("x", folders)
@@ -331,100 +369,46 @@ def test_trained_adapters_can_be_used_without_a_folder(tokenizer):
     assert write(small, tokenizer, questions, 6) == plain
 
 
-# -- routers, extractor, phraser: saved with a pipeline
+# -- plan reader, phraser: saved with a pipeline
 
 
-class Always(Router):
-    def __init__(self, name):
-        self.name, self.classes = name, (name, "none")
-
-    def probabilities(self, reading):
-        return {self.name: 0.99, "none": 0.01}
-
-
-@pytest.mark.parametrize("adapter", [True, False])
-def test_label_logits_are_the_models_probabilities(model, tokenizer, folders, adapter):
-    router = LabelRouter({"units": "converts"}, folders / "router" if adapter else None)
-    with pytest.raises(MRKLError, match="attach"):
-        LabelRouter({"units": "converts"}).probabilities(read("x", KNOWN))
-    router.attach(model, tokenizer)
-    reading = read("convert 3 miles to feet", KNOWN)
-    found = router.probabilities(reading)
-    assert set(found) == {"none", "many", "units"}
-    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
-    # one label at a time, without padding
-    scores = []
-    for label in router.label_ids():
-        ids = torch.tensor([[*router.prompt_ids(reading), *label]])
-        use = router.adapters.use("router") if adapter else disabled(model)
-        with use as adapted, torch.no_grad():
-            logits = (adapted if adapter else model)(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        scores.append(logits.gather(1, ids[0, 1:, None])[-len(label) :].sum())
-    assert torch.allclose(torch.stack(scores).softmax(0), torch.tensor(list(found.values())), atol=1e-5)
-
-
-def test_routers_of_the_model_are_saved_and_loaded(model, tokenizer, folders, tmp_path):
-    reading = read("convert 3 miles to feet", KNOWN)
-    label = LabelRouter({"units": "converts"}, folders / "router")
-    for router in (
-        label,
-        WordRouter(label, {"tide": content_words("height of the tide")}),
-        LabelRouter({"units": "c"}),
-    ):
-        saved = json.loads(json.dumps(save_router(router, tmp_path / "data")))
-        files = {
-            f"data/{p.relative_to(tmp_path / 'data').as_posix()}": p
-            for p in (tmp_path / "data").rglob("*")
-            if p.is_file()
-        }
-        loaded = load_router(saved, files)
-        for each in (router, loaded):
-            getattr(each, "router", each).attach(model, tokenizer)
-        assert loaded.probabilities(reading) == router.probabilities(reading)
-    with pytest.raises(MRKLError, match="cannot be saved"):
-        save_router(Always("units"), tmp_path)
-    with pytest.raises(MRKLError, match="unknown"):
-        load_router({"kind": "other"}, {})
-
-
-def test_words_find_an_expert_that_the_router_does_not_know():
-    router = WordRouter(None, {"tide": content_words("How high is the tide at the pier?")})
-    said = router.probabilities(read("how high is the tide at Kelby?", KNOWN))
-    assert said["tide"] > 0.9
-    assert router.probabilities(read("write a poem about the tide and the moon", KNOWN))["tide"] < 0.3
-    assert sum(said.values()) == pytest.approx(1)
-
-
-def test_the_extractor_writes_calls_where_the_router_is_sure(model, tokenizer, folders):
-    extractor = Extractor({"units": folders / "units"}, threshold=0.0)
-    extractor.attach(model, tokenizer)
+def test_the_model_reads_where_the_judge_is_sure(model, tokenizer, folders):
+    reader = PlanReader(folders / "plan", Judge(threshold=0.0))
+    reader.attach(model, tokenizer)
     query = "fiddle 5 miles round to feet"
-    name, arguments, confidence = extractor.call(query, KNOWN, EXPERTS, Always("units"))
-    assert name == "units"
-    assert arguments["value"] == "5"
-    assert {arguments["from"], arguments["to"]} <= {"mile", "foot"}
-    assert 0 < confidence < 1
-    extractor.threshold = 0.995
-    assert extractor.call(query, KNOWN, EXPERTS, Always("units")) is None
-    assert extractor.call(query, KNOWN, EXPERTS, Always("weather")) is None
-    assert extractor.call(query, KNOWN, EXPERTS, None) is None
+    plan, confidence = reader.plan(query, KNOWN, {"units": EXPERTS["units"]}) or (None, None)
+    if plan is not None:
+        assert {plan.steps[0].arguments["from"], plan.steps[0].arguments["to"]} == {"mile", "foot"}
+        assert 0 < confidence < 1
+    assert PlanReader(folders / "plan").plan(query, KNOWN, EXPERTS) is None
+    assert reader.plan("write a poem", KNOWN, EXPERTS) is None
+
+
+def test_readers_are_compared_on_what_the_judge_was_not_fitted_on(model, tokenizer, folders, tmp_path):
+    reader = PlanReader(folders / "plan")
+    reader.attach(model, tokenizer)
+    found = compare_readers(reader, world_examples("dev", 12, 1, tmp_path, 1))
+    for name in ("grammar", "model", "both"):
+        assert found[name]["n"] == 6 == sum(found[name][key] for key in ("right", "left", "wrong"))
+    # an untrained reader gains nothing, and is left out
+    assert found["both"]["right"] == found["grammar"]["right"]
+    assert not found["earns"]
 
 
 def test_a_pipeline_keeps_its_adapters(model, tokenizer, folders, tmp_path):
-    extractor, phraser = Extractor({"units": folders / "units"}, 0.25), Phraser(folders / "phrase")
-    router = LabelRouter({"units": "converts"}, folders / "router")
+    reader, phraser = PlanReader(folders / "plan", Judge(threshold=0.25)), Phraser(folders / "phrase")
     ask = MrklPipeline(
-        model=model, tokenizer=tokenizer, experts=[Units(), Calculator()], today="2022-05-02", router=router,
-        extractor=extractor, phraser=phraser,
+        model=model, tokenizer=tokenizer, experts=[Units(), Calculator()], today="2022-05-02", plan_reader=reader,
+        phraser=phraser,
     )  # fmt: skip
-    queries = ["convert 3 miles to feet", "what is 2 plus 3?", "write a poem"]
+    queries = ["convert 3 miles to feet", "what is 2 plus 3?", "fiddle 5 miles round to feet"]
     replies = ask(queries, max_new_tokens=5, phrase=True, do_sample=False)
     ask.save_pretrained(tmp_path / "p")
     from transformers import pipeline
 
     loaded = pipeline("mrkl", model=str(tmp_path / "p"), pipeline_class=MrklPipeline)
     assert loaded(queries, max_new_tokens=5, phrase=True, do_sample=False) == replies
-    assert loaded.extractor.threshold == 0.25
+    assert loaded.plan_reader.judge == reader.judge
     assert loaded.phraser.say("q", "5", KNOWN) == ask.phraser.say("q", "5", KNOWN)
 
 
@@ -445,13 +429,19 @@ def test_a_recipe_runs_from_end_to_end_and_not_twice(tmp_path):
     assert "| calculator |" in report
     assert (tmp_path / "run" / "pipeline" / "mrkl.json").exists()
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert set(evaluation) >= {"calls", "digits", "routing"}
+    assert set(evaluation) >= {"calls", "digits"}
     again = []
     assert run_recipe(parse_recipe(TINY), tmp_path / "run", tmp_path, say=again.append) == report
     assert not any("done" in line for line in again)
 
 
-@pytest.mark.parametrize("name", ["tiny_cpu", "jurassic_x"])
+def test_training_questions_of_worlds_are_reproducible():
+    rows = world_rows(24, 5, 1)
+    assert rows == world_rows(24, 5, 1)
+    assert {items[0] for _, items in rows} > {" calculator", " none"}
+
+
+@pytest.mark.parametrize("name", ["tiny_cpu", "jurassic_x", "smollm2"])
 def test_shipped_recipes_parse(name):
     assert load_recipe(RECIPES / f"{name}.yaml").system == "mrkl"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_puzzle.remote.adapters_mrkl import WordRouter, content_words
 from hf_puzzle.remote.calls_mrkl import MRKLError
 from hf_puzzle.remote.compositions_mrkl import ComposingPlanner, Composition, readable
 from hf_puzzle.remote.experts_mrkl import Calculator, Experts
@@ -32,8 +31,7 @@ def data(tmp_path):
 def planner(folder, written=WRITTEN, **limits):
     experts = Experts.from_fixtures(folder, TODAY)
     each = Composition(**written)
-    router = WordRouter(None, {each.name: content_words(" ".join([each.description, *each.examples]))})
-    return ComposingPlanner(experts, known_from(experts, TODAY), router, Limits(**limits), [each])
+    return ComposingPlanner(experts, known_from(experts, TODAY), Limits(**limits), [each])
 
 
 @pytest.mark.parametrize(
@@ -164,4 +162,4 @@ def test_mistakes_are_said(change, message):
 def test_its_experts_must_be_there(data):
     known = known_from(Experts.from_fixtures(data, TODAY), TODAY)
     with pytest.raises(MRKLError, match="needs an expert 'wiki'"):
-        ComposingPlanner(Experts([Calculator()]), known, None, None, [Composition(**WRITTEN)])
+        ComposingPlanner(Experts([Calculator()]), known, None, [Composition(**WRITTEN)])

@@ -4,7 +4,6 @@ import asyncio
 import copy
 import itertools
 import json
-import math
 import subprocess
 import sys
 
@@ -20,7 +19,6 @@ from hf_puzzle.blocks import Block
 from hf_puzzle.remote import cache_pcw, scoring_pcw
 from hf_puzzle.remote.decisions_pcw import Decider
 from hf_puzzle.remote.generation_pcw import PCWError, encode_windows
-from hf_puzzle.remote.router_mrkl import DecisionRouter
 from hf_puzzle.remote.store_pcw import load_windows, save_windows
 
 
@@ -449,18 +447,6 @@ def test_transformers_serves_our_children(fmt, tokenizer, config, tmp_path):
     finally:
         manager.shutdown()
     assert_same(json.loads(response.body)["answers"], Decider(child, tokenizer, config)(REQUEST))
-
-
-def test_mrkls_router_asks_it(model, tokenizer, config):
-    class Reading:
-        text = "what is 2 + 2?"
-
-    stock = pipeline("decision", model=model, tokenizer=copy.deepcopy(tokenizer), device="cpu", decision_config=config)
-    descriptions = {"calculator": "numbers", "calendar": "dates"}
-    found = DecisionRouter(Decider(model, tokenizer, config), descriptions).probabilities(Reading)
-    expected = DecisionRouter(stock, descriptions).probabilities(Reading)
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert math.isclose(sum(found.values()), 1)
 
 
 def test_demonstrations_of_one_kind_move_the_answer(model, tokenizer, config):

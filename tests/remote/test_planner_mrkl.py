@@ -12,8 +12,7 @@ from hf_puzzle.remote.calls_mrkl import Expert, answered
 from hf_puzzle.remote.experts_mrkl import Experts
 from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.plan_mrkl import compiled
-from hf_puzzle.remote.planner_mrkl import Limits, Plan, Planner, Step, fill_arguments, refusal
-from hf_puzzle.remote.slots_mrkl import read
+from hf_puzzle.remote.planner_mrkl import Limits, Plan, Planner, Step, refusal
 from hf_puzzle.remote.values_mrkl import call, n, op
 
 
@@ -313,28 +312,6 @@ def test_equal_calls_are_made_once():
 def test_budget(planner):
     small = Planner(planner.experts, planner.known, limits=Limits(calls=1))
     assert small.ask("Convert the sum of 3 and 4 euros to dollars")["status"] != "ok"
-
-
-def test_arguments_by_type(planner):
-    schema = {
-        "type": "object",
-        "properties": {
-            "mode": {"type": "string", "enum": ["fast", "slow"]},
-            "count": {"type": "integer"},
-            "start_date": {"type": "string"},
-            "place": {"type": "string"},
-            "note": {"type": "string"},
-        },
-        "required": ["mode", "count", "start_date", "place"],
-    }
-    source = read("A slow train for 3 on 2021-03-05 to Great Nowhere", planner.known)
-    assert fill_arguments(schema, source) == {
-        "mode": "slow",
-        "count": "3",
-        "start_date": "2021-03-05",
-        "place": "Great Nowhere",
-    }
-    assert fill_arguments(schema, read("a train", planner.known)) is None
 
 
 @pytest.mark.parametrize(
