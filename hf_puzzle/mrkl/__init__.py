@@ -1,1 +1,1 @@
-"""MRKL, training side: generated data, the shipped router's training, and evaluation (arXiv 2205.00445)."""
+"""MRKL, training side: generated data, adapters, and evaluation (arXiv 2205.00445)."""

@@ -1,7 +1,7 @@
 """Evaluation of MRKL: a system behind one callable, our own held-back queries, and their scores (arXiv 2205.00445).
 
 `factory(fixtures_dir, today)` is the system under test, made of public parts only. `heldback` writes queries in
-wordings that neither the router nor its calibration has seen, about worlds with other tables and towns; `score` says
+wordings that training never had, about worlds with other tables and towns; `score` says
 how many were routed, traced and answered rightly, how often a call was false or missed, and how far confidences can be
 trusted.
 """

@@ -4,8 +4,10 @@ A table whose rows refer to others holds what was done: flights are flown, harve
 which verbs; "who have never flown to Pellan" is then a question about the rows that refer to a person, or do not.
 """
 
+from .calendar_mrkl import between
 from .chart_mrkl import meaning
-from .rows_mrkl import _select, aggregate, cell, count, restrict, rows, value
+from .ranks_mrkl import best_group_count, names
+from .rows_mrkl import _select, aggregate, cell, count, hired_of, restrict, rows, value
 from .tables_mrkl import join_between, name
 from .values_mrkl import call, is_number, is_quantity, n, op, total
 from .words_mrkl import DESTINATIONS, ORIGINS, PERIODIC, ROLES
@@ -67,7 +69,8 @@ def act_noun_never(c, table, said, *conds):
     return act_never(c, table, *conds) if table == said else None
 
 
-def settle_acted(c, table, cond) -> list:
+@meaning("settled_acts")
+def settled_acts(c, table, cond) -> list:
     """Choices for an "acted" condition on rows of `table`, for `rows_mrkl.settled`."""
     _, done, conds, negated = cond
     if table == done:
@@ -128,8 +131,6 @@ def with_people(c, *conds):
 @meaning("with_people_names")
 def with_people_names(c, *conds):
     """`who lives in Ford End`; who does not may be anybody, so that this is left alone."""
-    from .ranks_mrkl import names
-
     if any(_negative(cond) for cond in conds):
         return None
     return [names(c, which) for which in with_people(c, *conds) or ()] or None
@@ -162,8 +163,6 @@ def rows_extreme(c, which, column, how):
 
 @meaning("most_common")
 def most_common(c, column, how):
-    from .ranks_mrkl import best_group_count
-
     return best_group_count(c, column, rows(c, column[0]), how)
 
 
@@ -216,8 +215,5 @@ def row_age(c, sense):
 @meaning("tenure")
 def tenure(c, unit, sense):
     """Since when somebody has been there, in years or days."""
-    from .calendar_mrkl import between
-    from .rows_mrkl import hired_of
-
     since = hired_of(c, sense)
     return between(c, unit, since, ("d", c.known.today)) if since and since[0] == "d" else None

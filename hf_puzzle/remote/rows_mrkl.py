@@ -2,7 +2,7 @@
 
 import datetime
 
-from .chart_mrkl import meaning
+from .chart_mrkl import MEANINGS, meaning
 from .tables_mrkl import Query, in_columns_unit, join_between, key_column, label_column, name, number_sql, reachable
 from .values_mrkl import call, in_unit, is_number, is_quantity, op, quantity
 
@@ -48,9 +48,8 @@ def settled(c, table, cond) -> list:
     if kind == "not":
         return [("not", each) for each in settled(c, table, cond[1])]
     if kind == "acted":
-        from .linked_mrkl import settle_acted
-
-        return settle_acted(c, table, cond)
+        # a meaning of `linked_mrkl`, which stands on this module
+        return MEANINGS["settled_acts"](c, table, cond)
     if kind == "named":
         key = key_column(c.schema, table)
         return [("named", (table, key), cond[1])] if key else []
