@@ -325,6 +325,9 @@ def _engines() -> list[str]:
 
 def _decilm_verdict(engine: str, folder: Path, raw: dict, config: DeciLMConfig, blocks: list[Block]) -> Verdict:
     text, note = OPENS, "with trust_remote_code" if ENGINES[engine].remote_code else ""
+    if engine in _TRANSFORMERS_ENGINES and "dynamic" in rope_kinds(config):
+        # keys in the cache keep the angles of a shorter text
+        note = f"{note}; RoPE 'dynamic' gives other logits with a cache than without in long texts, in any model there"
     if (sizes := ENGINES[engine].cpu_head_dims) is not None and config.head_dim not in sizes:
         note = f"{note}; not in its CPU build, whose attention has no head_dim {config.head_dim}"
     if ENGINES[engine].graphs:
