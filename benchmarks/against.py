@@ -114,41 +114,56 @@ def children(runs: dict[str, Path], rounds: int) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--old", type=Path, required=True, help="a checkout of the earlier commit")
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/against.json")
-    args = parser.parse_args()
-    sides = {"old": args.old.resolve(), "new": ROOT.resolve()}
-    runs = args.runs.resolve()
-    runs.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, list[dict]] = {name: [] for name in sides}
-    for repeat in range(args.repeats):
+def times(sides: dict[str, Path], runs: Path, repeats: int) -> dict:
+    """Seconds of the stages of both sides, in turn, and what became of the children."""
+    seconds: dict[str, list[dict]] = {name: [{} for _ in range(repeats)] for name in sides}
+    for repeat in range(repeats):
         for stages in (BEFORE, *([stage] for stage in STAGES), ["child"]):
             for name, code in list(sides.items())[:: -1 if repeat % 2 else 1]:
                 for stage in stages:
                     took, _ = run(code, code / "recipes/puzzle/tiny_cpu.yaml", runs / f"{name}_{repeat}", stage)
                     if stage in STAGES:
-                        seconds[name] += [{}] if len(seconds[name]) <= repeat else []
                         seconds[name][repeat][stage] = took
                         print(name, repeat, stage, f"{took:.1f} s", flush=True)
     totals = {name: [sum(each.values()) for each in rows] for name, rows in seconds.items()}
-    commit = subprocess.run(
-        ["git", "-C", str(args.old), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
-    result = {
-        "environment": artifacts.environment(),
-        "old_commit": commit.stdout.strip(),
+    return {
         "seconds": seconds,
         "total_s": totals,
         "ratio": [new / old for old, new in zip(totals["old"], totals["new"], strict=True)],
         "children": children({name: runs / f"{name}_0" for name in sides}, rounds=3),
-        "memory_bytes": memory(sides, runs),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--old", type=Path, required=True, help="a checkout of the earlier commit")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--only", choices=["times", "memory"], help="the other part of --out stays as it is")
+    parser.add_argument("--note", help="what else ran meanwhile")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/against.json")
+    args = parser.parse_args()
+    sides = {"old": args.old.resolve(), "new": ROOT.resolve()}
+    runs = args.runs.resolve()
+    runs.mkdir(parents=True, exist_ok=True)
+    commit = subprocess.run(
+        ["git", "-C", str(args.old), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    result = artifacts.read_json(args.out) if args.only and args.out.exists() else {}
+    about = {"environment": artifacts.environment(), "old_commit": commit.stdout.strip(), "note": args.note}
+    if args.only != "memory":
+        result["times"] = about | times(sides, runs, args.repeats)
+    if args.only != "times":
+        result["memory"] = about | {"bytes": memory(sides, runs)}
     artifacts.write_json(args.out, result)
-    print(json.dumps({"ratio": result["ratio"], "memory": result["memory_bytes"]["ratio"]}))
+    print(
+        json.dumps(
+            {
+                "ratio": result.get("times", {}).get("ratio"),
+                "memory": result["memory"]["bytes"]["ratio"] if "memory" in result else None,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
