@@ -20,7 +20,7 @@ from .data import TokenBlocks, cut, given_tokens
 from .progress import bar
 
 
-CHUNK = 1024  # tokens whose logits exist at once
+CHUNK = 256  # tokens whose logits exist at once: with what follows from them, four times that much is held
 IN_CACHE = 1 << 20  # logits that what follows from them is computed of at once: passes over more come from memory
 QUANTITIES = ("kl", "loss", "hit", "same")  # of a child on a token
 CALIBRATION = "calibration"  # and these: how sure it is of its first choice, and the Brier score
