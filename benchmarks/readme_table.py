@@ -164,7 +164,7 @@ def engine_table() -> list[str]:
         worst = max((cell.get("difference", 0.0) for cell in row["cells"] if cell["verdict"] == "right"), default=0.0)
         lines.append(
             f"| {name} | {row['version']} | {', '.join(map(str, raw)) if any(raw) else '-'} | "
-            f"{', '.join(map(str, exported)) if any(exported) else '-'} | {worst:.0e} |"
+            f"{', '.join(map(str, exported)) if any(exported) else '-'} | {f'{worst:.0e}' if worst else 'tokens equal'} |"
         )
     return lines
 
