@@ -8,14 +8,13 @@ computes the same), `stock batch` pads all prompts to batches of the better size
 """
 
 import argparse
-import contextlib
 import random
 import statistics
 from pathlib import Path
 
 import torch
 import transformers
-from pcw_speed import compare, held_bytes, report
+from pcw_speed import compare, head_rows, held_bytes, report
 from transformers import AutoModelForCausalLM, AutoTokenizer, DecisionConfig, LlamaConfig, LlamaForCausalLM, pipeline
 
 from hf_puzzle import artifacts
@@ -148,17 +147,6 @@ def one_state(model, tokenizer, words: int, rounds: int, clock: str) -> dict:
         "max_abs_difference": largest(decide(request), stock(request)),
         "held_by_questions": held,
     }
-
-
-@contextlib.contextmanager
-def head_rows(model):
-    """A list of how many hidden states each call of the language-model head got."""
-    rows = []
-    hook = model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(args[0][..., 0].numel()))
-    try:
-        yield rows
-    finally:
-        hook.remove()
 
 
 def behind_demonstrations(model, tokenizer, rounds: int, clock: str) -> dict:

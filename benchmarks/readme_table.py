@@ -279,7 +279,48 @@ def pcw() -> str:
             f"small in-context model trained here, new tasks, {rows[labels[0], 1]['draws']} draws, accuracy with 1, 3 and 8 windows: "
             + "; ".join(f"{n} labels " + ", ".join(f"{rows[n, b]['accuracy']:.1%}" for b in (1, 3, 8)) for n in labels)
         )
-    return "\n".join(f"- {fact}" for fact in facts)
+    if data := load("pcw_windows.json"):
+        whole, *rest = data["rows"]
+
+        def cost(row: dict) -> str:
+            size = f" ({row['bytes'] / 1e6:.0f} MB)" if row["bytes"] != whole["bytes"] else ""
+            return f"{row['variant']}{size} KL {row['kl']:.4f}, first label kept for {row['same_label']:.0%}"
+
+        facts.append(
+            f"{len(data['windows'])} windows of SmolLM2-135M-Instruct in a store of {whole['bytes'] / 1e6:.0f} MB (float32), against "
+            f"other ways to keep and read them: {'; '.join(map(cost, rest))} ({data['texts']} texts, {data['labels']} labels)"
+        )
+    return "\n\n".join(filter(None, ["\n".join(f"- {fact}" for fact in facts), pcw_real()]))
+
+
+def pcw_real() -> str:
+    """The real model on package descriptions: every way on the same shots, and facts in documents."""
+    if not (data := load("pcw_real.json")):
+        return ""
+    rows = {(row["mode"], row["num_windows"]): row for row in data["summary"]}
+    counts = sorted({b for _, b in rows})
+    first = data["summary"][0]
+    lines = [
+        f"SmolLM2-135M-Instruct names the section of a Debian package ({first['labels']} labels, {first['texts']} texts, "
+        f"{first['draws']} draws; accuracy in %, 95 % interval; `benchmarks/pcw_real.json`: {data['note']}):",
+        "",
+        "| on the same demonstrations | " + " | ".join(f"{b * first['n_max']} in {b}" for b in counts) + " |",
+        "|---" * (len(counts) + 1) + "|",
+    ]
+    for mode in dict.fromkeys(mode for mode, _ in rows):
+        cells = []
+        for b in counts:
+            row = rows.get((mode, b))
+            interval = row and " to ".join(f"{100 * end:.0f}" for end in row["interval"])
+            cells.append(f"{100 * row['accuracy']:.0f} ({interval})" if row else "-")
+        lines.append(f"| {mode.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    if data["documents"]:
+        found = ", ".join(f"{row['way'].replace('_', ' ')} {row['found']:.0%}" for row in data["documents"])
+        lines += [
+            "",
+            f"Facts in eight documents, one of them asked for ({data['documents'][0]['items']} questions): {found}.",
+        ]
+    return "\n".join(lines)
 
 
 def mrkl() -> str:

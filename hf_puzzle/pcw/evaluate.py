@@ -195,7 +195,7 @@ def evaluate_dataset(
         while layouts is None:
             seed = recipe.seed + number + 1_000_003 * attempt
             try:
-                layouts = {b: _lay_out(tokenizer, examples, sizes, protocol, b, seed) for b in protocol.num_windows}
+                layouts = {b: lay_out(tokenizer, examples, sizes, protocol, b, seed) for b in protocol.num_windows}
             except PCWError:
                 redrawn, attempt = redrawn + 1, attempt + 1
                 if redrawn > max(1, REDRAWN_AT_MOST * protocol.draws):
@@ -218,7 +218,7 @@ def _part_of(test: list[int], items: int | None, number: int) -> list[int]:
     return [test[(number * items + i) % len(test)] for i in range(min(items, len(test)))]
 
 
-def _lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed: int) -> Dealt:
+def lay_out(tokenizer, examples: Examples, sizes: Sizes, protocol, b: int, seed: int) -> Dealt:
     chosen = [examples.train[i] for i in draw(sizes, protocol.num_windows, seed)[: b * sizes.n_max]]
     layout = lay_out_demonstrations(
         tokenizer, chosen, examples.labels, examples.template, sizes.context,
@@ -496,7 +496,7 @@ def _merge(recipe: PCWRecipe, out: Path) -> None:
 def _evaluate(
     recipe: PCWRecipe, out: Path, base: Path, say: Callable, dataset: int, first_draw: int, last_draw: int
 ) -> None:
-    model, tokenizer = _open_model(recipe, out, base)
+    model, tokenizer = open_model(recipe, out, base)
     encoder = None
     if recipe.protocol.embeddings is not None:
         encoder = sentence_encoder(hub.located(recipe.protocol.embeddings, base))
@@ -509,14 +509,14 @@ def _evaluate(
 
 
 def _ask(recipe: PCWRecipe, out: Path, base: Path) -> None:
-    model, tokenizer = _open_model(recipe, out, base)
+    model, tokenizer = open_model(recipe, out, base)
     examples = load_examples(recipe.datasets[0], recipe.protocol.test_items, recipe.seed)
     texts = [" ".join(each.inputs) for each in examples.train]
     rows = documents.ask(model, tokenizer, texts, recipe.documents, recipe.seed)
     artifacts.write_text(out / "documents.jsonl", "".join(map(artifacts.json_line, rows)))
 
 
-def _open_model(recipe: PCWRecipe, out: Path, base: Path) -> tuple[torch.nn.Module, object]:
+def open_model(recipe: PCWRecipe, out: Path, base: Path) -> tuple[torch.nn.Module, object]:
     """The model that reads the windows, on its device, and its tokenizer."""
     config, name, options = recipe.model, str(out / "model"), {}
     if config.name is not None:

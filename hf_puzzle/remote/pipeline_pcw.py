@@ -24,7 +24,7 @@ from .cache_pcw import EncodedWindows
 from .decisions_pcw import Decider, is_request, label_questions
 from .generation_pcw import encode_windows, generate
 from .masks_pcw import PCWError, check_count, check_model, column_names, plain_model
-from .scoring_pcw import check_knobs, score_labels
+from .scoring_pcw import check_knobs, recompute_starts, score_labels
 from .store_pcw import load_windows, read_json, save_windows
 from .weights_pcw import model_state
 from .windows_pcw import (
@@ -247,6 +247,7 @@ class ClassificationWindows:
     layout: Layout
     alignment: str
     encoded: EncodedWindows | None = None
+    recompute_starts: int = 0
     priors: dict = field(default_factory=dict)
 
     def task(self, inputs: tuple[str, ...]) -> tuple[int, ...]:
@@ -269,6 +270,7 @@ class PCWClassificationPipeline(_PCWPipeline):
         seed: of the deal of demonstrations to windows. task_tokens: positions kept for a text and its label.
         context_size: positions of the model; default: as its config says.
         tokenization: "joint", or "separate" as in the authors' code. alignment: "left" or "right".
+        recompute_starts: tokens of each window that are read again behind the windows before it; 0: none.
         calibrate: divide by the labels' probabilities after content-free texts (arXiv 2102.09690).
         scores: "trie" (exact, one forward), "each" (the same, one forward per label), "greedy" (the paper's: no
             probabilities, the chosen label has score 1).
@@ -283,6 +285,7 @@ class PCWClassificationPipeline(_PCWPipeline):
     _LAYOUT = (
         "demonstrations", "labels", "num_windows", "window_size", "template", "separator", "text_column", "label_column",
         "prompt", "seed", "task_tokens", "context_size", "tokenization", "alignment",
+        "recompute_starts",
     )  # fmt: skip
     _SCORING = (
         "calibrate", "scores", "mode", "attention_temperature", "self_weight", "top_k_windows", "weights", "beta",
@@ -318,6 +321,7 @@ class PCWClassificationPipeline(_PCWPipeline):
         context_size: int | None = None,
         tokenization: str = "joint",
         alignment: str = "left",
+        recompute_starts: int = 0,
     ) -> ClassificationWindows:
         template = template if isinstance(template, Template) else Template(template, separator)
         if demonstrations is None:
@@ -334,6 +338,7 @@ class PCWClassificationPipeline(_PCWPipeline):
             template,
             context,
             alignment,
+            recompute_starts,
             *sizes.values(),
             model_state(plain_model(self.model)),
         )
@@ -342,13 +347,15 @@ class PCWClassificationPipeline(_PCWPipeline):
             return known[1]
         if alignment not in ("left", "right"):
             raise PCWError(f"alignment is {alignment!r}: expected 'left' or 'right'")
+        check_count(recompute_starts, "recompute_starts", 0)
         layout = lay_out_demonstrations(self.tokenizer, shots, names, template, context, **sizes)
         windows = ClassificationWindows(
             template,
             tokenize_labels(layout.tokens, names, template),
             layout,
             alignment,
-            self._saved_windows(layout, alignment),
+            None if recompute_starts else self._saved_windows(layout, alignment),
+            recompute_starts=recompute_starts,
         )
         self._known = (key, windows)
         return windows
@@ -370,7 +377,10 @@ class PCWClassificationPipeline(_PCWPipeline):
         with self._lock:
             if windows.encoded is None:
                 layout = windows.layout
-                windows.encoded = encode_windows(self.model, layout.windows, layout.prefix, windows.alignment)
+                encoded = encode_windows(self.model, layout.windows, layout.prefix, windows.alignment)
+                if windows.recompute_starts:
+                    encoded = recompute_starts(self.model, encoded, windows.recompute_starts)
+                windows.encoded = encoded
         return windows
 
     def preprocess(self, inputs: list, **settings) -> dict:
@@ -477,6 +487,8 @@ class PCWClassificationPipeline(_PCWPipeline):
 
         window_bits: 8 or 4 for their keys and values, as `save_windows` of the store.
         """
+        if save_windows and self._preprocess_params.get("recompute_starts"):
+            raise PCWError("windows with recomputed starts are not those of their tokens: save without save_windows")
         super().save_pretrained(save_directory, **kwargs)
         if save_windows:
             folder, encoded = Path(save_directory) / WINDOWS_FOLDER, self.windows().encoded

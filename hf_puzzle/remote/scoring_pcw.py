@@ -17,6 +17,7 @@ from .masks_pcw import (
     View,
     accepts,
     cache_name,
+    check_count,
     check_length,
     check_masks,
     decoder_of,
@@ -284,6 +285,37 @@ def _check_tasks(model, kind, encoded, tasks, extra: int = 0) -> list[tuple[int,
             raise PCWError(f"task {i} is empty")
         check_length(model, kind, encoded.next_position, len(task), extra, f"task {i}")
     return tasks
+
+
+@torch.no_grad()
+def recompute_starts(model, encoded: EncodedWindows, tokens: int) -> EncodedWindows:
+    """`encoded` with the first `tokens` of every window but the first read again, behind the windows before it.
+
+    What CacheBlend (arXiv 2405.16444) does where it deviates most: the start of a window, read alone, draws attention that
+    a later part of one long text does not. Later tokens keep what they have. No longer exact for one window of many, and
+    dependent on their order. PCWError as `task_logits`.
+    """
+    model = plain_model(model)
+    reader = Reader(model, check_encoded(model, encoded))
+    check_masks(model)
+    check_count(tokens, "recompute_starts")
+    prefix, longest = len(encoded.prefix), max(encoded.lengths)
+    found = [encoded.window_layers(0)]
+    for i, window in enumerate(encoded.windows[1:], 1):
+        count = min(tokens, len(window))
+        first = prefix if encoded.alignment == "left" else prefix + longest - len(window)
+        new = reader.extended(encoded.context(range(i)), [Piece(window[:count], first=first)]).layers
+        pairs = zip(new, encoded.window_layers(i), strict=True)
+        found.append(
+            [
+                tuple(
+                    o if o is None else torch.cat([n[:, :, -count:], o[:, :, count:]], 2)
+                    for n, o in zip(*pair, strict=True)
+                )
+                for pair in pairs
+            ]
+        )
+    return encoded._with(encoded.windows, found)
 
 
 def _check_labels(model, labels) -> list[tuple[int, ...]]:

@@ -34,7 +34,7 @@ def case():
     examples = evaluate.load_examples(recipe.datasets[0], 6, 0)
     labels = tokenize_labels(Tokens(tokenizer), examples.labels, examples.template)
     sizes = evaluate.measure(examples, labels, Tokens(tokenizer), 40)
-    dealt = evaluate._lay_out(tokenizer, examples, sizes, recipe.protocol, 2, 0)
+    dealt = evaluate.lay_out(tokenizer, examples, sizes, recipe.protocol, 2, 0)
     model = tiny_llama(tokenizer, positions=256)
     texts = [example.inputs for example in examples.test]
     return Case(model, tokenizer, examples.template, labels, dealt, texts, recipe.protocol, encoder)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, SIZES, block_kinds, family_child, family_model, own_block, spread
+from pcw_models import byte_level, tiny_llama
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
@@ -21,6 +22,7 @@ from hf_puzzle.remote import cache_pcw, masks_pcw, scoring_pcw
 from hf_puzzle.remote import generation_pcw as pcw
 from hf_puzzle.remote.caches_puzzle import NAMES, OUTPUT_NAME, SWITCH
 from hf_puzzle.remote.generation_pcw import PCWError, encode_windows, generate, score_labels, task_logits
+from hf_puzzle.remote.scoring_pcw import recompute_starts
 
 
 TOKENS = {"vocab_size": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -1043,3 +1045,27 @@ def test_no_pad_token(models):
     batch, mask = torch.tensor([[2, 2, 5], [5, 6, 7]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
     found = generate(batch, attention_mask=mask, model=model, encoded=encoded, do_sample=False, **SIX)
     assert found[0, 3:].tolist() == list(generated(model, (5,), encoded=encoded)[0][-6:])
+
+
+def test_recomputed_starts_are_those_of_one_text_and_the_rest_stays():
+    """Behind the windows before it, a whole window is read as in one sequence of these positions."""
+    model = tiny_llama(byte_level())
+    prefix, windows = [1], [[5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16]]
+    encoded = encode_windows(model, windows, prefix)
+    some, whole = (recompute_starts(model, encoded, tokens) for tokens in (2, 9))
+    positions = torch.tensor([[0, 1, 2, 3, 4, 1, 2, 3]])
+    ids = torch.tensor([[1, *windows[0], *windows[1]]])
+    with torch.no_grad():
+        cache = model.model(
+            ids, position_ids=positions, attention_mask=torch.ones(1, 1, 8, 8).tril().bool()
+        ).past_key_values
+    for layer, kept, changed, before in zip(cache.layers, some.keys, whole.keys, encoded.keys, strict=True):
+        torch.testing.assert_close(changed[:, :, 5:8], layer.keys[:, :, 5:8], atol=1e-5, rtol=0)
+        torch.testing.assert_close(kept[:, :, 5:7], layer.keys[:, :, 5:7], atol=1e-5, rtol=0)
+        assert torch.equal(kept[:, :, 7], before[:, :, 7])
+        assert torch.equal(kept[:, :, :5], before[:, :, :5])
+    assert not torch.allclose(some.keys[1][:, :, 8:10], encoded.keys[1][:, :, 8:10], atol=1e-3)
+    one = encode_windows(model, windows[:1], prefix)
+    assert all(torch.equal(a, b) for a, b in zip(recompute_starts(model, one, 2).keys, one.keys, strict=True))
+    with pytest.raises(PCWError, match="recompute_starts is 0"):
+        recompute_starts(model, encoded, 0)

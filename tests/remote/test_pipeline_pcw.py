@@ -16,6 +16,7 @@ import hf_puzzle  # noqa: F401 (registers the pipelines)
 from hf_puzzle.pcw.publish import write_custom_generate
 from hf_puzzle.remote.generation_pcw import PCWError, encode_windows, generate, score_labels
 from hf_puzzle.remote.pipeline_pcw import PCWClassificationPipeline, PCWGenerationPipeline
+from hf_puzzle.remote.scoring_pcw import recompute_starts
 from hf_puzzle.remote.windows_pcw import Demonstration, Template, Tokens, lay_out_demonstrations, tokenize_labels
 
 
@@ -566,3 +567,16 @@ def test_a_data_set_is_saved_as_pairs(model, tokenizer, tmp_path):
     )
     assert restored("z", top_k=None) == classifier("z", top_k=None)
     assert isinstance(make(model, tokenizer, "pcw-generation"), PCWGenerationPipeline)
+
+
+def test_starts_are_recomputed_where_asked_and_not_stored(model, tokenizer, tmp_path):
+    plain = make(model, tokenizer, demonstrations=SHOTS, num_windows=2)
+    again = make(model, tokenizer, demonstrations=SHOTS, num_windows=2, recompute_starts=3)
+    expected = recompute_starts(model, plain.windows().encoded, 3)
+    assert all(torch.equal(a, b) for a, b in zip(again.windows().encoded.keys, expected.keys, strict=True))
+    assert again("a joy", top_k=None) != plain("a joy", top_k=None)
+    assert plain("a joy", top_k=None, recompute_starts=3) == again("a joy", top_k=None)
+    with pytest.raises(PCWError, match="save without save_windows"):
+        again.save_pretrained(tmp_path, save_windows=True)
+    with pytest.raises(PCWError, match="recompute_starts is -1"):
+        plain("a joy", recompute_starts=-1)
