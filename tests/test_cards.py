@@ -253,6 +253,19 @@ def test_folders_are_left_out_of_changes_to_the_recipe(example):
     assert json.loads((folder / "overrides.json").read_text()) == ["parent.name=llama"]
 
 
+def test_a_folder_that_decides_says_how(example):
+    folder = example("pcw")
+    assert "pcw-decision" not in rendered(folder, "pcw")
+    config = json.loads((folder / "config.json").read_text())
+    config["custom_pipelines"] |= {"pcw-decision": {"impl": "pipeline_pcw.PCWDecisionPipeline"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "README.md").unlink()
+    card = rendered(folder, "pcw")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", card, re.S) if "pcw-decision" in block)
+    compile(code, "card", "exec")
+    assert 'model="your-name/tiny-pcw", trust_remote_code=True' in code
+
+
 def test_a_card_written_by_hand_is_kept(example):
     folder = example("pcw")
     (folder / "README.md").write_text("# mine\n")
