@@ -1,8 +1,8 @@
 """The one description of a layer: what its attention and its FFN are. Formats, engines and search all speak it.
 
 An attention variant is a number of KV heads, `kv4win512` (KV heads and a sliding window), `linear` (one linear map) or
-`none`; an FFN variant is a width, `e4` (experts kept of a mixture), `linear` or `none` (Puzzle, arXiv 2411.19146,
-section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
+`none`; an FFN variant is a width, `e4` (experts kept of a mixture; `e4w256`: each of that width; `e4top1`: so many for
+each token), `linear` or `none` (Puzzle, arXiv 2411.19146, section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
 `rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own (recipes/ADD_A_BLOCK.md).
 """
 
@@ -15,6 +15,12 @@ from typing import NamedTuple
 Variant = int | str
 LINEAR, NONE = "linear", "none"
 KINDS = {"attention": "kv", "ffn": "w"}
+MIXTURES = {
+    "e{}": ("experts",),
+    "e{}w{}": ("experts", "expert_width"),
+    "e{}top{}": ("experts", "experts_per_tok"),
+    "e{}w{}top{}": ("experts", "expert_width", "experts_per_tok"),
+}
 MAX_DIGITS = 12  # of a number in an id
 _GRAPH_ENGINES = ("onnxruntime", "openvino")
 _PER_LAYER_ENGINES = ("transformers", "transformers-serve", "continuous-batching", *_GRAPH_ENGINES)
@@ -47,7 +53,8 @@ class Row:
 
     @property
     def example(self) -> str:
-        return self.template.format(*(4, 512)[: len(self.sizes)])
+        usual = {"attention_window": 512, "expert_width": 512, "experts_per_tok": 2}
+        return self.template.format(*(usual.get(name, 4) for name in self.sizes))
 
     def is_int(self, kind: str) -> bool:
         return self.template == f"{KINDS[kind]}{{}}"
@@ -74,13 +81,16 @@ def rows() -> tuple[Row, ...]:
             refusal="no sliding windows",
         ),
         Row("w{}", ("ffn",), ("intermediate_size",), stock=True),
-        Row(
-            "e{}",
-            ("ffn",),
-            ("experts",),
-            stock=True,
-            engines=(*_PER_LAYER_ENGINES, "vllm"),
-            refusal="no expert counts per layer",
+        *(
+            Row(
+                template,
+                ("ffn",),
+                sizes,
+                stock=True,
+                engines=(*_PER_LAYER_ENGINES, "vllm"),
+                refusal="no expert counts per layer",
+            )
+            for template, sizes in MIXTURES.items()
         ),
         *(
             Row(

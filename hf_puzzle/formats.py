@@ -86,6 +86,12 @@ def expert_attribute(config: PretrainedConfig) -> str | None:
     )
 
 
+def mixture_attributes(config: PretrainedConfig) -> dict[str, str]:
+    """What a family's config calls the sizes of a mixture's variants."""
+    width = next(name for name in ("moe_intermediate_size", "intermediate_size") if hasattr(config, name))
+    return {"experts": expert_attribute(config), "expert_width": width, "experts_per_tok": "num_experts_per_tok"}
+
+
 def parent_block(config: PretrainedConfig) -> Block:
     """The block that every layer of a stock model has."""
     heads = stock_value(config, "num_key_value_heads") if has_kv_heads(config) else None
@@ -110,10 +116,11 @@ def variant_overrides(config: PretrainedConfig, kind: str, variant: Variant) -> 
         return {"replace_with": {kind: variant}}
     sizes = sizes_of(kind, own)
     changed = {name: size for name, size in sizes_of(kind, variant).items() if size != sizes.get(name)}
-    if (experts := changed.pop("experts", None)) is not None:
-        changed[expert_attribute(config)] = experts
-        if experts < stock_value(config, "num_experts_per_tok"):
-            changed["num_experts_per_tok"] = experts
+    names = mixture_attributes(config) if num_experts(variant) else {}
+    changed = {names.get(name, name): size for name, size in changed.items()}
+    per_token = names.get("experts_per_tok")
+    if names and per_token not in changed and num_experts(variant) < stock_value(config, per_token):
+        changed[per_token] = num_experts(variant)
     return changed
 
 
@@ -135,8 +142,26 @@ def block_overrides(config: PretrainedConfig, block: Block) -> dict:
 
 def does_not_fit(config: PretrainedConfig, kind: str, variant: Variant) -> str | None:
     """What a parent's size says against a variant, with the way out; None if nothing, ValueError if it is no variant."""
-    check = getattr(row_of(kind, variant).module, "why_not", None)
-    return check(config.hidden_size, *sizes_of(kind, variant).values()) if check is not None else None
+    check, sizes = getattr(row_of(kind, variant).module, "why_not", None), sizes_of(kind, variant)
+    if check is not None:
+        return check(config.hidden_size, *sizes.values())
+    return _mixture_misfit(config, sizes) if "experts" in sizes and expert_attribute(config) else None
+
+
+def _mixture_misfit(config: PretrainedConfig, sizes: dict[str, int]) -> str | None:
+    names, per_token = mixture_attributes(config), stock_value(config, "num_experts_per_tok")
+    for name, size in sizes.items():
+        if size > (most := stock_value(config, names[name])):
+            return f"{names[name]} {size} is more than the parent's {most}"
+    if sizes.get("experts_per_tok", 1) > sizes["experts"]:
+        return f"{sizes['experts_per_tok']} of {sizes['experts']} experts for each token: take as many or fewer"
+    groups = stock_value(config, "n_group") or 1
+    if sizes["experts"] % groups or sizes["experts"] // groups < 2 <= groups:
+        return f"{sizes['experts']} experts do not fall into the router's {groups} groups of two or more: take a multiple of {groups}"
+    chosen = stock_value(config, "topk_group") or groups
+    if sizes["experts"] * chosen // groups < min(sizes.get("experts_per_tok", per_token), sizes["experts"]):
+        return f"the router takes experts of {chosen} of {groups} groups: {sizes['experts']} leave it fewer than {per_token}; take more"
+    return None
 
 
 def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None:
@@ -330,9 +355,16 @@ def _decilm_block(config: DeciLMConfig, entry) -> Block:
 
 
 def _per_layer_block(config: PretrainedConfig, own: Block, overrides: dict) -> Block:
-    replaced, variants = modeling_puzzle.replaced(overrides), []
-    known = {"experts": overrides.get(expert_attribute(config))} | overrides
-    for kind, optional in (("attention", ["attention_window"]), ("ffn", [])):
+    replaced, variants, known = modeling_puzzle.replaced(overrides), [], dict(overrides)
+    names = mixture_attributes(config) if num_experts(own.ffn) else {}
+    known |= {name: overrides[attribute] for name, attribute in names.items() if attribute in overrides}
+    fewer = min(known.get("experts") or num_experts(own.ffn) or 0, stock_value(config, "num_experts_per_tok") or 0)
+    if known.get("experts_per_tok") == fewer:  # said only where the number of experts does not
+        del known["experts_per_tok"]
+    for kind, optional in (
+        ("attention", ["attention_window"]),
+        ("ffn", [name for name in names if name != "experts"]),
+    ):
         sizes = sizes_of(kind, getattr(own, kind))
         sizes |= {name: known[name] for name in (*sizes, *optional) if known.get(name)}
         skipped = _SKIP_NAMES[kind] in overrides.get("skip", ())

@@ -185,6 +185,10 @@ class ImportanceConfig:
 
     num_tokens: int = key("calibration tokens", 65_536, least=1)
     batch_size: int = key("sequences per forward pass", 8, least=1)
+    experts: Literal["reap", "routing_weight"] = key(
+        "what ranks experts: `reap`, the mean over an expert's tokens of gate x norm of its answer, or the mean gate",
+        "reap",
+    )
 
 
 @dataclass(frozen=True)
@@ -457,7 +461,7 @@ class PuzzleRecipe:
 
 @dataclass(frozen=True)
 class ParentRecipe:
-    """`system: parent`: a small Llama trained from scratch, for demos and tests without downloads."""
+    """`system: parent`: a small model trained from scratch, for demos and tests without downloads."""
 
     data: DataConfig
     system: Literal["parent"] = key("which system runs", "parent")
@@ -465,7 +469,8 @@ class ParentRecipe:
     device: str = key("`auto`, `cpu`, `cuda`", "auto")
     threads: int | None = key("CPU threads; default: torch's", None)
     vocab_size: int = key("tokens of the byte-level BPE trained on the data", 2048, least=1)
-    config: dict = key("`transformers.LlamaConfig`, by its own names", {})
+    model_type: str = key("family: a decoder of transformers", "llama")
+    config: dict = key("the family's config (of `llama`: `transformers.LlamaConfig`), by its own names", {})
     batch_size: int = key("sequences per step", 32, least=1)
     learning_rate: float = key("peak learning rate (Muon for matrices, AdamW for the rest)", 4e-3, above=0)
     num_tokens: int = key("training tokens", 5_000_000, least=1)

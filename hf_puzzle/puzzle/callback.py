@@ -136,7 +136,7 @@ class PuzzleCallback(TrainerCallback):
         elif self._activity[1].num_tokens < wanted:
             reason = f"the last evaluation had {self._activity[1].num_tokens} of importance.num_tokens {wanted}"
         else:
-            return self._activity[1].importance(parent)
+            return self._activity[1].importance(parent, self.recipe.importance.experts)
         logger.info("importance takes a pass of its own: %s", reason)
         return None
 

@@ -126,6 +126,8 @@ class _ClosedForms:
     def __init__(self, parent, places: list[Place], importance: dict[str, torch.Tensor]):
         self.parent, self.places, self.layers = parent, places, layers_of(parent)
         self.rankings = {i: channel_ranking(importance[f"layer_{i}"]) for i, kind, _ in places if kind == "ffn"}
+        inner = {i: importance.get(f"layer_{i}.channels") for i in self.rankings}  # of experts
+        self.inner = {i: channel_ranking(scores) for i, scores in inner.items() if scores is not None}
         self.maps: dict[tuple[int, str], torch.Tensor] = {}  # of variants that are made of a linear map
         self.starts = {place: self._training_free(*place) for place in places}
         self.fit: dict[tuple, Moments] = {}
@@ -137,8 +139,12 @@ class _ClosedForms:
     def _training_free(self, layer_idx: int, kind: str, variant: Variant) -> Start:
         layer, config = self.layers[layer_idx], self.parent.config
         if row_of(kind, variant).module is None:
-            weights = initial_weights(layer, kind, variant, config, self.rankings.get(layer_idx))
-            return weights, "mean_pool" if kind == "attention" else "channels"
+            weights = initial_weights(
+                layer, kind, variant, config, self.rankings.get(layer_idx), self.inner.get(layer_idx)
+            )
+            return weights, "mean_pool" if kind == "attention" else "channels" if isinstance(
+                variant, int
+            ) else "experts"
         try:
             linear, init = product_of_weights(layer, kind, config), "product"
         except ValueError:  # mixtures have none

@@ -13,6 +13,7 @@ from ..anatomy import input_device
 from ..progress import bar
 from ..stages import Estimate
 from .estimates import Pieces
+from .experts import ExpertSums, experts_of
 from .surgery import layers_of, meta_parent, output_projection, sub_block
 
 
@@ -29,13 +30,17 @@ class FFNActivity:
         stock = meta_parent(model.config)
         names = {module: name for name, module in stock.named_modules()}
         device = "cpu" if model.device.type == "mps" else model.device  # mps has no float64
-        self.channels: list[bool] = []
+        self.mixtures: list[ExpertSums | None] = []  # of each layer
         self.sums: dict[str, torch.Tensor] = {}  # last entry: tokens
         for ffn in (sub_block(layer, "ffn") for layer in layers_of(stock)):
-            output = output_projection(ffn)
-            watched, size = (ffn.experts, ffn.experts.num_experts) if output is None else (output, output.in_features)
-            self.channels.append(output is not None)
-            self.sums[names[watched]] = torch.zeros(size + 1, dtype=torch.float64, device=device)
+            mixture = ExpertSums(experts, device) if (experts := experts_of(ffn)) is not None else None
+            watched = output_projection(ffn) if mixture is None else experts
+            self.mixtures.append(mixture)
+            self.sums[names[watched]] = (
+                torch.zeros(watched.in_features + 1, dtype=torch.float64, device=device)
+                if mixture is None
+                else mixture.flat
+            )
         self._kept: torch.Tensor | None = None
 
     @property
@@ -47,8 +52,10 @@ class FFNActivity:
         """Hooks on the model, for as long as the block runs."""
         handles = [self.model.get_decoder().register_forward_pre_hook(self._note_padding, with_kwargs=True)]
         try:
-            for (name, sums), channels in zip(self.sums.items(), self.channels, strict=True):
-                hook = functools.partial(self._add_channels if channels else self._add_experts, sums)
+            for (name, sums), mixture in zip(self.sums.items(), self.mixtures, strict=True):
+                hook = functools.partial(
+                    *((self._add_channels, sums) if mixture is None else (self._add_experts, mixture))
+                )
                 handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook))
             yield
         finally:
@@ -76,11 +83,9 @@ class FFNActivity:
         sums[-1] += len(values)
 
     @torch.no_grad()
-    def _add_experts(self, sums: torch.Tensor, module, args) -> None:
-        _, indices, weights = args  # (tokens, top_k) both
-        indices, weights = self._of_text(indices).to(sums.device), self._of_text(weights).to(sums.device)
-        sums.index_add_(0, indices.flatten(), weights.flatten().double())
-        sums[-1] += len(indices)
+    def _add_experts(self, mixture: ExpertSums, module, args) -> None:
+        states, indices, weights = args  # (tokens, hidden_size), and (tokens, top_k) both
+        mixture.add(module, *(self._of_text(values) for values in (states.flatten(0, -2), indices, weights)))
 
     def reduce(self, trainer: Trainer) -> None:
         """Add up what the processes saw, each its share of the evaluation; afterwards all of it is on the CPU."""
@@ -90,14 +95,18 @@ class FFNActivity:
         parts = joined.cpu().split([len(sums) for sums in self.sums.values()])
         self.sums = dict(zip(self.sums, parts, strict=True))
 
-    def importance(self, parent: PreTrainedModel) -> dict[str, torch.Tensor]:
+    def importance(self, parent: PreTrainedModel, experts: str = "reap") -> dict[str, torch.Tensor]:
         """The same as `channel_importance` of `parent` on the tokens that were seen."""
         scores = {}
-        for i, (name, sums) in enumerate(self.sums.items()):
+        for i, ((name, sums), mixture) in enumerate(zip(self.sums.items(), self.mixtures, strict=True)):
             module = parent.get_submodule(name)
             with align_module_device(module):  # weights that a device_map keeps elsewhere
-                norms = module.weight.float().norm(dim=0).cpu() if self.channels[i] else 1.0
-            scores[f"layer_{i}"] = (sums[:-1] / sums[-1]).float().cpu() * norms
+                if mixture is not None:
+                    scores[f"layer_{i}"], scores[f"layer_{i}.channels"] = mixture.importance(module, sums, experts)
+                else:
+                    scores[f"layer_{i}"] = (sums[:-1] / sums[-1]).float().cpu() * module.weight.float().norm(
+                        dim=0
+                    ).cpu()
         return scores
 
 
@@ -108,22 +117,26 @@ def _padding_runs(pads: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def channel_importance(model: PreTrainedModel, input_ids: torch.Tensor, batch_size: int) -> dict[str, torch.Tensor]:
+def channel_importance(
+    model: PreTrainedModel, input_ids: torch.Tensor, batch_size: int, experts: str = "reap"
+) -> dict[str, torch.Tensor]:
     """Mean over tokens of |X_k| * ||W_down[:, k]||: how far the output moves if channel k is removed.
 
-    (Puzzle, arXiv 2411.19146, section on channel contribution.) Experts of a mixture: the mean routing weight they get.
+    (Puzzle, arXiv 2411.19146, section on channel contribution.) Experts of a mixture: as of `ExpertSums.importance`.
 
     Args:
         input_ids: calibration sequences, shape `(num_sequences, sequence_length)`.
+        experts: `reap` or `routing_weight`.
 
     Returns:
-        `layer_{i}` -> float32 scores of shape `(intermediate_size,)`, or `(num_experts,)`.
+        `layer_{i}` -> float32 scores of shape `(intermediate_size,)`; of a mixture `(num_experts,)`, and `layer_{i}.channels`
+        of the channels of each expert, `(num_experts, width)`.
     """
     activity = FFNActivity(model)
     with activity.watched():
         for batch in bar(input_ids.split(batch_size), desc="importance"):
             model.get_decoder()(input_ids=batch.to(input_device(model)), use_cache=False)
-    return activity.importance(model)
+    return activity.importance(model, experts)
 
 
 def channel_ranking(importance: torch.Tensor) -> torch.Tensor:

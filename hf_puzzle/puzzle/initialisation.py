@@ -5,11 +5,17 @@ from torch import nn
 
 from ..blocks import NONE, Variant, kv_heads, num_experts, row_of, sizes_of
 from ..formats import parent_block, stock_value
+from .experts import expert_width, experts_of
 from .surgery import empty_block, sub_block
 
 
 def initial_weights(
-    parent_layer: nn.Module, kind: str, variant: Variant, config, channels: torch.Tensor | None = None
+    parent_layer: nn.Module,
+    kind: str,
+    variant: Variant,
+    config,
+    channels: torch.Tensor | None = None,
+    inner: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Training-free weights of a variant (Puzzle, appendix on initialisation).
 
@@ -18,6 +24,7 @@ def initial_weights(
 
     Args:
         channels: FFN channels, or experts, by falling importance; only for narrower FFNs.
+        inner: channels of each expert by falling importance, `(num_experts, width)`; only for narrower experts.
 
     Raises:
         ValueError: a variant made of a linear map where there is no product of weights (ridge regression has one for every family).
@@ -29,6 +36,8 @@ def initial_weights(
     if (module := row_of(kind, variant).module) is not None:
         return module.from_map(product_of_weights(parent_layer, kind, config), kind, *sizes_of(kind, variant).values())
     target = empty_block(parent_layer, kind, variant, config, getattr(parent_block_, "layer_idx", 0) or 0)
+    if num_experts(variant) is not None:
+        return _cut_mixture(weights, parent_block_, target, channels, inner)
     return {
         name: _cut(weights[name], tensor.shape, kind, variant, config, channels, name)
         for name, tensor in target.state_dict().items()
@@ -49,11 +58,46 @@ def _cut(tensor, shape: torch.Size, kind: str, variant: Variant, config, channel
         parts = tensor.split([old - pooled, pooled // 2, pooled // 2] if old > pooled else [old], dim)
         keep, pool = (parts[:1], parts[1:]) if old > pooled else ((), parts)
         return torch.cat([*keep, *(_mean_heads(part, own, kv_heads(variant)) for part in pool)])
-    count = parent_block(config).ffn if num_experts(variant) is None else num_experts(parent_block(config).ffn)
+    count = parent_block(config).ffn
     kept = channels[: new * count // old].sort().values.to(tensor.device)
     # a fused gate and up projection holds one run of all channels after the other
     offsets = torch.arange(0, old, count, device=tensor.device)[:, None]
     return tensor.index_select(dim, (offsets + kept).flatten()).contiguous()
+
+
+def _cut_mixture(
+    weights: dict, own: nn.Module, target: nn.Module, ranking: torch.Tensor, inner
+) -> dict[str, torch.Tensor]:
+    """Rows of the experts that stay, in all tensors that have one for each, and of each the channels that stay.
+
+    Raises:
+        ValueError: the width of experts is also that of something that all tokens pass (shared experts of DeepSeek's family).
+    """
+    experts, count, cut = experts_of(own), experts_of(target).num_experts, {}
+    width = expert_width(experts_of(target))
+    kept = ranking[:count].sort().values.to(experts.down_proj.device)
+    places = None if width == expert_width(experts) else inner.to(kept.device)[kept, :width].sort(dim=1).values
+    for name, shape in ((name, tensor.shape) for name, tensor in target.state_dict().items()):
+        tensor = weights[name]
+        if tensor.shape != shape and tensor.shape[0] == experts.num_experts:
+            tensor = tensor.index_select(0, kept)
+        narrowed = [dim for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)) if old != new]
+        if narrowed and not name.startswith("experts."):
+            raise ValueError(f"experts of width {width}: {name} would change its width, too, which no ranking covers")
+        if narrowed:
+            (dim,), runs = narrowed, tensor.shape[narrowed[0]] // expert_width(experts)
+            offsets = torch.arange(runs, device=kept.device)
+            # gate and up: one run of channels after the other, or in turn
+            rows = places[:, None] + offsets[:, None] * expert_width(experts) if experts.is_concatenated else (
+                places[:, :, None] * runs + offsets
+            )  # fmt: skip
+            rows = rows.flatten(1)
+            index = rows.view(len(kept), *(-1 if d == dim else 1 for d in range(1, tensor.ndim)))
+            tensor = tensor.gather(
+                dim, index.expand(*(len(rows[0]) if d == dim else n for d, n in enumerate(tensor.shape)))
+            )
+        cut[name] = tensor.contiguous()
+    return cut
 
 
 def _mean_heads(tensor: torch.Tensor, old: int, new: int) -> torch.Tensor:

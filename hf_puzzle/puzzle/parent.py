@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, set_seed
 
 from .. import artifacts, data
 from ..evaluation import token_losses
 from ..optim import MuonWithAdamW
 from ..preflight import check_folder
-from ..recipe import ParentRecipe, RecipeError
+from ..recipe import ParentRecipe, RecipeError, did_you_mean
 from ..stages import Estimate
 from ..training import SealingTrainer, num_steps, resolve_device, show_progress, training_arguments
 from .estimates import PROCESS_BYTES, TOKENIZER_BYTES, Pieces
@@ -25,10 +25,29 @@ HELDOUT_TOKENS = 16_384  # of the loss that the folder's training.json states
 class ParentTrainer(SealingTrainer):
     """LM training on token blocks."""
 
-    # LlamaForCausalLM divides by num_items_in_batch itself
+    # causal LMs divide by num_items_in_batch themselves
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, labels=inputs["input_ids"], num_items_in_batch=num_items_in_batch)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def config_of(recipe: ParentRecipe, **vocabulary) -> PretrainedConfig:
+    """The config of the parent that a recipe trains.
+
+    Raises:
+        RecipeError: a family without a causal LM in transformers, or values that it refuses.
+    """
+    if recipe.model_type not in CONFIG_MAPPING:
+        raise RecipeError(
+            f"model_type {recipe.model_type!r} is unknown{did_you_mean(recipe.model_type, CONFIG_MAPPING)}"
+        )
+    family = CONFIG_MAPPING[recipe.model_type]
+    if family not in AutoModelForCausalLM._model_mapping:
+        raise RecipeError(f"model_type {recipe.model_type!r}: transformers has no causal LM of this family")
+    try:
+        return family(**recipe.config, **vocabulary)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"config: {error}") from None
 
 
 def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
@@ -43,17 +62,14 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     device = resolve_device(recipe.device)
     tokenizer = data.train_tokenizer(recipe.data, recipe.vocab_size)
     tokens = data.tokenize(recipe.data, tokenizer)
-    try:
-        config = LlamaConfig(
-            **recipe.config,
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"config: {error}") from None
-    model = LlamaForCausalLM(config)
+    config = config_of(
+        recipe,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = AutoModelForCausalLM.from_config(config)
     logger.info("training a parent of %.2f M parameters on %s", model.num_parameters() / 1e6, device)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     steps = num_steps(recipe.num_tokens, recipe.batch_size, recipe.data.sequence_length, recipe.args)

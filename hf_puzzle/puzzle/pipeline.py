@@ -356,7 +356,7 @@ class PuzzleRun:
             check_streams(self.parent, self.tokenizer, self.corpus, self.tokens["validation"])
         if ranking is None:
             input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
-            ranking = channel_importance(self.parent, input_ids, config.batch_size)
+            ranking = channel_importance(self.parent, input_ids, config.batch_size, config.experts)
         artifacts.write_tensors(self.run_dir / "importance.safetensors", ranking)
 
     def library_tasks(self, workers: int) -> list[dict]:

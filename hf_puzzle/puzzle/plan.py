@@ -3,11 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from transformers import LlamaConfig
-
 from ..costs import cpu_threads
 from ..recipe import PuzzleRecipe, RecipeError
 from .machines import find_machine
+from .parent import config_of
 from .pipeline import PuzzleRun
 from .planner import NOWHERE, Plan, make_plan, only_looked_at
 from .published import PARENTS, parent_config
@@ -18,11 +17,7 @@ def _parent_config(run: PuzzleRun, parent: str | None):
     if parent is not None:
         return parent_config(parent)
     if run.source.trained:
-        recipe = run.source.recipe
-        try:
-            return LlamaConfig(**recipe.config, vocab_size=recipe.vocab_size)
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"config: {error}") from None
+        return config_of(run.source.recipe, vocab_size=run.source.recipe.vocab_size)
     try:
         return run.config
     except RecipeError as error:

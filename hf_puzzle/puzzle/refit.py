@@ -8,6 +8,7 @@ Nothing is taken on trust: a quarter of the text fits nothing. A matrix is chang
 and the refitted child is kept only where it is nearer to the parent there than it was.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ..progress import bar
 from ..recipe import ChildConfig
 from ..stages import Estimate
 from .estimates import Pieces, largest
+from .experts import ExpertData, expert_width, experts_of, refitted
 from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
 
 
@@ -79,10 +81,18 @@ def calibration_rows(
     child: PreTrainedModel, tokens: torch.Tensor, sequence_length: int, config: ChildConfig, seed: int
 ) -> torch.Tensor:
     """Sequences that `refit` takes, `(num_sequences, sequence_length)`: as many as the child's widest matrix needs."""
-    places = [output_projection(getattr(layer, place_of(layer, k))) for layer in layers_of(child) for k in KINDS]
-    widest = max((output.in_features for output in places if output is not None), default=1)
+    blocks = [getattr(layer, place_of(layer, k)) for layer in layers_of(child) for k in KINDS]
+    widest = max((_inputs(block) for block in blocks), default=1)
     count = config.refit_tokens or max(2 * sequence_length, wanted_tokens(widest))
     return sequences(tokens, sequence_length, count, seed)
+
+
+def _inputs(block: nn.Module) -> int:
+    """Input channels of a sub-block's output matrix, of all experts together; 1 where there is none."""
+    if (output := output_projection(block)) is not None:
+        return output.in_features
+    experts = experts_of(block)
+    return 1 if experts is None else expert_width(experts) * experts.num_experts
 
 
 @torch.no_grad()
@@ -93,7 +103,7 @@ def refit(
     config: ChildConfig,
     given: Sequence[int] = (),
 ) -> Refit:
-    """Refit `child` in place where that makes it better; mixtures of experts stay as they are.
+    """Refit `child` in place where that makes it better; of a mixture, the output matrices of its experts as one.
 
     Args:
         input_ids: calibration sequences, shape `(num_sequences, sequence_length)`; the last quarter judges.
@@ -112,28 +122,31 @@ def refit(
     before = _kl(judge, child)
     child_states = [first_states(child, batch).to(rest) for batch in batches]
     parent_states = [first_states(parent, batch).to(rest) for batch in batches]
-    originals: list[tuple[nn.Linear, torch.Tensor]] = []
+    originals: list[tuple[nn.Parameter, torch.Tensor]] = []
     matrices = 0
     for layer_idx in bar(range(len(layers_of(child))), desc="refit"):
         targets = [_trace(parent, layer_idx, state.to(device)).to(rest) for state in parent_states]
         scale = _residual_scale(parent, layer_idx, parent_states[0].to(device))
         for kind in KINDS:
             layer = layers_of(child)[layer_idx]
-            output = output_projection(getattr(layer, place_of(layer, kind)))
-            if output is not None:
+            block = getattr(layer, place_of(layer, kind))
+            watched = output_projection(block)
+            watched = experts_of(block) if watched is None else watched
+            if watched is not None:
                 matrices += 1
-                problem = _problem(child, layer_idx, kind, output, child_states, targets, scale, held_out)
+                problem = _problem(child, layer_idx, kind, watched, child_states, targets, scale, held_out)
                 update = problem.solve(config.ridge)
                 if update is not None:
-                    originals.append((output, output.weight.to("cpu", copy=True)))
-                    output.weight += update.to(output.weight.dtype)
+                    own = watched.weight if isinstance(watched, nn.Linear) else watched.down_proj
+                    originals.append((own, own.to("cpu", copy=True)))
+                    own += update.to(own.dtype)
         child_states = [run_layer(child, layer_idx, state.to(device)).to(rest) for state in child_states]
         parent_states = [target.output for target in targets]
     after = _kl(judge, child) if originals else before
     kept = surely_lower(after, before)  # never where one is no number
     if not kept:
-        for output, weight in originals:
-            output.weight.copy_(weight)
+        for own, weight in originals:
+            own.copy_(weight)
     logger.info(
         "refit: %d of %d matrices have a smaller error on held-out text; KL there %.4f without, %.4f with them: %s",
         len(originals), matrices, before.mean(), after.mean(), "kept" if kept else "taken back",
@@ -179,6 +192,18 @@ class _Problem:
     gram: torch.Tensor
     cross: torch.Tensor
 
+    @classmethod
+    def of(cls, output: nn.Linear, device: torch.device) -> "_Problem":
+        """Of no tokens yet."""
+        zeros = functools.partial(torch.zeros, device=device, dtype=torch.float64)
+        return cls(zeros(2, output.in_features, output.in_features), zeros(2, output.out_features, output.in_features))
+
+    def add(self, args: tuple, missing: torch.Tensor, judges: int) -> None:
+        """What went into the matrix for a batch, and what is missing of its answer `(batch, length, out)`."""
+        z = args[0].flatten(0, -2).float()
+        self.gram[judges] += (z.T @ z).double()
+        self.cross[judges] += (missing.flatten(0, -2).float().T @ z).double()
+
     def solve(self, ridge: float) -> torch.Tensor | None:
         """The change that lowers the held-out error most, of several strengths of the ridge; None if none lowers it."""
         best, lowest = None, 0.0
@@ -193,27 +218,39 @@ class _Problem:
         return best
 
 
-def _problem(child, layer_idx: int, kind: str, output: nn.Linear, states, targets, scale, held_out: int) -> _Problem:
-    size = output.in_features
-    gram = torch.zeros(2, size, size, device=child.device, dtype=torch.float64)
-    cross = torch.zeros(2, output.out_features, size, device=child.device, dtype=torch.float64)
+class _ExpertsProblem:
+    """The same for the output matrices of a layer's experts; what they saw is kept, as routing is sparse."""
+
+    def __init__(self, experts: nn.Module):
+        self.experts, self.seen = experts, ([], [])
+
+    def add(self, args: tuple, missing: torch.Tensor, judges: int) -> None:
+        states, indices, weights = args
+        self.seen[judges].append(
+            ExpertData(states.flatten(0, -2), indices, weights, missing.flatten(0, -2).float().contiguous())
+        )
+
+    def solve(self, ridge: float) -> torch.Tensor | None:
+        fit, judge = (ExpertData.joined(parts) for parts in self.seen)
+        return refitted(self.experts, fit, judge, [strength * ridge for strength in RIDGES])
+
+
+def _problem(child, layer_idx: int, kind: str, watched: nn.Module, states, targets, scale, held_out: int):
+    problem = _Problem.of(watched, child.device) if isinstance(watched, nn.Linear) else _ExpertsProblem(watched)
     for i, (state, target) in enumerate(zip(states, targets, strict=True)):
         state, target = state.to(child.device), target.to(child.device)
-        inputs: list[torch.Tensor] = []
-        handle = output.register_forward_pre_hook(lambda module, args, keep=inputs: keep.append(args[0]))
+        inputs: list[tuple] = []
+        handle = watched.register_forward_pre_hook(lambda module, args, keep=inputs: keep.append(args))
         try:
             trace = _trace(child, layer_idx, state)
         finally:
             handle.remove()
-        z = inputs[0].flatten(0, -2).float()
         if scale is None:  # a norm stands between the matrix and the stream: aim at the parent's own answer
             missing = target.updates[kind] - trace.updates[kind]
         else:
             missing = (target.after(kind, scale) - trace.after(kind, scale)) / scale
-        judges = int(i >= len(states) - held_out)
-        gram[judges] += (z.T @ z).double()
-        cross[judges] += (missing.flatten(0, -2).float().T @ z).double()
-    return _Problem(gram, cross)
+        problem.add(inputs[0], missing, int(i >= len(states) - held_out))
+    return problem
 
 
 def _trace(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> Trace:

@@ -17,11 +17,13 @@ from ..blocks import (
     num_experts,
     parse_variant,
     row_of,
+    sizes_of,
     window,
     windowed,
+    with_sizes,
     words,
 )
-from ..formats import does_not_fit, has_kv_heads, parent_block
+from ..formats import does_not_fit, has_kv_heads, mixture_attributes, parent_block, stock_value
 from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
 
 
@@ -171,6 +173,14 @@ def _variant(kind: str, value, config: PretrainedConfig, where: str) -> Variant 
     return variant
 
 
+def _plain_mixture(config: PretrainedConfig, variant: Variant) -> Variant:
+    """A mixture's variant without the sizes that are the parent's own."""
+    names, sizes = mixture_attributes(config), sizes_of("ffn", variant)
+    own = {name: stock_value(config, names[name]) for name in sizes}
+    own["experts_per_tok"] = min(own.get("experts_per_tok", 0), sizes["experts"])
+    return with_sizes("ffn", {n: size for n, size in sizes.items() if n == "experts" or size != own[n]})
+
+
 def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> list[Variant]:
     own = parent_block(config).ffn
     experts = num_experts(own)
@@ -181,7 +191,9 @@ def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> l
             if not row_of("ffn", variant).stock:
                 variants.append(variant)
                 continue
-            value = (experts and num_experts(variant)) or value
+            if experts and num_experts(variant):
+                variants.append(_plain_mixture(config, variant))
+                continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             kinds = "a number of experts, a share of them" if experts else "a width, a share of the width"
             raise RecipeError(f"{where}ffn: {value!r} is neither {kinds}, {words('ffn', 'nor')}")
