@@ -43,12 +43,9 @@ MIXTURES = {
 }  # fmt: skip
 CUTS = {"25 %": 12, "50 %": 8}
 WAYS = {  # ranking, refit of the attention, refit of the experts
-    "routing_weight": ("routing_weight", False, False),
-    "routing_weight, attention refit": ("routing_weight", True, False),
-    "routing_weight, refit": ("routing_weight", True, True),
-    "reap": ("reap", False, False),
-    "reap, attention refit": ("reap", True, False),
-    "reap, refit": ("reap", True, True),
+    name + ending: (name, attention, experts)
+    for name in ("routing_weight", "output_norm", "reap")
+    for ending, attention, experts in (("", False, False), (", attention refit", True, False), (", refit", True, True))
 }
 
 
@@ -70,7 +67,7 @@ def compared(parent, streams: dict, folder: Path, seed: int) -> list[dict]:
     targets = Targets(parent, test, 16, "parent")
     calibration = data.sequences(streams["train"], LENGTH, 32_768, seed)
     own, rows = parent_block(parent.config), []
-    for criterion in ("routing_weight", "reap"):
+    for criterion in ("routing_weight", "output_norm", "reap"):
         importance = channel_importance(parent, calibration, 16, criterion)
         space = build_search_space(parent.config, SearchSpaceConfig(attention=[], ffn=list(CUTS.values())))
         library = BlockLibrary(folder / f"library_{criterion}")

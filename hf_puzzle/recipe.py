@@ -185,9 +185,10 @@ class ImportanceConfig:
 
     num_tokens: int = key("calibration tokens", 65_536, least=1)
     batch_size: int = key("sequences per forward pass", 8, least=1)
-    experts: Literal["reap", "routing_weight"] = key(
-        "what ranks experts: `reap`, the mean over an expert's tokens of gate x norm of its answer, or the mean gate",
-        "reap",
+    experts: Literal["reap", "output_norm", "routing_weight"] = key(
+        "what ranks experts: `reap`, the mean over an expert's tokens of gate x norm of its answer; `output_norm`, the same over "
+        "all tokens, so that experts that few tokens see matter less; or the mean gate",
+        "output_norm",
     )
 
 

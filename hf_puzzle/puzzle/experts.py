@@ -90,10 +90,13 @@ class ExpertSums:
         Args:
             flat: sums over all processes.
             criterion: `reap`: mean over the tokens routed to an expert of gate x norm of its answer, the gates as the model
-                has normalised them (arXiv 2510.13999); `routing_weight`: mean gate over all tokens.
+                has normalised them (arXiv 2510.13999); `output_norm`: the same over all tokens, so that experts that
+                few tokens see matter less; `routing_weight`: mean gate over all tokens.
         """
         gates, norms, tokens, inner, total = flat.split(self.sizes)
-        scores = norms / tokens.clamp_min(1) if criterion == "reap" else gates / total
+        scores = {"reap": norms / tokens.clamp_min(1), "output_norm": norms / total, "routing_weight": gates / total}[
+            criterion
+        ]
         lengths = torch.stack([down_matrix(experts, i).float().norm(dim=0) for i in range(self.num)]).cpu()
         inner = (inner / total).view(self.num, self.width).float().cpu()
         return scores.float().cpu(), inner * lengths

@@ -95,7 +95,7 @@ class FFNActivity:
         parts = joined.cpu().split([len(sums) for sums in self.sums.values()])
         self.sums = dict(zip(self.sums, parts, strict=True))
 
-    def importance(self, parent: PreTrainedModel, experts: str = "reap") -> dict[str, torch.Tensor]:
+    def importance(self, parent: PreTrainedModel, experts: str = "output_norm") -> dict[str, torch.Tensor]:
         """The same as `channel_importance` of `parent` on the tokens that were seen."""
         scores = {}
         for i, ((name, sums), mixture) in enumerate(zip(self.sums.items(), self.mixtures, strict=True)):
@@ -118,7 +118,7 @@ def _padding_runs(pads: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def channel_importance(
-    model: PreTrainedModel, input_ids: torch.Tensor, batch_size: int, experts: str = "reap"
+    model: PreTrainedModel, input_ids: torch.Tensor, batch_size: int, experts: str = "output_norm"
 ) -> dict[str, torch.Tensor]:
     """Mean over tokens of |X_k| * ||W_down[:, k]||: how far the output moves if channel k is removed.
 
@@ -126,7 +126,7 @@ def channel_importance(
 
     Args:
         input_ids: calibration sequences, shape `(num_sequences, sequence_length)`.
-        experts: `reap` or `routing_weight`.
+        experts: `reap`, `output_norm` or `routing_weight`.
 
     Returns:
         `layer_{i}` -> float32 scores of shape `(intermediate_size,)`; of a mixture `(num_experts,)`, and `layer_{i}.channels`
