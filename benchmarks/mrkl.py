@@ -1,4 +1,4 @@
-"""MRKL's gates on our own held-back queries, an eighth expert, and decoding under the grammar (arXiv 2205.00445).
+"""MRKL's gates on our own held-back queries, and decoding under the grammar (arXiv 2205.00445).
 
     python benchmarks/mrkl.py [--reader] [--decodes 10000] [--practice ../shared/mrkl_practice]
 
@@ -22,8 +22,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_puzzle.mrkl.data import make_world
-from hf_puzzle.mrkl.evaluate import HELDBACK, ask_all, extend, score
-from hf_puzzle.mrkl.train import train
+from hf_puzzle.mrkl.evaluate import HELDBACK, ask_all, score
 from hf_puzzle.remote.calls_mrkl import Expert
 from hf_puzzle.remote.constrained_mrkl import CallProcessor, TokenGrammar, call_grammar, resolve, vocabulary
 from hf_puzzle.remote.experts_mrkl import Experts
@@ -114,13 +113,11 @@ def main(argv=None):
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         "first_blind": before.get("first_blind"),
         "heldback": score(rows, ask_all(rows)),
-        "eighth_expert": extend(),
-        "training": train()[1],
         "constrained": decodes(arguments.decodes),
         "practice": practice(arguments.practice.resolve()) if arguments.practice else before.get("practice"),
     }
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: found[key] for key in ("eighth_expert", "constrained")}, indent=1))
+    print(json.dumps({key: found[key] for key in ("constrained",)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import mrkl_worlds
+
 from hf_puzzle.mrkl.evaluate import factory
 
 
@@ -34,6 +36,10 @@ BEFORE = {
     "hospital": {"n": 133, "right": 0.7519, "abstained": 0.1353, "wrong silently": 0.1128},
     "later": {"n": 80, "right": 0.6875, "abstained": 0.2, "wrong silently": 0.1125},
 }
+# 253 questions over two other worlds, written before the rules for them; what was wrong silently at first contact is an
+# ambiguous root and product, a temperature below absolute zero, a half of a sum, "next Friday", "1,5" and cups. Two
+# gold answers of ours were wrong and are corrected here; the figure of the first contact is as it was counted then
+SECOND_FIRST = {"n": 253, "right": 0.6957, "abstained": 0.2806, "wrong silently": 0.0237}
 UNITS = {
     "meter": ("len", "1", ["metres"]), "kilometer": ("len", "1000", ["km"]), "mile": ("len", "1609.344", ["miles"]),
     "kilogram": ("mass", "1", ["kg"]), "liter": ("vol", "1", ["litres"]), "second": ("time", "1", ["seconds"]),
@@ -224,7 +230,9 @@ def verdict(expected, reply: dict) -> str:
     if all(isinstance(each, int | float) for each in expected):
         found = [float(Fraction(m.replace(",", ""))) for m in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", said)]
         hit = any(abs(v - each) <= 2e-5 * max(1, abs(each)) for v in (found[:1] + found[-1:]) for each in expected)
-    elif all(re.fullmatch(r"\d{4}-\d\d-\d\d", each) for each in expected):
+    elif all(re.fullmatch(r"\d{4}-\d\d-\d\d", each) for each in expected) or any(
+        re.fullmatch(r"\d{4}-\d\d-\d\d", x) for x in expected
+    ):
         hit = any(each in said for each in expected)
     else:
         hit = all(each.lower() in said.lower() for each in expected)
@@ -246,13 +254,19 @@ def main() -> dict:
             folder.mkdir()
             make(folder)
             systems[name] = factory(folder, TODAY)
+        for name in ("airline", "farm"):
+            folder = Path(directory) / name
+            folder.mkdir()
+            getattr(mrkl_worlds, name)(folder)
+            systems[name] = factory(folder, mrkl_worlds.TODAY)
         for row in rows:
             start = time.process_time()
             reply = systems[row["world"]](row["query"])
             times.append((time.process_time() - start) * 1e3)
             found = verdict(row["expected"], reply)
-            worlds[row.get("part", row["world"])][found] += 1
-            kinds[row["kind"]][found] += 1
+            part = row.get("part", row["world"])
+            worlds[part][found] += 1
+            kinds[row["kind"] if part != "second" else f"second {row['kind']}"][found] += 1
     shares = {
         name: {"n": sum(c.values())}
         | {k: round(c[k] / sum(c.values()), 4) for k in ("right", "abstained", "wrong silently")}
@@ -261,7 +275,9 @@ def main() -> dict:
     found = {
         "before": BEFORE,
         "first": FIRST,
-        "now": {name: shares[name] for name in worlds},
+        "now": {name: shares[name] for name in worlds if name != "second"},
+        "second_first": SECOND_FIRST,
+        "second_now": shares["second"],
         "kinds": {name: shares[name] for name in kinds},
         "cpu_ms": {"p50": round(sorted(times)[len(times) // 2], 1), "max": round(max(times), 1)},
     }

@@ -340,12 +340,18 @@ def mrkl() -> str:
             ("now", "now"),
         ]
         table = "\n".join(f"| {label} | {' | '.join(outcomes(name))} |" for label, name in rows)
+        second = "\n".join(
+            f"| {data[key]['n']} later questions over two other worlds, {label} | "
+            + " | ".join(f"{data[key][name]:.1%}" for name in ("right", "abstained", "wrong silently"))
+            + " |"
+            for label, key in (("first contact", "second_first"), ("now", "second_now"))
+        )
         parts.append(
             f"{sum(world['n'] for world in data['now'].values())} questions in the words of public threads, over two small "
             "worlds (`benchmarks/mrkl_wordings.py`), written before any of their failures had been read. What is not right is "
             "left to the model, and said so, or it is **wrong silently**: the figure that counts. The failures of the first "
             "contact were read since, so the last row is no blind number.\n\n"
-            f"| | right | left to the model | wrong silently |\n|---|---|---|---|\n{table}"
+            f"| | right | left to the model | wrong silently |\n|---|---|---|---|\n{table}\n{second}"
         )
     if data := load("mrkl.json"):
 
@@ -366,7 +372,7 @@ def mrkl() -> str:
         blind, now = gates("first_blind"), gates("heldback")
         parts.append(
             f"{data['heldback']['rows']} held-back questions of other wordings, other tables and towns than in training, answered by "
-            "router and symbolic reader on one CPU thread (`benchmarks/mrkl.json`). The first row was measured before any of these "
+            "the symbolic reader on one CPU thread (`benchmarks/mrkl.json`). The first row was measured before any of these "
             "questions' failures had been read, and by the reader of expressions before this grammar; both were made with those "
             "failures known, so the second row is no blind number. Questions that convert prices of a currency that nobody "
             "named are left to the model now."

@@ -370,15 +370,6 @@ def days_of_month(c, unit, month, year):
     return between_period(c, unit, month_of(c, month, year))
 
 
-@meaning("between_periods")
-def between_periods(c, unit, first, last):
-    """Months from one month to another, years from one year to another: from first day to first day."""
-    sizes = {(each[2] - each[1]).days // 27 for each in (first, last)}
-    if unit not in ("month", "year") or sizes not in ({1}, {13}) or unit == "year" and sizes != {13}:
-        return None
-    return between(c, unit, date(first[1]), date(last[1]))
-
-
 @meaning("birthday_of")
 def birthday_of(c, tree, born):
     found = shifted(c, span(c, tree, "year") or ("span", ()), born, "+")

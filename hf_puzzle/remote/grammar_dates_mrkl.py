@@ -165,7 +165,6 @@ Top <- length of Period in Dur : between_period/10
 Top <- Dur (left|remaining) in Period : left_in
 Top <- ({MANYT}) Dur does Month have in Year : days_of_month
 Top <- ({MANYT}) Dur (are there in|are in|in) Month in Year : days_of_month
-Top <- ({MANYT}) Dur ({AREIT}) (between|from) Period (and|to|until|till) Period : between_periods
 Top <- (on what date|when|what date|on which date) (will|would|did|do|does) {WHOEVER} (be|turn|become) Number [years old] [,] (if|when) [{WHOEVER}] [was|were|is] born [on] DateX : birthday_of
 Top <- if [{WHOEVER}] [was|were|is] born [on] DateX [,] (on what date|when|what date|on which date) (will|would|did|do|does) {WHOEVER} (be|turn|become) Number [years old] : birthday_of/10
 WHOEVER = i|he|she|someone|somebody|they|you|a person

@@ -79,6 +79,8 @@ Neg <- (thrice|triple|three times) Neg : times_of 3
 Neg <- quadruple Neg : times_of 4
 Neg <- Number times as (much|many|big|large|long|high|great) as Neg : op *
 Neg <- (twice|double) as (much|many|big|large|long|high|great) as Neg : times_of 2
+Sum <- Number of Number {PLUS} Number : part_of_op +
+Sum <- Number of Number {MINUS} Number : part_of_op -
 ROOT = square root|sqrt|squareroot
 Prod <- {ROOT} of Number {TIMES} Number : root_op *
 Prod <- {ROOT} of Number {OVER} Number : root_op /

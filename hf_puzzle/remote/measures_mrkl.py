@@ -271,6 +271,13 @@ def root_op(c, left, right, sign):
     return op("**", op(sign, left, right), op("/", ONE, n(2)))
 
 
+@meaning("part_of_op")
+def part_of_op(c, share, left, right, sign):
+    """`half of 7 plus 3` may be half of 10 too."""
+    part = constant(share)
+    return None if part is None or part.denominator == 1 else op("*", share, op(sign, left, right))
+
+
 @meaning("in_unit_share")
 def in_unit_share(c, value, unit, share):
     found = in_unit(c, value, unit)

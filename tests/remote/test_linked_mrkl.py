@@ -124,7 +124,6 @@ def test_documents_and_weather(ask, query, answer):
         ("It got 10 degrees C warmer; how much is that in Fahrenheit degrees?", "18 degF"),
         ("the Monday after next Monday", "2023-09-25"),
         ("What day of the week is Christmas this year?", "Monday"),
-        ("How many months from January 2022 to September 2023?", "20"),
         ("On what date will I be 40 if I was born on 8 June 1990?", "2030-06-08"),
         ("What is the 1st of next month?", "2023-10-01"),
     ],
@@ -137,6 +136,9 @@ def test_other_wordings(ask, query, answer):
     ("query", "status"),
     [
         ("square root of 2 times 8", "abstain"),
+        ("What is half of 7 plus 3?", "abstain"),
+        # whole months from the first to the first, or both of them counted
+        ("How many months from January 2022 to September 2023?", "abstain"),
         ("A box holds 24 eggs. How many apples in 15 boxes?", "abstain"),
         ("Who does not live in Lunde?", "abstain"),
         ("Who wrote Ten Bells?", "abstain"),
