@@ -91,8 +91,8 @@ def results() -> str:
 
         machine, work = data["environment"], data["workload"]
         parts += [
-            f"SmolLM2-135M-Instruct and its child of `make real` on {machine['cpu']}, {machine['cpu_count']} cores, bfloat16, "
-            f"batch {work['batch_size']}, {work['prefill_tokens']} tokens in and {work['decode_tokens']} out, after "
+            f"SmolLM2-135M-Instruct and its child of `make real` on {machine['cpu']}, {machine['cpu_count']} cores, trained in "
+            f"{data['dtype']}; throughput and speed-ups in {data['engine']}, batch {work['batch_size']}, {work['prefill_tokens']} tokens in and {work['decode_tokens']} out, after "
             f"{data['gkd_tokens']:,} GKD tokens (`benchmarks/real.json`"
             + (f": {data['note']}" if data["note"] else "")
             + ").",

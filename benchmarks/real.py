@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from hf_puzzle import artifacts
+from hf_puzzle.recipe import load_recipe
 
 
 ROOT = Path(__file__).parent.parent
@@ -33,13 +34,16 @@ def main() -> None:
     args = parser.parse_args()
     evaluation, manifest = (artifacts.read_json(args.run / name) for name in ("eval.json", "manifest.json"))
     solutions = artifacts.read_json(args.run / "solutions.json")
-    overrides = args.run / "overrides.json"
+    overrides, precision = args.run / "overrides.json", args.run / "precision.json"
+    cost = load_recipe(args.run / "recipe.yaml", artifacts.read_json(overrides)).cost
     result = {
         "note": args.note,
         # where the parent lies is of no interest
         "overrides": [o for o in artifacts.read_json(overrides) if not o.startswith("parent.")]
         if overrides.exists()
         else [],
+        "engine": cost.engine if cost.gguf_type == "auto" else f"{cost.engine}, {cost.gguf_type}",
+        "dtype": artifacts.read_json(precision)["fastest"] if precision.exists() else cost.dtype,
         "stage_s": {name: entry["seconds"] for name, entry in manifest.items()},
         "library_bytes": sum(path.stat().st_size for path in (args.run / "library").rglob("*") if path.is_file()),
         "blocks": solutions["chosen"]["blocks"],
