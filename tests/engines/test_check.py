@@ -412,7 +412,8 @@ def test_a_head_that_the_config_calls_tied(make, plain, tmp_path):
     if plain:
         model.lm_head.weight = model.model.embed_tokens.weight
         model.save_pretrained(folder)
-        assert opening(verdicts(folder)) == set(REAL) - GRAPHS
+        # mlx-lm's Llama does not look into rope_parameters, where transformers 5 writes rope_theta
+        assert opening(verdicts(folder)) == set(REAL) - GRAPHS - {"mlx-lm"}
 
 
 def test_an_untied_folder_without_a_head(tmp_path):
