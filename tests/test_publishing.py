@@ -467,7 +467,7 @@ def test_what_is_missing_or_broken_is_named(folder, server, spoil, message):
     [
         (lambda f: (f / "mrkl_data/wiki.jsonl").unlink(), r"mrkl_data/wiki.jsonl \(named by mrkl.json\)"),
         (write("mrkl_data/wiki.jsonl", "[]"), r"mrkl_data/wiki.jsonl changed since"),
-        (edit("mrkl.json", mrkl_version=0), "mrkl.json is not of version 1"),
+        (edit("mrkl.json", mrkl_version=0), "mrkl.json is not of version 2"),
     ],
 )
 def test_pipelines_that_would_not_open_are_refused(folders, tmp_path, spoil, message):

@@ -88,6 +88,12 @@ def test_the_chart_is_bounded(monkeypatch):
 
 
 def test_every_meaning_of_the_grammar_is_used():
+    # `settled_acts` is called by the rows' own meanings, from a module that reads theirs
     used = {meant.split()[0].split("/")[0] for _, _, meant in reader_mrkl.grammar().rules}
-    assert {name for name in MEANINGS if not name.startswith("test_")} - used - {"nothing", "last", "same"} == set()
+    assert {name for name in MEANINGS if not name.startswith("test_")} - used - {
+        "nothing",
+        "last",
+        "same",
+        "settled_acts",
+    } == set()
     assert len(Grammar(BLOCKS).rules) == len(reader_mrkl.grammar().rules)
