@@ -141,9 +141,11 @@ def test_what_is_asked_for_costs_what_it_should(tiny):
     assert wider["activations"] == 2 * base["score"].memory["activations"]
     assert wider["logits"] == base["score"].memory["logits"]  # of a chunk, whatever the batch
     assert changed("distill.args={optim: adafactor}", "distill.optimizer=adamw")["distill"].memory["optimizer"] == 0
-    checkpointed = changed("distill.args={bf16: true, gradient_checkpointing: true}")["distill"]
-    assert checkpointed.memory["activations"] < base["distill"].memory["activations"]
-    assert checkpointed.seconds > base["distill"].seconds
+    plain, checkpointed = (
+        changed(f"distill.args={{bf16: true, gradient_checkpointing: {on}}}")["distill"] for on in ("false", "true")
+    )
+    assert checkpointed.memory["activations"] < plain.memory["activations"]
+    assert checkpointed.seconds > plain.seconds
     assert changed("distill.lora={r: 4}")["distill"].memory["optimizer"] < 0.2 * base["distill"].memory["optimizer"]
 
 
