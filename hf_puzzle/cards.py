@@ -106,8 +106,11 @@ FILTERS = {
     "quoted": lambda text: Markup(json.dumps(_printable(text), ensure_ascii=False)),  # a Python literal
     "text": lambda text: Markup(text) if _PLAIN.fullmatch(text) else code(text),  # words of a template
 }
-# an absolute path of two names or more; not the path of a URL
-_PLACE = re.compile(r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:,;'\"\[\]{}]+[/\\])+([^\s/\\:,;'\"\[\]{}]+)")
+# an absolute path of two names or more; not the path of a URL, nor the line breaks of a template ("\n==\n")
+_NAME = r"[^\s/\\:,;'\"\[\]{}]+"
+_PLACE = re.compile(
+    rf"(?<![\w.:/\\])(?:(?:~|[A-Za-z]:)?/(?:{_NAME}/)+|[A-Za-z]:\\{{1,2}}(?:{_NAME}\\{{1,2}})+)({_NAME})"
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_./=, -]*")
 
 

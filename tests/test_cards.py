@@ -234,6 +234,9 @@ def test_changes_to_the_recipe_are_shown_beside_it(example):
         ("data.name=hf://datasets/me/x", "data.name=hf://datasets/me/x"),
         ("data.data_files=https://x.org/a/b.jsonl", "data.data_files=https://x.org/a/b.jsonl"),
         ("parent.name=me/model", "parent.name=me/model"),
+        ('parent.name="C:\\\\Users\\\\jane\\\\llama"', 'parent.name="llama"'),
+        (r'separator: "\n==\nand\n"', r'separator: "\n==\nand\n"'),
+        (r'template: "{text}\n\nLabel:\n{label}"', r'template: "{text}\n\nLabel:\n{label}"'),
         ("parent.name=../models/model", "parent.name=../models/model"),
     ],
 )
