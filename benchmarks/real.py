@@ -35,13 +35,12 @@ def main() -> None:
     evaluation, manifest = (artifacts.read_json(args.run / name) for name in ("eval.json", "manifest.json"))
     solutions = artifacts.read_json(args.run / "solutions.json")
     overrides, precision = args.run / "overrides.json", args.run / "precision.json"
-    cost = load_recipe(args.run / "recipe.yaml", artifacts.read_json(overrides)).cost
+    changed = artifacts.read_json(overrides) if overrides.exists() else []
+    cost = load_recipe(args.run / "recipe.yaml", changed).cost
     result = {
         "note": args.note,
         # where the parent lies is of no interest
-        "overrides": [o for o in artifacts.read_json(overrides) if not o.startswith("parent.")]
-        if overrides.exists()
-        else [],
+        "overrides": [o for o in changed if not o.startswith("parent.")],
         "engine": cost.engine if cost.gguf_type == "auto" else f"{cost.engine}, {cost.gguf_type}",
         "dtype": artifacts.read_json(precision)["fastest"] if precision.exists() else cost.dtype,
         "stage_s": {name: entry["seconds"] for name, entry in manifest.items()},

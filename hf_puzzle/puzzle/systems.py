@@ -68,7 +68,9 @@ def _on(run, recipe, side: str):
         name, more = str(run.run_dir.resolve() / side), {"revision": None, "trust_remote_code": True}
     if side == "parent" and Path(name).exists():
         name = str(Path(name).resolve())
-    return dataclasses.replace(recipe, train=None, model=dataclasses.replace(recipe.model, name=name, **more))
+    # a new section: what the recipe says of its own model (a GGUF file, say) is of that one
+    model = type(recipe.model)(name=name, dtype=recipe.model.dtype, **more)
+    return dataclasses.replace(recipe, train=None, model=model)
 
 
 def merge(run) -> None:
@@ -93,8 +95,6 @@ def windows(parent: Path, child: Path) -> list[dict]:
     for key in sides[0].keys() & sides[1].keys():
         before, after = sides[0][key], sides[1][key]
         draws = sorted(before.keys() & after.keys())
-        if before == after and key[1] not in ("pcw", "single"):
-            continue  # baselines read no model
         gains = [after[draw] - before[draw] for draw in draws]
         rows.append(
             _row(f"{key[0]}: {key[1]}, B={key[2]}", [before[d] for d in draws], [after[d] for d in draws], gains)

@@ -23,6 +23,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from tiny_run import steady_clock
 from tokenizers import Tokenizer, models, processors
 from torch.utils.data import Dataset, IterableDataset
 from transformers import (
@@ -37,12 +38,10 @@ from transformers import (
 )
 
 import hf_puzzle
-from hf_puzzle import artifacts, costs
+from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
-from hf_puzzle.costs import Timing
 from hf_puzzle.data import DataError, sequences
 from hf_puzzle.puzzle import assess, pipeline
-from hf_puzzle.puzzle.bench import Bench
 from hf_puzzle.puzzle.callback import PuzzleCallback, apart_from_training, copy_of, token_stream
 from hf_puzzle.puzzle.importance import channel_importance
 from hf_puzzle.puzzle.network import Network
@@ -109,15 +108,8 @@ def tokenizer():
 
 
 @pytest.fixture(autouse=True)
-def steady_clock(monkeypatch):
-    """A millisecond per model and one more per 20 000 parameters: tiny models drown in noise."""
-
-    def fake(model, workload, clock="wall"):
-        total = 1.0 + model.num_parameters() / 20_000
-        return Timing(0.2 * total, 0.8 * total)
-
-    monkeypatch.setattr(costs, "time_generation", fake)
-    monkeypatch.setattr(Bench, "_stays", property(lambda self: True))
+def steady_times(monkeypatch):
+    steady_clock(monkeypatch)
     monkeypatch.setattr(assess, "peak_memory_bytes", lambda *args: None)
 
 

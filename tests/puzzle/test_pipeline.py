@@ -12,19 +12,17 @@ import pytest
 import torch
 import yaml
 from families import family_model, own_head
-from tiny_run import write_recipes
+from tiny_run import steady_clock, write_recipes
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaModel
 
 import hf_puzzle
-from hf_puzzle import artifacts, costs
+from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
-from hf_puzzle.costs import Timing
 from hf_puzzle.data import DataError, train_tokenizer
 from hf_puzzle.formats import describe
 from hf_puzzle.puzzle import pipeline
-from hf_puzzle.puzzle.bench import Bench
 from hf_puzzle.puzzle.parent import train_parent
 from hf_puzzle.puzzle.pipeline import PuzzleRun, load_run
 from hf_puzzle.puzzle.scoring import stored_values, with_sums
@@ -60,16 +58,9 @@ def cli(*arguments):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def steady_clock():
-    """A machine that needs a millisecond per model and one more per 20 000 parameters: tiny models drown in noise."""
-
-    def fake(model, workload, clock="wall"):
-        total = 1.0 + model.num_parameters() / 20_000
-        return Timing(0.2 * total, 0.8 * total)
-
+def steady_times():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "time_generation", fake)
-        patch.setattr(Bench, "_stays", property(lambda self: True))
+        steady_clock(patch)
         yield
 
 

@@ -5,18 +5,17 @@ import shutil
 
 import pytest
 import yaml
-from tiny_run import write_recipes
+from tiny_run import steady_clock, write_recipes
 
-from hf_puzzle import artifacts, costs
+from hf_puzzle import artifacts
 from hf_puzzle.cli import main
-from hf_puzzle.costs import Timing
 from hf_puzzle.puzzle import systems
-from hf_puzzle.puzzle.bench import Bench
 
 
 PCW = {
     "system": "pcw",
-    "train": {"num_steps": 1},  # whoever trains a model there does not here
+    # what the recipe says of its own model is of that one
+    "model": {"name": "nowhere", "gguf_file": "nowhere.gguf"},
     "datasets": [{"name": "episode", "num_classes": 2, "title": "two"}],
     "protocol": {"num_windows": [1, 2], "modes": ["pcw", "single"], "draws": 2, "test_items": 6, "context_size": 48},
 }
@@ -38,14 +37,8 @@ def run(tmp_path_factory):
     recipe["evaluate"]["systems"] = ["windows.yaml", "experts.yaml"]
     recipe["baselines"] = {"names": []}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-
-    def fake(model, workload, clock="wall"):
-        total = 1.0 + model.num_parameters() / 20_000
-        return Timing(0.2 * total, 0.8 * total)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "time_generation", fake)
-        patch.setattr(Bench, "_stays", property(lambda self: True))
+        steady_clock(patch)
         assert main(["run", str(folder / "tiny.yaml"), "--out", str(folder / "run")]) == 0
     return folder / "run"
 
