@@ -58,7 +58,8 @@ def test_an_id_says_what_it_is():
 @pytest.mark.parametrize("text", ["r", "r0", "r08", "r-1", "lowrank8"])
 def test_other_ids_are_refused_with_the_known_ones(text):
     with pytest.raises(
-        ValueError, match=f"'{text}' is not an ffn variant: expected w<number>, e4, e4w512, e4top2, e4w512top2, r4, linear or none"
+        ValueError,
+        match=f"'{text}' is not an ffn variant: expected w<number>, e4, e4w512, e4top2, e4w512top2, r4, linear or none",
     ):
         parse_variant("ffn", text)
 
