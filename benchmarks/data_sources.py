@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hf_puzzle import artifacts, data
 from hf_puzzle.chat_evaluation import answer, followed, prompt_ids
-from hf_puzzle.corpora import MIXTURE, SELF, is_heldout, open_corpus
+from hf_puzzle.corpora import MIXTURE, SELF, reserved_chats
 from hf_puzzle.evaluation import Rows, Targets, mean_and_error
 from hf_puzzle.puzzle.distillation import distill, validation_rows
 from hf_puzzle.puzzle.pipeline import PuzzleRun
@@ -63,9 +63,7 @@ def main() -> None:
         name: Targets(run.parent, Rows.draw(streams[name]["heldout"], run.sequence_length, HELDOUT // 2, 21), batch)
         for name in ("natural", "self")
     }
-    fraction = run.recipe.data.heldout_fraction
-    heldout = (d for name, d in open_corpus(run.corpus) if isinstance(d, list) and is_heldout(name, fraction))
-    prompts = prompt_ids(list(itertools.islice(heldout, args.chats)), run.tokenizer)
+    prompts = prompt_ids(list(itertools.islice(reserved_chats(run.corpus), args.chats)), run.tokenizer)
     answers = answer(run.parent, prompts, run.source.end_tokens, run.recipe.evaluate.chat_tokens, batch)
     rows, chosen_by = [], validation_rows(run.tokens["validation"], config, run.sequence_length, run.recipe.seed)
     for name in ("none", "natural", "self", "both"):

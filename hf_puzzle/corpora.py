@@ -280,3 +280,20 @@ def _files(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
 def is_heldout(document_id: str, fraction: float) -> bool:
     """Split by hash of the document id: stable when documents are added or removed."""
     return int.from_bytes(hashlib.sha256(b"split:" + document_id.encode()).digest()[:4], "big") < fraction * 2**32
+
+
+def is_reserved(document_id: str, document: Document) -> bool:
+    """Whether a held-out document is in no stream: every second chat, by hash, is there for its prompt to be answered in the
+    last evaluation, whatever text the search and GKD were judged by."""
+    return isinstance(document, list) and hashlib.sha256(b"answered:" + document_id.encode()).digest()[0] % 2 == 0
+
+
+def reserved_chats(config: DataConfig) -> Iterator[list[dict]]:
+    """Held-out chats that no stream has.
+
+    Raises:
+        DataError: as of `open_corpus`.
+    """
+    for name, document in open_corpus(config):
+        if is_heldout(name, config.heldout_fraction) and is_reserved(name, document):
+            yield document

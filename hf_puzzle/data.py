@@ -21,14 +21,14 @@ import torch
 from torch.utils.data import Dataset
 
 from . import artifacts
-from .corpora import DataError, Document, first_document, is_heldout, open_corpus
+from .corpora import DataError, Document, first_document, is_heldout, is_reserved, open_corpus
 from .progress import bar
 from .recipe import DataConfig
 
 
 logger = logging.getLogger(__name__)
 
-STREAMS = 3  # how streams are made; of 1 there was no BOS, of 2 no documents' starts
+STREAMS = 4  # how streams are made; of 1 there was no BOS, of 2 no documents' starts, of 3 no chat was kept out
 STARTS, ANSWERS = ".documents", ".answers"
 
 
@@ -309,7 +309,7 @@ def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = (), answers: b
 def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] = (), answers: bool = False) -> None:
     """Pack the corpus into two int32 streams, `train` and `heldout`: documents as inference has them, an end between.
 
-    Reads documents until both `data.num_tokens` and `data.heldout_tokens` are reached. Memory holds one batch of documents:
+    Reads documents until both `data.num_tokens` and `data.heldout_tokens` are reached; `reserved_chats` are in neither. Memory holds one batch of documents:
     tokens are appended to files in a folder beside `path` (`.parts`, the caller's to delete), with the reader's position,
     from which a killed call continues.
 
@@ -475,7 +475,7 @@ def _batches(rows, config: DataConfig, written: dict, wanted: dict, batch_size: 
     batch = []
     for document_id, document in rows:
         side = "heldout" if is_heldout(document_id, config.heldout_fraction) else "train"
-        if written[side] < wanted[side]:
+        if written[side] < wanted[side] and not (side == "heldout" and is_reserved(document_id, document)):
             batch.append((side, document))
         if len(batch) == batch_size:
             yield batch

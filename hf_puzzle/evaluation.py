@@ -6,6 +6,7 @@ A network is compared by its final hidden states: logits exist `CHUNK` tokens at
 model's dtype, so that vocabularies of any size fit, and that half precision adds no floor of its own.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from .anatomy import check_head, final_states, float_head_of, input_device
 from .costs import student_quantile
 from .data import TokenBlocks, cut, given_tokens
 from .progress import bar
+from .remote.caches_puzzle import HALF_TOLERANCE, OUTPUT_NAME, TOLERANCES
 
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 256  # tokens whose logits exist at once: with what follows from them, four times that much is held
 IN_CACHE = 1 << 20  # logits that what follows from them is computed of at once: passes over more come from memory
@@ -335,10 +339,12 @@ class ClozeTask:
     Attributes:
         rows: four rows per item, the right one first, `(4 * num_items, context + continuation)`.
         continuation: tokens of a row that are scored.
+        documents: the document of each item's context, `(num_items,)`; an item of its own where the stream does not say.
     """
 
     rows: torch.Tensor
     continuation: int
+    documents: torch.Tensor
 
     @classmethod
     def from_tokens(
@@ -353,23 +359,27 @@ class ClozeTask:
         generator, given = torch.Generator().manual_seed(seed), torch.tensor(given_tokens(tokens))
         plain = tokens.as_subclass(torch.Tensor)
 
-        def draw(count: int, size: int, of: Callable[[int], torch.Tensor]) -> torch.Tensor:
-            """Token rows from random positions whose continuation is text throughout."""
+        def draw(count: int, size: int, of: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            """Token rows from random positions whose continuation is text throughout, and the positions."""
             found: list[torch.Tensor] = []
+            places: list[int] = []
             for _ in range(100):
                 for start in torch.randint(0, len(tokens) - size, (count,), generator=generator).tolist():
                     row = of(start)
                     if len(row) == size and not (len(given) and torch.isin(row[-continuation:], given).any()):
                         found.append(row)
+                        places.append(start)
                 if len(found) >= count:
-                    return torch.stack(found[:count])
+                    return torch.stack(found[:count]), torch.tensor(places[:count])
             raise ValueError(f"the held-out documents are too short for continuations of {continuation} tokens")
 
-        right = draw(num_items, length, lambda start: cut(tokens, start, length)[0])
-        others = draw(3 * num_items, continuation, lambda start: plain[start : start + continuation].long())
+        right, places = draw(num_items, length, lambda start: cut(tokens, start, length)[0])
+        others, _ = draw(3 * num_items, continuation, lambda start: plain[start : start + continuation].long())
         rows = right[:, None].repeat(1, 4, 1)
         rows[:, 1:, context:] = others.view(num_items, 3, continuation)
-        return cls(rows.flatten(0, 1), continuation)
+        known = getattr(tokens, "documents", None)
+        documents = torch.arange(num_items) if known is None else torch.searchsorted(known, places, right=True)
+        return cls(rows.flatten(0, 1), continuation, documents)
 
     def correct(self, losses: torch.Tensor) -> torch.Tensor:
         """1.0 where the right continuation has the highest likelihood; one value per four rows of `(rows, length - 1)`."""
@@ -391,14 +401,45 @@ def compare(
 
 @torch.no_grad()
 def task_accuracy(model: PreTrainedModel, task: ClozeTask, batch_size: int, device) -> torch.Tensor:
-    """1.0 / 0.0 per item of the cloze task."""
-    hits, head = [], float_head_of(model)
+    """1.0 / 0.0 per item of the cloze task. A context is read once for its four continuations, where the model's cache
+    says the same as no cache on the first item."""
+    hits, head, size = [], float_head_of(model), task.continuation
+    read = _behind_contexts if _reads_contexts_once(model, task, device) else _whole_rows
     for rows in bar(task.rows.split(4 * max(1, batch_size // 4)), desc="task"):
         rows = rows.to(device)
-        states = final_states(model, rows)[:, -task.continuation - 1 : -1]
-        losses = F.cross_entropy(head(states).transpose(1, 2), rows[:, -task.continuation :], reduction="none")
+        losses = F.cross_entropy(head(read(model, rows, size)).transpose(1, 2), rows[:, -size:], reduction="none")
         hits.append(task.correct(losses).cpu())
     return torch.cat(hits)
+
+
+def _whole_rows(model: PreTrainedModel, rows: torch.Tensor, continuation: int) -> torch.Tensor:
+    """Final states in front of each token of the continuations, `(rows, continuation, hidden_size)`."""
+    return final_states(model, rows)[:, -continuation - 1 : -1]
+
+
+def _behind_contexts(model: PreTrainedModel, rows: torch.Tensor, continuation: int) -> torch.Tensor:
+    """`_whole_rows`, each four rows' context read once and its cache repeated."""
+    decoder = model.get_decoder()
+    context = decoder(input_ids=rows[::4, :-continuation], use_cache=True)
+    last = context.last_hidden_state[:, -1:].repeat_interleave(4, 0)
+    if continuation == 1:
+        return last
+    cache = context[OUTPUT_NAME]
+    cache.batch_repeat_interleave(4)
+    behind = decoder(input_ids=rows[:, -continuation:-1], use_cache=True, **{OUTPUT_NAME: cache})
+    return torch.cat([last, behind.last_hidden_state], 1)
+
+
+def _reads_contexts_once(model: PreTrainedModel, task: ClozeTask, device) -> bool:
+    rows = task.rows[:4].to(device)
+    whole = _whole_rows(model, rows, task.continuation).float()
+    try:
+        behind = _behind_contexts(model, rows, task.continuation).float()
+    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        logger.debug("cloze: whole rows, since this model's cache cannot be repeated: %s", error)
+        return False
+    difference = (behind - whole).norm() / whole.norm().clamp_min(1e-30)
+    return bool(difference <= TOLERANCES.get(model.dtype, HALF_TOLERANCE))
 
 
 # -- decisions

@@ -13,7 +13,7 @@ import torch
 from tokenizers import processors
 
 from hf_puzzle import data
-from hf_puzzle.corpora import DataError, Documents, first_document, is_heldout
+from hf_puzzle.corpora import DataError, Documents, first_document, is_heldout, reserved_chats
 from hf_puzzle.data import (
     Marks,
     TokenBlocks,
@@ -355,12 +355,33 @@ def chats(count=40):
     ]
 
 
+def test_about_half_of_the_heldout_chats_are_in_no_stream(tokenizer, tmp_path):
+    talking = copy.deepcopy(tokenizer)
+    talking.chat_template = CHAT
+    config = rows_of(tmp_path, [{"messages": chat} for chat in chats(400)], text_column="messages")
+    kept_out, heldout = list(reserved_chats(config)), [c for name, c in Documents(config) if is_heldout(name, config.heldout_fraction)]  # fmt: skip
+    assert all(chat in heldout for chat in kept_out)
+    assert 0.35 < len(kept_out) / len(heldout) < 0.65
+    streams = tokenize(config, talking)
+    said = {side: talking.decode(stream.tolist()) for side, stream in streams.items()}
+    for chat in chats(400):
+        places = [side for side, text in said.items() if f"{chat[0]['content']}" in text]
+        expected = [] if chat in kept_out else ["heldout"] if chat in heldout else ["train"]
+        assert places == expected
+
+
+def test_texts_are_all_in_a_stream(tmp_path):
+    config = rows_of(tmp_path, [{"text": f"text {i}"} for i in range(50)])
+    assert not list(reserved_chats(config))
+
+
 def test_chats_go_through_the_template_as_in_inference(begins, tokenizer, tmp_path):
     config = rows_of(tmp_path, [{"messages": chat, "id": i} for i, chat in enumerate(chats())], text_column="messages")
     talking = copy.deepcopy(begins)
     talking.chat_template = CHAT
     streams = tokenize(config, talking)
-    rendered = [talking.apply_chat_template(chat, return_dict=False) for chat in chats()]
+    kept_out = list(reserved_chats(config))
+    rendered = [talking.apply_chat_template(chat, return_dict=False) for chat in chats() if chat not in kept_out]
     assert rendered[0].count(talking.bos_token_id) == 1
     found = sum((s.tolist() for s in streams.values()), [])
     assert sorted(found) == sorted(sum(rendered, []))  # nothing is added: the next <s> begins the next chat

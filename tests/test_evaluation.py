@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from families import FAMILIES, block_kinds, family_child, family_model, own_block
 from torch.nn import functional as F
 
 from hf_puzzle import evaluation
@@ -183,6 +184,35 @@ def test_an_oracle_answers_every_item_and_chance_a_quarter(batch_size):
     guesses = task_accuracy(guesser, task, batch_size, "cpu")
     assert set(guesses.tolist()) == {0.0, 1.0}
     assert abs(guesses.mean().item() - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("continuation", [1, 5])
+def test_a_context_read_once_gives_what_whole_rows_give(family, continuation):
+    stream = torch.randint(3, 128, (400,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    task = ClozeTask.from_tokens(stream, 6, 12, continuation, 0)
+    child = family_child(family, [own_block(family), *block_kinds(family).values()][:4])
+    for model in (family_model(family), child):
+        assert evaluation._reads_contexts_once(model, task, "cpu")
+        whole, once = (read(model, task.rows, continuation) for read in (evaluation._whole_rows, evaluation._behind_contexts))  # fmt: skip
+        assert torch.allclose(whole, once, atol=1e-4)
+
+
+def test_whole_rows_are_read_where_a_cache_is_wrong(monkeypatch):
+    task = ClozeTask.from_tokens(successor_stream(vocab=128), 8, 10, 4, 0)
+    model = family_model("llama")
+    expected = task_accuracy(model, task, 4, "cpu")
+    right = evaluation._behind_contexts
+    monkeypatch.setattr(evaluation, "_behind_contexts", lambda model, rows, n: right(model, rows, n).flip(1))
+    assert torch.equal(task_accuracy(model, task, 4, "cpu"), expected)
+
+
+def test_cloze_items_know_the_document_of_their_context():
+    documents = torch.tensor([0, 100, 2500])
+    stream = TokenStream.of(torch.cat([torch.full((size,), 10 * i + 1, dtype=torch.int32) for i, size in enumerate((100, 2400, 1500))]), (), 0, documents)  # fmt: skip
+    task = ClozeTask.from_tokens(stream, 60, 10, 4, 0)
+    assert ((task.rows[::4, 0] - 1) // 10 + 1).tolist() == task.documents.tolist()
+    assert len(task.documents.unique()) > 1
 
 
 def test_cloze_items_begin_as_a_prompt_and_ask_for_text():

@@ -13,7 +13,7 @@ import torch
 from .. import artifacts
 from ..blocks import Block
 from ..chat_evaluation import compare_chats, prompt_ids
-from ..corpora import is_heldout, open_corpus
+from ..corpora import reserved_chats
 from ..costs import (
     Workload,
     assisted_generation,
@@ -99,15 +99,17 @@ def assess(run) -> dict:
     }
     tasks = {}
     for name, values in hits.items():
-        accuracy, error = mean_and_error(values)
+        accuracy, error = mean_and_error(values, task.documents)
         # a parent without one right answer keeps nothing to compare with
-        kept, kept_error = ratio_and_error(values, hits["parent"]) if hits["parent"].any() else (None, None)
+        known = hits["parent"].any()
+        kept, kept_error = ratio_and_error(values, hits["parent"], task.documents) if known else (None, None)
         tasks[name] = {
             "accuracy": accuracy,
             "stderr": error,
             "kept": kept,
             "kept_stderr": kept_error,
             "items": len(values),
+            "documents": len(task.documents.unique()),
         }
     drafted = None
     if config.assisted_prompts:
@@ -174,17 +176,12 @@ def _short_requests(run, child, batch_size: int) -> dict:
 
 
 def _chats(run, child) -> dict | None:
-    """Parent and child answering what users say in held-out chats, none of which chose anything."""
+    """Parent and child answering what users say in chats that no stream has."""
     config = run.recipe.evaluate
-    chosen_by = len(run.tokens["validation"].documents)  # they come first
-    heldout = (d for name, d in open_corpus(run.corpus) if is_heldout(name, run.recipe.data.heldout_fraction))
-    chats = (d for d in itertools.islice(heldout, chosen_by, None) if isinstance(d, list))
-    prompts = prompt_ids(list(itertools.islice(chats, config.chats)), run.tokenizer)
+    prompts = prompt_ids(list(itertools.islice(reserved_chats(run.corpus), config.chats)), run.tokenizer)
     if len(prompts) < config.chats:
         # after hours of work: what is there is said, the rest of the report does not fall with it
-        logger.warning(
-            "evaluate.chats: the text has only %d held-out chats behind the validation documents", len(prompts)
-        )
+        logger.warning("evaluate.chats: %d asked for, the text has %d that were kept out of it", config.chats, len(prompts))  # fmt: skip
     if not prompts:
         return None
     return compare_chats(run.parent, child, prompts, run.source.end_tokens, config.chat_tokens, config.batch_size)
@@ -341,7 +338,10 @@ def estimate_evaluate(p: Pieces) -> Estimate:
     config = p.recipe.evaluate
     length = config.task_context + config.task_continuation
     rows = 4 * max(1, config.batch_size // 4)
-    task = p.clock.parent(rows, length, logits=True) + p.child_forward(rows, length) + p.clock.divergence(rows, length)
+    # contexts are read once for their four continuations
+    read = rows // 4 * config.task_context / length + rows * config.task_continuation / length
+    task = p.clock.parent(rows, length, logits=True) + p.child_forward(rows, length)
+    task = task * read / rows + p.clock.divergence(rows, config.task_continuation)
     compared, memory = _comparison(p)
     seconds = p.open(2) + (2 + len(config.quantized)) * compared + math.ceil(4 * config.task_items / rows) * task
     if config.assisted_prompts:
