@@ -521,10 +521,24 @@ class TokenBlocks(Dataset):
         sequence_length: tokens per sequence.
         seed: order of the sequences; `None` keeps the stream's order.
         limit: at most so many sequences.
+        positions: whether sequences come with `position_ids` that begin again at 0 with each document, from which
+            transformers masks the documents from each other.
+
+    Raises:
+        DataError: too few tokens; `positions` of a stream that does not know its documents.
     """
 
-    def __init__(self, tokens: torch.Tensor, sequence_length: int, seed: int | None = None, limit: int | None = None):
-        self.tokens, self.sequence_length = tokens, sequence_length
+    def __init__(
+        self,
+        tokens: torch.Tensor,
+        sequence_length: int,
+        seed: int | None = None,
+        limit: int | None = None,
+        positions: bool = False,
+    ):
+        self.tokens, self.sequence_length, self.positions = tokens, sequence_length, positions
+        if positions and getattr(tokens, "documents", None) is None:
+            raise DataError("distill.document_masks: this stream does not say where its documents begin")
         self.starts = self._starts(len(getattr(tokens, "prefix", ())))
         count = len(self.starts)
         if count == 0:
@@ -555,9 +569,22 @@ class TokenBlocks(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         start = self.starts[self.order[index]]
         row, stop = cut(self.tokens, start, self.sequence_length)
-        if getattr(self.tokens, "answers", None) is None:
-            return {"input_ids": row}
-        return {"input_ids": row, "answers": self._in_answers(len(row), stop)}
+        found = {"input_ids": row}
+        if getattr(self.tokens, "answers", None) is not None:
+            found["answers"] = self._in_answers(len(row), stop)
+        if self.positions:
+            found["position_ids"] = self._in_documents(len(row), stop)
+        return found
+
+    def _in_documents(self, length: int, stop: int) -> torch.Tensor:
+        """Positions of the `length` tokens in front of position `stop`: from the sequence's start, and from each document's
+        that begins behind its first token."""
+        prefix, documents = len(getattr(self.tokens, "prefix", ())), self.tokens.documents
+        first = stop - length + prefix  # of the text
+        inside = documents[(documents > first) & (documents < stop)] - first + prefix
+        places = torch.arange(length)
+        begins = torch.cat([torch.zeros(1, dtype=torch.int64), inside.long()])
+        return places - begins[torch.searchsorted(begins, places, right=True) - 1]
 
     def _in_answers(self, length: int, stop: int) -> torch.Tensor:
         """Which of the `length` tokens in front of position `stop` an assistant wrote; those of a prefix are no answer's."""

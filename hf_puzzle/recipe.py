@@ -357,6 +357,11 @@ class DistillConfig:
         "KL(parent || child), KL(child || parent), or their mean", "forward"
     )
     answers_only: bool = key("of chats, only what the assistant wrote counts in the losses", False)
+    document_masks: bool = key(
+        "documents of a sequence do not see each other, and the positions of each begin at 0; refused where a family or its "
+        "attention cannot",
+        False,
+    )
     on_policy_tokens: int = key(
         "tokens of a further phase on chats that the child writes, as of section `chats`; 0 skips it", 0, least=0
     )

@@ -355,6 +355,28 @@ def chats(count=40):
     ]
 
 
+@pytest.mark.parametrize("prefix", [(), (1,), (1, 5)])
+def test_positions_begin_again_with_each_document(prefix):
+    lengths = [3, 9, 1, 30, 4, 4, 17]
+    pieces = [[*prefix, *range(10 * i, 10 * i + length), 2] for i, length in enumerate(lengths, 1)]
+    starts = torch.tensor([0, *(len(piece) for piece in pieces[:-1])]).cumsum(0)
+    stream = TokenStream.of(torch.tensor(sum(pieces, []), dtype=torch.int32), prefix, 2, starts)
+    place = torch.cat([torch.arange(len(piece)) for piece in pieces])
+    blocks = TokenBlocks(stream, 11, positions=True)
+    for i, begin in enumerate(blocks.starts):
+        row, stop = data.cut(stream, begin, 11)
+        found = blocks[i]["position_ids"].tolist()
+        text = place[stop - 11 + len(prefix) : stop].tolist()
+        # of documents that begin in the sequence, the place in them; before, the place in the sequence
+        first = next((k for k, p in enumerate(text) if p == 0 and k), len(text))
+        assert found[: len(prefix) + first] == list(range(len(prefix) + first))
+        assert found[len(prefix) + first :] == text[first:]
+    assert sum(len(blocks[i]["position_ids"]) for i in range(len(blocks))) == 11 * len(blocks)
+    assert "position_ids" not in TokenBlocks(stream, 11)[0]
+    with pytest.raises(DataError, match="does not say where its documents begin"):
+        TokenBlocks(torch.arange(40), 11, positions=True)
+
+
 def test_about_half_of_the_heldout_chats_are_in_no_stream(tokenizer, tmp_path):
     talking = copy.deepcopy(tokenizer)
     talking.chat_template = CHAT

@@ -40,6 +40,7 @@ from ..optim import MuonWithAdamW
 from ..recipe import DistillConfig, RecipeError
 from ..stages import Estimate
 from ..training import TRAINER_SECONDS, SealingTrainer, num_steps, show_progress, training_arguments
+from .document_masks import check_document_masks
 from .loading import check_sharded
 from .network import cast_parameters
 from .surgery import KINDS
@@ -182,10 +183,11 @@ class GKDTrainer(SealingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         input_ids, answers = inputs["input_ids"], inputs.get("answers")
+        read = {name: inputs[name] for name in ("input_ids", "position_ids") if name in inputs}
         # models are called as a whole, so that DDP and FSDP see their forward; one position of logits is enough
         with torch.no_grad():
-            teacher = self.teacher(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-        outputs = model(input_ids=input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+            teacher = self.teacher(**read, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+        outputs = model(**read, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         unwrapped = self.accelerator.unwrap_model(model)
         final = outputs.hidden_states[-1]
         config = self.config
@@ -363,7 +365,8 @@ def distill(
     `config.fsdp`, both models are of `loading.load_sharded`, the child in float32, and so it comes back.
 
     Raises:
-        RecipeError: fewer than two rows to choose by, or a checkpoint of a training of another length.
+        RecipeError: fewer than two rows to choose by, a checkpoint of a training of another length, or as of
+            `check_document_masks`.
         RuntimeError: a child whose KL is no number before the first step.
     """
     if len(validation) < 2:
@@ -394,7 +397,10 @@ def distill(
         start += _copies(p for p in child.parameters() if p.requires_grad)
     elif not config.fsdp:
         child.float().requires_grad_(True)  # master weights; `args: {bf16: true}` computes in bf16
-    dataset, given = TokenBlocks(tokens, sequence_length, seed + 7), given_tokens(tokens)
+    masks = config.document_masks
+    for model in (child, parent) if masks and not config.fsdp else ():
+        check_document_masks(model, config.batch_size)
+    dataset, given = TokenBlocks(tokens, sequence_length, seed + 7, positions=masks), given_tokens(tokens)
 
     def tried(rate: float, steps: int) -> float:
         """KL after a short training from the start, which is put back."""

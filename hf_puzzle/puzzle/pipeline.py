@@ -60,6 +60,7 @@ from .distillation import (
     num_processes,
     validation_rows,
 )
+from .document_masks import check_document_masks
 from .estimates import estimate_data
 from .importance import channel_importance, estimate_importance
 from .judge import Judge, Metric, scored_blocks
@@ -354,6 +355,8 @@ class PuzzleRun:
         config, ranking = self.recipe.importance, self._importance
         if self._streams is None:
             check_streams(self.parent, self.tokenizer, self.corpus, self.tokens["validation"])
+        if self.recipe.distill.document_masks:  # GKD would find out hours later
+            check_document_masks(self.parent, self.recipe.distill.batch_size)
         if ranking is None:
             input_ids = sequences(self.tokens["train"], self.sequence_length, config.num_tokens, self.recipe.seed)
             ranking = channel_importance(self.parent, input_ids, config.batch_size, config.experts)
@@ -530,16 +533,8 @@ class PuzzleRun:
             config = dataclasses.replace(
                 config, num_tokens=config.on_policy_tokens, divergence=config.on_policy_divergence
             )
-            child, further = distill(
-                child,
-                parent,
-                stream,
-                config,
-                self.sequence_length,
-                folder / "on_policy" / "checkpoints",
-                rows,
-                seed + 1,
-            )
+            written = folder / "on_policy" / "checkpoints"
+            child, further = distill(child, parent, stream, config, self.sequence_length, written, rows, seed + 1)
             done = (
                 further
                 if done is None
