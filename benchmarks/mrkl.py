@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import string
 import subprocess
 import sys
 import tempfile
@@ -19,55 +18,67 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_puzzle.mrkl.data import make_world
 from hf_puzzle.mrkl.evaluate import HELDBACK, ask_all, score
 from hf_puzzle.remote.calls_mrkl import Expert
-from hf_puzzle.remote.constrained_mrkl import CallProcessor, TokenGrammar, call_grammar, resolve, vocabulary
 from hf_puzzle.remote.experts_mrkl import Experts
+from hf_puzzle.remote.generation_mrkl import Constrained, call_grammar
+from hf_puzzle.remote.masks_mrkl import ENGINES, Masks, Vocabulary, text
 
 
 OUT = Path(__file__).with_suffix(".json")
+TOKENIZER = Path(__file__).parents[1] / "recipes" / "puzzle" / "tiny_parent"
 
 
-def decodes(count: int, batch: int = 250, seed: int = 0) -> dict:
+def decodes(count: int, batch: int = 100, seed: int = 0) -> dict:
     """Sample `count` calls from an untrained model under the grammar of all seven experts; how many are valid."""
     torch.manual_seed(seed)
-    pieces = ["", *string.printable, '{"name": "', '", "arguments": {', '": ', "}}", "<n0>", "<d0>", "old town", " 12"]
-    slots, values = (
-        {"n0": "n", "d0": "d", "c0": "c", "u0": "u"},
-        {"n0": "7", "d0": "2021-03-05", "c0": "USD", "u0": "mile"},
-    )
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    known = Vocabulary(tokenizer, len(tokenizer))
     with tempfile.TemporaryDirectory() as directory:
         world = make_world(directory, "train", 0)
         experts = Experts.from_fixtures(directory, world.today)
-        grammar = call_grammar(
-            {name: e.parameters for name, e in experts.items()}, slots, "How warm was the old town on 5 March"
-        )
-        tokens = TokenGrammar(grammar, vocabulary(pieces), eos=0)
+        schemas = {name: expert.parameters for name, expert in experts.items()}
+        grammar = call_grammar(schemas, text("</call>"))
         config = LlamaConfig(
-            vocab_size=len(pieces), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
         )
         model = LlamaForCausalLM(config).eval()
-        valid, made, names, start = 0, 0, {}, time.process_time()
-        while made < count:
-            prompt = torch.randint(1, len(pieces), (min(batch, count - made), 4))
-            out = model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=500, do_sample=True,
-                logits_processor=[CallProcessor(tokens, 4)], pad_token_id=0, eos_token_id=0,
-            )  # fmt: skip
-            for row in out[:, 4:].tolist():
-                made += 1
-                try:
-                    call = json.loads("".join(pieces[token] for token in row))
+        found = {}
+        for engine in ENGINES:
+            masks = Masks(grammar, known, engine)
+            valid, made, names, start = 0, 0, {}, time.process_time()
+            while made < count:
+                calls = Recorded(masks, "<call>", 60, required=masks)
+                prompt = torch.randint(1, len(tokenizer), (min(batch, count - made), 4))
+                model.generate(
+                    prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=200, do_sample=True,
+                    logits_processor=[calls], pad_token_id=0, eos_token_id=0,
+                )  # fmt: skip
+                made += len(prompt)
+                for call in calls.made:
+                    name, _, written = call.removesuffix("</call>").partition("(")
                     # the schema alone: an expert's own check asks for more, such as what goes with which operation
-                    Expert.check(experts[call["name"]], resolve(call["arguments"], values))
-                    valid += 0 in row
-                    names[call["name"]] = names.get(call["name"], 0) + 1
-                except ValueError:
-                    continue
-    return {"decodes": made, "schema_valid": valid, "by_expert": names, "cpu_s": round(time.process_time() - start, 1)}
+                    Expert.check(experts[name], json.loads(written[:-1], parse_float=str))
+                    valid += 1
+                    names[name] = names.get(name, 0) + 1
+            seconds = round(time.process_time() - start, 1)
+            found[engine] = {"decodes": made, "schema_valid": valid, "by_expert": names, "cpu_s": seconds}
+    return found
+
+
+class Recorded(Constrained):
+    """Keeps what was written, and ends there."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.made = []
+
+    def completed(self, number, call):
+        self.made.append(call)
+        return [0]
 
 
 def practice(folder: Path) -> dict:

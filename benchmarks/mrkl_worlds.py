@@ -259,3 +259,43 @@ def farm(folder):
         ),
     ]
     _files(folder, rates, pages, _weather(rng, ["Ambley", "Ford End", "Nether Stow"], datetime.date(2023, 8, 20), 30))
+
+
+def museum(folder):
+    """Exhibits, artists and tickets; a lighthouse, a viaduct and a bindery. Its questions' today is 2024-03-11."""
+    rng = random.Random(31)
+    with sqlite3.connect(folder / "shop.sqlite") as c:
+        c.executescript(
+            "create table artists(artist_id integer primary key, name text, country text, born integer);"
+            "create table exhibits(exhibit_id integer primary key, title text, artist_id integer references artists(artist_id), wing text, year_made integer, insured_value integer);"
+            "create table tickets(ticket_id integer primary key, category text, price real, sold_on text);"
+        )
+        artists = ["Ottilie Brandt", "Emil Fauve", "Rosalind Pike", "Janko Horvat", "Celeste Moreau", "Bram de Wit"]
+        lands = ["Lorraine", "Lorraine", "Wales", "Istria", "Lorraine", "Zeeland"]
+        for i, (name, land) in enumerate(zip(artists, lands, strict=True), 1):
+            c.execute("insert into artists values(?,?,?,?)", (i, name, land, 1702 + 41 * i))
+        titles = [
+            "Dawn Over Salt", "The Lame Heron", "Market at Noon", "Woman with a Key", "Three Bells", "Cold Kitchen",
+            "The Ferryman", "Orchard in Fog", "Blue Ladder", "Portrait of a Clerk", "Storm at Pell", "The Long Table",
+            "Empty Nest", "Harvest Debt", "Iron Bridge", "Two Sisters Reading", "Last Snow", "The Glass Cutter",
+        ]  # fmt: skip
+        values = rng.sample(range(3000, 140000, 500), len(titles))
+        years = rng.sample(range(1735, 1985), len(titles))
+        for i, (title, value, year) in enumerate(zip(titles, values, years, strict=True), 1):
+            row = (i, title, rng.randint(1, 6), rng.choice(["East", "North", "West"]), year, value)
+            c.execute("insert into exhibits values(?,?,?,?,?,?)", row)
+        prices = {"adult": 14.5, "student": 8, "senior": 10, "child": 4.5}
+        for i in range(1, 141):
+            kind = rng.choice(list(prices))
+            day = datetime.date(2024, 1, 1) + datetime.timedelta(rng.randint(0, 69))
+            c.execute("insert into tickets values(?,?,?,?)", (i, kind, prices[kind], str(day)))
+    rates = {
+        "2024-01-05": {"USD": "1.09", "GBP": "0.861", "JPY": "158.2", "CHF": "0.932"},
+        "2024-03-08": {"USD": "1.094", "GBP": "0.853", "JPY": "160.9", "CHF": "0.959"},
+    }
+    pages = [
+        ("Pell Lighthouse", "Pell Lighthouse is a lighthouse near Carrow. It was built in 1867, is 41 metres high and was designed by Gregor Mann."),
+        ("Sarn Viaduct", "Sarn Viaduct is a railway bridge near Ember Bay. It was opened in 1893, is 612 metres long and has 17 arches."),
+        ("Quill & Byre", "Quill & Byre is a bindery based in Ember Bay. It was founded in 1921 by Hester Byre and employs 230 people."),
+    ]  # fmt: skip
+    _files(folder, rates, pages, _weather(rng, ["Carrow", "Ember Bay"], datetime.date(2024, 2, 20), 25))

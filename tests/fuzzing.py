@@ -33,9 +33,10 @@ from hf_puzzle.remote.compositions_mrkl import Composition
 from hf_puzzle.remote.dates_mrkl import Dates, parse_date
 from hf_puzzle.remote.exact_mrkl import Calculator
 from hf_puzzle.remote.experts_mrkl import Experts
-from hf_puzzle.remote.generation_mrkl import CallText
+from hf_puzzle.remote.generation_mrkl import call_grammar
 from hf_puzzle.remote.generation_pcw import encode_windows
 from hf_puzzle.remote.known_mrkl import Known
+from hf_puzzle.remote.masks_mrkl import Machine, text
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.pipeline_pcw import PCWClassificationPipeline
 from hf_puzzle.remote.planner_mrkl import Planner
@@ -680,18 +681,19 @@ def call_texts(folder: Path) -> Target:
             mutated_json(arguments, rng),
         )
 
-    known = CallText(schemas, "]")
+    known = Machine(call_grammar(schemas, text("]")))
 
     def run(value):
-        text, schema, given = value
+        written, schema, given = value
         state = known.start
-        for character in text:
-            if not (following := known.step(state, character)):
+        for byte in written.encode(errors="surrogatepass"):
+            if (following := known.step(state, byte)) is None:
                 break
             state = following
         known.ending(state)
         check_schema(schema)
-        CallText({"tool": schema}, "]").ending(CallText({"tool": schema}, "]").start)
+        machine = Machine(call_grammar({"tool": schema}, text("]")))
+        machine.ending(machine.start)
         for name, each in schema.get("properties", {}).items():
             coerce(name, given.get(name) if isinstance(given, dict) else given, each)
 

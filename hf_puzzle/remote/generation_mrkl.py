@@ -9,7 +9,7 @@ what the model itself wrote opens a call: prompts and results are data. Rows tha
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,8 @@ from transformers import AutoTokenizer, LogitsProcessor
 from .caches_puzzle import NAMES, OUTPUT_NAME, CacheError, one_cache
 from .calls_mrkl import MRKLError, Result, failed, short
 from .experts_mrkl import Experts
+from .masks_mrkl import CONTROL, Masks, Vocabulary, every, text
+from .schemas_mrkl import JSON
 from .soft_prompts_mrkl import base_model_settings
 
 
@@ -28,264 +30,7 @@ CUSTOM_GENERATE = (
     '__all__ = ["generate"]\n'
 )
 MAX_RESULT_CHARACTERS = 2000
-MAX_DIGITS = 40
-MAX_ITEMS = 16
 NOT_WITH_CALLS = ("assistant_model", "prompt_lookup_num_tokens", "inputs_embeds", "negative_prompt_ids")
-SIMPLE_ESCAPES = '"\\/bfnrt'
-
-
-# -- what a call may look like
-
-
-class CallText:
-    """The texts `name({...})` + `close` of valid calls, read character by character.
-
-    A state is a set of stacks; a stack holds what is still to come, first thing first:
-        ("text", rest), ("string",), ("escape",), ("number", phase, integer, digits), ("value", schema),
-        ("properties", schema, index, first), ("items", schema, count), ("either", alternatives), ("space",).
-    Arguments stand in the schema's order, optional ones may be left out; one space may follow `,` and `:`.
-
-    Args:
-        schemas: name -> JSON schema of the arguments.
-        close: What ends a call.
-    """
-
-    def __init__(self, schemas: Mapping[str, Mapping], close: str):
-        if not schemas:
-            raise MRKLError("a call needs at least one expert")
-        self.schemas: list[Mapping] = []
-        self._expanded: dict = {}
-        self._steps: dict = {}
-        calls = [
-            (("text", f"{n}("), self._value({**s, "type": "object"}), ("text", f"){close}"))
-            for n, s in schemas.items()
-        ]
-        self.start = self._settled({(("either", tuple(calls)),)})
-
-    def _value(self, schema) -> tuple:
-        self.schemas.append(schema)
-        return ("value", len(self.schemas) - 1)
-
-    def _settled(self, stacks: Iterable[tuple]) -> frozenset:
-        """The stacks with everything on top replaced by what it can begin with."""
-        done, seen, open_ = set(), set(), list(stacks)
-        while open_:
-            stack = open_.pop()
-            if stack in seen:
-                continue
-            seen.add(stack)
-            if not stack:
-                done.add(stack)
-                continue
-            top, rest = stack[0], stack[1:]
-            kind = top[0]
-            if kind == "text" and not top[1]:
-                open_.append(rest)
-            elif kind == "either":
-                open_ += [(*choice, *rest) for choice in top[1]]
-            elif kind in ("value", "properties", "items"):
-                open_ += [(*choice, *rest) for choice in self._expansions(top)]
-            elif kind == "space":
-                done.add(((" ",), *rest))
-                open_.append(rest)
-            else:
-                done.add(stack)
-                if kind == "number" and top[1] in ("zero", "whole", "decimals"):
-                    open_.append(rest)
-        return frozenset(done)
-
-    def _expansions(self, top) -> tuple:
-        if top not in self._expanded:
-            self._expanded[top] = self._expansion(top)
-        return self._expanded[top]
-
-    def _expansion(self, top) -> tuple:
-        schema = self.schemas[top[1]]
-        properties = schema.get("properties", {})
-        if top[0] == "properties":
-            return tuple(self._properties(schema, list(properties), *top[1:]))
-        if top[0] == "items":
-            _, index, count = top
-            if count >= MAX_ITEMS:
-                return ((("text", "]"),),)
-            item = self._value(schema.get("items", {}))
-            comma = (("text", ","), ("space",)) if count else ()
-            return (("text", "]"),), (*comma, item, ("items", index, count + 1))
-        if "enum" in schema:
-            return tuple((("text", json.dumps(each, ensure_ascii=False)),) for each in schema["enum"])
-        if "anyOf" in schema or "oneOf" in schema:
-            return tuple((self._value(each),) for each in schema.get("anyOf") or schema["oneOf"])
-        kinds = schema.get("type", "any")
-        kinds = list(kinds) if isinstance(kinds, list | tuple) else [kinds]
-        if "any" in kinds:
-            kinds = ["string", "number", "boolean", "null"]
-        if schema.get("nullable"):
-            kinds.append("null")
-        return tuple(choice for kind in kinds for choice in self._of_kind(kind, top[1]))
-
-    def _of_kind(self, kind, index):
-        if kind == "string":
-            yield ("text", '"'), ("string",)
-        elif kind in ("number", "integer"):
-            yield (("number", "start", kind == "integer", 0),)
-        elif kind == "boolean":
-            yield (("text", "true"),)
-            yield (("text", "false"),)
-        elif kind == "null":
-            yield (("text", "null"),)
-        elif kind == "array":
-            yield ("text", "["), ("items", index, 0)
-        elif kind == "object":
-            yield ("text", "{"), ("properties", index, 0, True)
-
-    def _properties(self, schema, names, index, at, first):
-        """What may follow in an object: the next argument, a later one where it is optional, or the end."""
-        required = set(schema.get("required", ()))
-        for place in range(at, len(names)):
-            name = names[place]
-            comma = () if first else (("text", ","), ("space",))
-            key = ("text", f"{json.dumps(name)}:")
-            value = self._value(schema["properties"][name])
-            yield (*comma, key, ("space",), value, ("properties", index, place + 1, False))
-            if name in required:
-                return
-        yield (("text", "}"),)
-
-    def step(self, state: frozenset, character: str) -> frozenset:
-        """The state after one more character; empty when no valid call goes on so."""
-        key = (state, character)
-        if key not in self._steps:
-            if len(self._steps) > 1 << 16:
-                self._steps.clear()
-            after = (self._after(stack, character) for stack in state)
-            self._steps[key] = self._settled(stack for stack in after if stack is not None)
-        return self._steps[key]
-
-    def _after(self, stack, character) -> tuple | None:
-        if not stack:
-            return None
-        top, rest = stack[0], stack[1:]
-        kind = top[0]
-        if kind == "text":
-            return (("text", top[1][1:]), *rest) if top[1][0] == character else None
-        if kind == " ":
-            return rest if character == " " else None
-        if kind == "string":
-            if character == '"':
-                return rest
-            if character == "\\":
-                return (("escape",), *rest)
-            return stack if character >= " " else None
-        if kind == "escape":
-            return (("string",), *rest) if character in SIMPLE_ESCAPES else None
-        _, phase, integer, digits = top
-        if digits >= MAX_DIGITS:
-            return None
-        digit = character in "0123456789"
-        if phase in ("start", "minus"):
-            if character == "-" and phase == "start":
-                return (("number", "minus", integer, 0), *rest)
-            return (("number", "zero" if character == "0" else "whole", integer, 1), *rest) if digit else None
-        if digit and phase in ("whole", "point", "decimals"):
-            return (("number", "whole" if phase == "whole" else "decimals", integer, digits + 1), *rest)
-        if character == "." and phase in ("zero", "whole") and not integer:
-            return (("number", "point", integer, digits), *rest)
-        return None
-
-    def read(self, state: frozenset, text: str) -> frozenset:
-        for character in text:
-            state = self.step(state, character)
-        return state
-
-    def complete(self, state: frozenset) -> bool:
-        """Whether a call ends here; then nothing may follow."""
-        return () in state
-
-    def ending(self, state: frozenset) -> str:
-        """The shortest text that ends the call."""
-        front, seen = {state: ""}, set()
-        while True:
-            following = {}
-            for each, text in front.items():
-                if self.complete(each):
-                    return text
-                if each in seen:
-                    continue
-                seen.add(each)
-                for character in self._leading(each):
-                    following.setdefault(self.step(each, character), text + character)
-            if not following:
-                raise MRKLError("no call can end here: a schema has values that no text writes")
-            front = following
-
-    @staticmethod
-    def _leading(state) -> list[str]:
-        """Characters that lead on towards an end; a string ends at once, a number has one digit."""
-        found = set()
-        for stack in state:
-            kind = stack[0][0]
-            if kind == "text":
-                found.add(stack[0][1][0])
-            elif kind == "string":
-                found.add('"')
-            elif kind == "escape":
-                found.add("n")
-            elif kind == "number" and stack[0][1] in ("start", "minus", "point"):
-                found.add("0")
-        return sorted(found)
-
-
-class Vocabulary:
-    """Texts of a tokenizer's tokens as a tree, to find those that a grammar allows.
-
-    Tokens that are no whole characters, and special tokens but `kept`, are left out.
-    """
-
-    def __init__(self, tokenizer, size: int, kept: Iterable[str] = ()):
-        anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-        ids = range(min(size, len(tokenizer)))
-        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        prefix = tokenizer.decode(anchor, **options)
-        texts = tokenizer.batch_decode([[*anchor, i] for i in ids], **options)
-        added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
-        self.size, self.tree, self.texts = size, {}, {}
-        for i, text in zip(ids, texts, strict=True):
-            text = added[i] if i in added and added[i] in kept else text.removeprefix(prefix)
-            if not text or "\ufffd" in text or (i in tokenizer.all_special_ids and text not in kept):
-                continue
-            self.texts[i] = text
-            node = self.tree
-            for character in text:
-                node = node.setdefault(character, {})
-            node.setdefault(None, []).append(i)
-        self._allowed: dict = {}
-
-    def allowed(self, grammar: CallText, state: frozenset) -> torch.Tensor:
-        """Ids of the tokens that continue a valid call from `state`; none that goes on after its end."""
-        key = (grammar, state)
-        if key not in self._allowed:
-            found: list[int] = []
-            open_ = [(self.tree, state)]
-            while open_:
-                node, here = open_.pop()
-                found += node.get(None, ())
-                for character, below in node.items():
-                    if character is not None and (after := grammar.step(here, character)):
-                        open_.append((below, after))
-            if len(self._allowed) > 4096:
-                self._allowed.clear()
-            self._allowed[key] = torch.tensor(sorted(found), dtype=torch.long)
-        return self._allowed[key]
-
-    def longest(self, text: str) -> int | None:
-        """The token with the longest text that `text` begins with."""
-        node, found = self.tree, None
-        for character in text:
-            node = node.get(character)
-            if node is None:
-                break
-            found = node[None][0] if node.get(None) else found
-        return found
 
 
 # -- the decode loop
@@ -296,37 +41,43 @@ class _Row:
     """Where a row of the batch is: in text, in a call, or in a result that is being written."""
 
     written: list = field(default_factory=list)
-    state: frozenset | None = None
-    call: str = ""
+    spoken: bool = False
+    free: int = 0
+    matcher: object = None
+    mask: torch.Tensor | None = None
+    symbols: list = field(default_factory=list)
     tokens: int = 0
     pending: list = field(default_factory=list)
-    done: bool = False
 
 
-class CallProcessor(LogitsProcessor):
-    """Constrains calls, runs them and writes their results, row by row; leaves all other logits as they are.
+class Constrained(LogitsProcessor):
+    """From an opening on, rows write what is in a grammar; all other logits stay as they are.
 
-    Args: as of `generate`. `trace`: gets {"row", "expert", "arguments", "result", "status"} per call.
+    Args:
+        masks: The grammar behind the opening, for this tokenizer.
+        opening: Text that opens a call; the token that completes it must be the model's own.
+        max_call_tokens: A call longer than this is closed in the shortest valid way.
+        required: The grammar with its opening, where rows must begin with a call.
+        at_start: Whether only the beginning of a text opens.
     """
 
-    def __init__(
-        self, tokenizer, experts: Experts, vocabulary_size: int, trace: list, call=("<call>", "</call>"),
-        result=("<result>", "</result>"), max_calls=8, seconds_per_call=2.0, max_call_tokens=128,
-    ):  # fmt: skip
-        self.tokenizer, self.experts, self.trace = tokenizer, experts, trace
-        self.open, self.close = call
-        self.result_open, self.result_close = result
-        self.max_calls, self.seconds, self.max_call_tokens = max_calls, seconds_per_call, max_call_tokens
-        self.grammar = _grammar(experts, self.close)
-        self.vocabulary = _vocabulary(tokenizer, vocabulary_size, (self.open, self.close))
-        self.ends = set(tokenizer.all_special_ids) - set(tokenizer.convert_tokens_to_ids([self.open, self.close]))
+    def __init__(self, masks: Masks, opening: str, max_call_tokens=128, required: Masks | None = None, at_start=False):
+        self.masks, self.opening, self.required, self.at_start = masks, opening, required, at_start
+        self.vocabulary, self.max_call_tokens = masks.vocabulary, max_call_tokens
+        self.tokenizer = masks.vocabulary.tokenizer
+        self.ends = set(self.tokenizer.all_special_ids) - {self.tokenizer.convert_tokens_to_ids(opening)}
         self.rows: list[_Row] = []
         self.width = 0
-        self.memo: dict = {}
+
+    def completed(self, number: int, call: str) -> list[int]:
+        """Tokens that must follow a call of row `number`."""
+        return []
 
     def __call__(self, input_ids, scores):
         if not self.rows:
             self.rows, self.width = [_Row() for _ in input_ids], input_ids.shape[1]
+            for row in self.rows:
+                row.matcher = self.required and self.required.start()
         elif input_ids.shape[1] > self.width:
             self.width = input_ids.shape[1]
             for number, (row, token) in enumerate(zip(self.rows, input_ids[:, -1].tolist(), strict=True)):
@@ -347,54 +98,88 @@ class CallProcessor(LogitsProcessor):
     def _allowed(self, row):
         if row.pending:
             return torch.tensor(row.pending[:1])
-        if row.state is None:
+        if row.matcher is None:
             return None
+        row.mask = row.matcher.allowed()
         if row.tokens >= self.max_call_tokens:
-            rest = self.grammar.ending(row.state)
-            token = self.vocabulary.longest(rest)
-            if token is not None:
+            token = self._closing(row)
+            if token is not None and row.mask[token]:
                 return torch.tensor([token])
-        return self.vocabulary.allowed(self.grammar, row.state)
+        return row.mask
+
+    def _closing(self, row) -> int | None:
+        """The token that brings a call nearest to its end."""
+        masks = self.required if self.required is not None and not row.spoken else self.masks
+        rest = masks.machine.ending(masks.own(row.symbols).state)
+        if rest[0] >= CONTROL:
+            return rest[0] - CONTROL
+        end = next((at for at, symbol in enumerate(rest) if symbol >= CONTROL), len(rest))
+        return self.vocabulary.longest(bytes(rest[:end]))
 
     def _take(self, number, row, token) -> None:
         """One more token of a row."""
         if row.pending:
             row.pending.pop(0)
             return
-        if row.state is not None:
-            text = self.vocabulary.texts.get(token)
-            if text is None:
+        if row.matcher is not None:
+            if not row.mask[token]:
                 # a finished row is padded
-                row.state, row.call = None, ""
+                row.matcher, row.symbols = None, []
                 return
-            row.call += text
+            row.symbols += self.vocabulary.symbols(token)
             row.tokens += 1
-            row.state = self.grammar.read(row.state, text)
-            if self.grammar.complete(row.state):
-                call, row.state, row.call, row.tokens = row.call.removesuffix(self.close), None, "", 0
-                row.pending, row.written = self._answer(number, call), []
+            row.matcher.take(token)
+            if row.matcher.done:
+                call = self._said(row.symbols)
+                row.matcher, row.symbols, row.tokens, row.written, row.spoken = None, [], 0, [], True
+                row.pending = self.completed(number, call)
             return
+        row.free += 1
         row.written = [*row.written[-24:], token]
         if token in self.ends:
             row.written = []
             return
-        before, text = self._text(row.written[:-1]), self._text(row.written)
-        at = text.rfind(self.open)
+        before, written = self._text(row.written[:-1]), self._text(row.written)
+        at = written.rfind(self.opening)
         # the newest token must complete the opening, and what it holds beyond it must begin a call
-        if at < 0 or at + len(self.open) <= len(before):
+        if at < 0 or at + len(self.opening) <= len(before) or self.at_start and (row.spoken or written[:at].strip()):
+            row.spoken = row.spoken or bool(written.strip())
             return
-        rest = text[at + len(self.open) :]
-        state = self.grammar.read(self.grammar.start, rest)
-        if state and not self.grammar.complete(state):
-            row.state, row.call, row.tokens, row.written = state, rest, 0, []
+        rest = written[at + len(self.opening) :].encode()
+        matcher = self.masks.own(rest) if rest else self.masks.start()
+        row.spoken = True
+        if matcher is not None and not matcher.done:
+            row.matcher, row.symbols, row.tokens, row.written = matcher, list(rest), 0, []
+
+    def _said(self, symbols) -> str:
+        names = self.tokenizer.convert_ids_to_tokens
+        return b"".join(bytes([s]) if s < CONTROL else names(s - CONTROL).encode() for s in symbols).decode()
 
     def _text(self, ids) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _answer(self, number, call) -> list[int]:
+
+class CallProcessor(Constrained):
+    """Constrains calls, runs them and writes their results, row by row.
+
+    Args: as of `generate`. `trace`: gets {"row", "expert", "arguments", "result", "status"} per call.
+    """
+
+    def __init__(
+        self, tokenizer, experts: Experts, vocabulary_size: int, trace: list, call=("<call>", "</call>"),
+        result=("<result>", "</result>"), max_calls=8, seconds_per_call=2.0, max_call_tokens=128, engine="auto",
+    ):  # fmt: skip
+        masks = _masks(experts, call[1], vocabulary(tokenizer, vocabulary_size), engine)
+        super().__init__(masks, call[0], max_call_tokens)
+        self.experts, self.trace, self.close = experts, trace, call[1]
+        self.result_open, self.result_close = result
+        self.max_calls, self.seconds = max_calls, seconds_per_call
+        self.memo: dict = {}
+
+    def completed(self, number, call) -> list[int]:
         """Ids of a call's result, which is data: control tokens in it are encoded as text."""
-        name, _, text = call.partition("(")
-        arguments = json.loads(text[:-1], parse_float=str)
+        name, _, written = call.removesuffix(self.close).partition("(")
+        arguments = json.loads(written[:-1], parse_float=str)
         key = (name, json.dumps(arguments, sort_keys=True))
         made = sum(entry["row"] == number for entry in self.trace)
         if key in self.memo:
@@ -403,43 +188,51 @@ class CallProcessor(LogitsProcessor):
             result = failed("refused", f"the budget of {self.max_calls} calls is used up")
         else:
             result = self.memo[key] = self.experts.call(name, arguments, self.seconds)
-        said = _said(result)
+        said = said_of(result)
         entry = {"row": number, "expert": name, "arguments": arguments, "result": said, "status": result.status}
         self.trace.append(entry)
         parts = (self.result_open, said, self.result_close)
         return [i for part in parts for i in self._ids(part, part is said)]
 
-    def _ids(self, text, data) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=data)["input_ids"]
+    def _ids(self, content, data) -> list[int]:
+        return self.tokenizer(content, add_special_tokens=False, split_special_tokens=data)["input_ids"]
 
 
-def _said(result: Result) -> str:
+def said_of(result: Result) -> str:
     text = result.text if result.status == "ok" else f"{result.status}: {result.message}"
     return text[:MAX_RESULT_CHARACTERS]
 
 
 _vocabularies: dict = {}
-_grammars: dict = {}
+_kept: dict = {}
 
 
-def _grammar(experts, close) -> CallText:
-    """The last grammar is kept, and with it what the vocabulary knows of its states."""
+def call_grammar(schemas: Mapping[str, Mapping], close: tuple) -> tuple:
+    """The texts `name({...})` of valid calls, and what closes them."""
+    if not schemas:
+        raise MRKLError("a call needs at least one expert")
+    calls = (every(text(f"{name}("), JSON.object(schema), text(")"), close) for name, schema in schemas.items())
+    return ("either", tuple(calls))
+
+
+def _masks(experts, close, known: Vocabulary, engine) -> Masks:
+    """The last grammar is kept, and with it what is known of its states."""
     schemas = {name: expert.parameters for name, expert in experts.items()}
-    key = json.dumps([schemas, close])
-    if key not in _grammars:
-        _grammars.clear()
-        _grammars[key] = CallText(schemas, close)
-    return _grammars[key]
+    key = (json.dumps([schemas, close, engine], default=str), id(known))
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = Masks(call_grammar(schemas, known.nodes(close)), known, engine)
+    return _kept[key]
 
 
-def _vocabulary(tokenizer, size, kept) -> Vocabulary:
+def vocabulary(tokenizer, size) -> Vocabulary:
     """The last tokenizer's tree is kept: building one takes a second per 100,000 tokens."""
-    key = (id(tokenizer), len(tokenizer), size, kept)
+    key = (id(tokenizer), len(tokenizer), size)
     if key not in _vocabularies:
         _vocabularies.clear()
         # holding the tokenizer keeps its id from being given to another
-        _vocabularies[key] = (tokenizer, Vocabulary(tokenizer, size, kept))
-    return _vocabularies[key][1]
+        _vocabularies[key] = Vocabulary(tokenizer, size)
+    return _vocabularies[key]
 
 
 def generate(
@@ -453,6 +246,7 @@ def generate(
     max_calls: int = 8,
     seconds_per_call: float = 2.0,
     max_call_tokens: int = 128,
+    mask_engine: str = "auto",
     call_tokens: tuple[str, str] = ("<call>", "</call>"),
     result_tokens: tuple[str, str] = ("<result>", "</result>"),
     **kwargs,
@@ -471,6 +265,7 @@ def generate(
         max_calls: Of one row; further calls are answered "refused". The same call again is answered from the first.
         seconds_per_call: Deadline of one call.
         max_call_tokens: A call longer than this is closed in the shortest valid way.
+        mask_engine: "llguidance", "xgrammar", "own", or "auto": the first where it is installed, else our own.
         call_tokens, result_tokens: What opens and closes; plain text or tokens of the tokenizer.
     Returns: what stock `generate` returns; calls and results are part of the sequences and of `max_new_tokens`; a call
         that `max_new_tokens` cuts off is not run.
@@ -509,7 +304,7 @@ def generate(
     experts = experts if isinstance(experts, Experts) else Experts(experts)
     processor = CallProcessor(
         tokenizer, experts, model.get_input_embeddings().num_embeddings, [] if trace is None else trace,
-        tuple(call_tokens), tuple(result_tokens), max_calls, seconds_per_call, max_call_tokens,
+        tuple(call_tokens), tuple(result_tokens), max_calls, seconds_per_call, max_call_tokens, mask_engine,
     )  # fmt: skip
     stock["logits_processor"] = [*stock.pop("logits_processor", ()), processor]
     if "stop_strings" in stock or getattr(generation_config, "stop_strings", None):

@@ -44,6 +44,7 @@ from .plans_mrkl import PlanReader
 from .saved_mrkl import BUILDERS, sha256
 from .slots_mrkl import MAX_CHARS, read
 from .sources_mrkl import Database, Weather
+from .toolcalls_mrkl import CHOICES, ToolCalls
 from .wiki_mrkl import Wiki
 
 
@@ -54,6 +55,8 @@ CUSTOM_PIPELINES = {
     "mrkl": {"impl": "pipeline_mrkl.MrklPipeline", "pt": ["AutoModelForCausalLM"], "type": "text"},
 }
 ON_ERROR = ("report", "lm", "raise")
+# a model's own choice of a call: what a model of 135 M parameters gets right of them (benchmarks/tool_calls.json)
+OWN_CALLS = 0.5
 # phrasing is asked for as a continuation where the model has no chat template
 PHRASING = (
     "Say the answer to the question in one sentence. Keep every number, date and name exactly as it is in the answer."
@@ -91,6 +94,9 @@ class MrklPipeline(Pipeline):
         return_trace: False returns only [{"generated_text"}], as text-generation does.
         chat_template: put a plain text through the tokenizer's chat template, where it has one, as a user's message;
             False gives it to the model as it is.
+        tool_calls: where no expert is found by the question, let the model call them itself, in its template's own
+            format: "auto" as it likes, "required" always. Without a call the untouched model answers.
+        mask_engine: what holds such calls to the schemas: "llguidance", "xgrammar", "own", or "auto".
         phrase: let the model put an expert's answer into a sentence; kept only if its numbers are the trace's.
         Everything else goes to the model's `generate`: max_new_tokens, do_sample, streamer, ...
 
@@ -133,6 +139,7 @@ class MrklPipeline(Pipeline):
             limits = Limits(**limits)
         limits = limits or saved.get("limits")
         self.planner = ComposingPlanner(self.experts, self.known, limits, self.compositions, examples)
+        self._tools: ToolCalls | None = None
 
     # -- settings beside the model
 
@@ -275,12 +282,14 @@ class MrklPipeline(Pipeline):
 
     # -- calls
 
-    _CALL = ("on_error", "return_trace", "phrase", "chat_template")
+    _CALL = ("on_error", "return_trace", "phrase", "chat_template", "tool_calls", "mask_engine")
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
         finish = {name: settings.pop(name) for name in self._CALL if name in settings}
         if finish.get("on_error", "report") not in ON_ERROR:
             raise MRKLError(f"on_error {finish['on_error']!r} is none of {', '.join(ON_ERROR)}")
+        if finish.get("tool_calls") not in (None, False, *CHOICES):
+            raise MRKLError(f"tool_calls {finish['tool_calls']!r} is none of {', '.join(CHOICES)}, False")
         known = (
             *self._CALL, "experts", "today", "examples", "compositions", "plan_reader", "phraser", "limits",
         )  # fmt: skip
@@ -317,8 +326,9 @@ class MrklPipeline(Pipeline):
         return outputs
 
     def _answer(
-        self, row, generate, on_error="report", return_trace=True, phrase=False, chat_template=True
-    ) -> dict | list[dict]:
+        self, row, generate, on_error="report", return_trace=True, phrase=False, chat_template=True, tool_calls=False,
+        mask_engine="auto",
+    ) -> dict | list[dict]:  # fmt: skip
         """One input to its result."""
         chat = None if isinstance(row, str) else [dict(message) for message in row]
         query = row if chat is None else _text_of(chat[-1]["content"])
@@ -329,6 +339,10 @@ class MrklPipeline(Pipeline):
             reply = {"message": "", **self.planner.ask(query)}
         if reply["status"] == "abstain" and self.plan_reader is not None and len(query) <= MAX_CHARS:
             reply = self._planned(query, reply)
+        called = None
+        if reply["status"] == "abstain" and tool_calls:
+            called = self._called(chat or [{"role": "user", "content": query}], tool_calls, mask_engine, generate)
+            reply = {**reply, **(called or {})}
         status, trace = reply["status"], reply["trace"]
         generate = dict(generate)
         if status == "abstain" or (status != "ok" and on_error == "lm"):
@@ -338,8 +352,11 @@ class MrklPipeline(Pipeline):
             if status != "ok" and on_error == "raise":
                 raise ExpertCallError(reply)
             text = reply["answer"] if status == "ok" else f"{status}: {reply['message']}"
+            text = (
+                called["said"] if called and status == "ok" and faithful(called["said"], reply, self.known) else text
+            )
             streamer = generate.pop("streamer", None)
-            if status == "ok" and phrase:
+            if status == "ok" and phrase and not called:
                 text = self._phrased(query, reply, generate)
             if streamer is not None:
                 self._stream(streamer, query if chat is None else chat, text)
@@ -357,6 +374,27 @@ class MrklPipeline(Pipeline):
             return reply
         reply = {"message": "", **self.planner.run(found[0]), "confidence": round(found[1], 4)}
         return reply | {"message": reply["message"] or "read by the language model"}
+
+    def _called(self, chat, choice, engine, generate) -> dict | None:
+        """What the model's own calls give: its last result, and its sentence as "said"; None where it made none."""
+        if self._tools is None or self._tools.engine != engine:
+            limits = self.planner.limits
+            self._tools = ToolCalls(
+                self.model, self.tokenizer, self.experts, engine, limits.calls, limits.call_seconds
+            )
+        settings = self._prepare_generate_kwargs({k: v for k, v in generate.items() if k != "streamer"})
+        with torch.no_grad():
+            turns = self._tools(chat, choice, **settings)
+        if not turns.trace:
+            return None
+        result = turns.results[-1]
+        found = {
+            "status": result.status,
+            "trace": turns.trace,
+            "answer": result.text if result.status == "ok" else None,
+        }
+        message = result.message or "called by the language model"
+        return {**found, "message": message, "confidence": OWN_CALLS, "said": turns.text}
 
     # -- the language model
 

@@ -86,3 +86,23 @@ def test_exact_answers_stay_exact_where_the_model_is_wrong(ask, smollm2):
     assert ask(question)["answer"] == str(12345 * 6789)
     assert str(12345 * 6789) not in re.sub(r"[,\s]", "", alone(smollm2, question))
     assert ask("When was Kelby Mill built?")["answer"] == "1802"
+
+
+# SmolLM2's template leaves tools out: they go into a system message, and calls are lists as its card has them
+@pytest.mark.parametrize("engine", ["own", "llguidance", "xgrammar"])
+def test_its_own_calls_are_valid_in_its_own_format(ask, smollm2, engine):
+    if engine != "own" and not importlib.util.find_spec(engine):
+        pytest.skip(f"{engine} is not installed")
+    reply = ask(
+        "Whatever could the marble statue bring to the scales?", tool_calls="required", mask_engine=engine, **LONG
+    )
+    assert reply["trace"]
+    for entry in reply["trace"]:
+        ask.experts[entry["expert"]].check(entry["arguments"])
+    assert reply["confidence"] < 0.95
+    seen.append(reply["trace"])
+    assert all(trace == seen[0] for trace in seen)
+
+
+LONG = {"max_new_tokens": 96, "do_sample": False}
+seen: list = []

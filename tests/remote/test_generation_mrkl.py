@@ -1,7 +1,6 @@
 """Calls inside generate: equal to stock generate where none is made, always valid where one is."""
 
 import copy
-import json
 import time
 
 import pytest
@@ -10,9 +9,9 @@ from pcw_models import TOKENIZERS, byte_level, tiny_llama
 from transformers import DynamicCache, LogitsProcessor, TextStreamer
 
 from hf_puzzle.remote.caches_puzzle import NAMES, OUTPUT_NAME
-from hf_puzzle.remote.calls_mrkl import MRKLError, answered, check_schema
+from hf_puzzle.remote.calls_mrkl import MRKLError, answered
 from hf_puzzle.remote.experts_mrkl import Calculator, Dates, Expert, Experts, Units
-from hf_puzzle.remote.generation_mrkl import CallText, Vocabulary, generate
+from hf_puzzle.remote.generation_mrkl import generate
 
 
 def weigh(item: str, unit: str = "kg") -> float:
@@ -308,72 +307,3 @@ def test_streams_as_it_is_written(model, tokenizer):
 def test_mistakes_are_said(model, tokenizer, settings, message):
     with pytest.raises(MRKLError, match=message):
         run(model, tokenizer, prompts(tokenizer), **settings)
-
-
-# -- the grammar
-
-GRAMMAR = CallText(SCHEMAS, "</call>")
-
-
-@pytest.mark.parametrize(
-    "text, valid",
-    [
-        ('calculator({"expression": "1+\\"2"})</call>', True),
-        ('calculator({"expression":"1"})</call>', True),
-        ("calculator({})</call>", False),
-        ('calculator({"expression": 1})</call>', False),
-        ('calculator({"expression": "a\nb"})</call>', False),
-        ('weigh({"item": "x", "unit": "g"})</call>', True),
-        ('weigh({"item": "x", "unit": "lb"})</call>', False),
-        ('weigh({"unit": "g", "item": "x"})</call>', False),
-        ('units({"value": -0.5, "from": "m", "to": "km"})</call>', True),
-        ('units({"value": 01, "from": "m", "to": "km"})</call>', False),
-        ('units({"value": 1., "from": "m", "to": "km"})</call>', False),
-        ('dates({"op": "shift", "date": null, "days": 3})</call>', True),
-        ('dates({"op": "shift", "days": 3.5})</call>', False),
-        ('other({"x": 1})</call>', False),
-        ('weigh({"item": "x"})</call> ', False),
-    ],
-)
-def test_the_grammar_holds_what_json_and_schema_allow(text, valid):
-    state = GRAMMAR.read(GRAMMAR.start, text)
-    assert GRAMMAR.complete(state) == valid
-    if valid:
-        assert json.loads(text.partition("(")[2].removesuffix(")</call>")) is not None
-
-
-def test_nested_schemas():
-    schema = {
-        "type": "object",
-        "properties": {
-            "rows": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}}},
-            "kind": {"anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["a", "b"]}]},
-            "free": {},
-        },
-        "required": ["rows"],
-    }
-    check_schema(schema)
-    grammar = CallText({"f": schema}, ">")
-    for text in (
-        'f({"rows": []})>',
-        'f({"rows": [{"n": 1}, {}], "kind": true})>',
-        'f({"rows": [], "kind": "b", "free": null})>',
-    ):
-        assert grammar.complete(grammar.read(grammar.start, text)), text
-    assert not grammar.read(grammar.start, 'f({"rows": [1')
-    assert grammar.ending(grammar.start) == 'f({"rows":[]})>'
-
-
-@pytest.mark.parametrize("begun", ["", "calc", 'units({"value": -', 'weigh({"item": "a\\', 'dates({"op": "w'])
-def test_every_beginning_has_an_ending(begun):
-    state = GRAMMAR.read(GRAMMAR.start, begun)
-    assert GRAMMAR.complete(GRAMMAR.read(state, GRAMMAR.ending(state)))
-
-
-def test_the_tree_allows_what_token_by_token_reading_allows(tokenizer):
-    vocabulary = Vocabulary(tokenizer, len(tokenizer))
-    for begun in ("", 'calculator({"expression": "', 'units({"value": 1'):
-        state = GRAMMAR.read(GRAMMAR.start, begun)
-        slow = [i for i, text in vocabulary.texts.items() if GRAMMAR.read(state, text)]
-        assert vocabulary.allowed(GRAMMAR, state).tolist() == sorted(slow)
-        assert slow
