@@ -19,7 +19,7 @@ from hf_puzzle import artifacts, data
 from hf_puzzle.blocks import Block
 from hf_puzzle.costs import cpu_threads
 from hf_puzzle.evaluation import Rows, Targets, mean_and_error
-from hf_puzzle.formats import parent_block
+from hf_puzzle.layers import parent_block
 from hf_puzzle.puzzle import refit as refit_module
 from hf_puzzle.puzzle.block_distillation import build_library
 from hf_puzzle.puzzle.importance import channel_importance

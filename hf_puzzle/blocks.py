@@ -2,7 +2,7 @@
 
 An attention variant is a number of KV heads, `kv4win512` (KV heads and a sliding window), `linear` (one linear map) or
 `none`; an FFN variant is a width, `e4` (experts kept of a mixture; `e4w256`: each of that width; `e4top1`: so many for
-each token), `linear` or `none` (Puzzle, arXiv 2411.19146, section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
+each token), `linear` or `none`; `recurrent` is a hybrid's own mixer, kept (Puzzle, arXiv 2411.19146, section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
 `rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own (recipes/ADD_A_BLOCK.md).
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 Variant = int | str
 LINEAR, NONE = "linear", "none"
+RECURRENT = "recurrent"  # the parent's own mixer with a state, as it is
 KINDS = {"attention": "kv", "ffn": "w"}
 MIXTURES = {
     "e{}": ("experts",),
@@ -79,6 +80,14 @@ def rows() -> tuple[Row, ...]:
             not_decilm="DeciLM engines ignore windows",
             engines=("transformers", "transformers-serve", *_GRAPH_ENGINES),
             refusal="no sliding windows",
+        ),
+        Row(
+            RECURRENT,
+            ("attention",),
+            stock=True,
+            trained=False,
+            engines=("transformers", "transformers-serve"),  # not run elsewhere
+            refusal="no recurrent layers beside searched ones",
         ),
         Row("w{}", ("ffn",), ("intermediate_size",), stock=True),
         *(

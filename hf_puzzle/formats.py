@@ -6,17 +6,15 @@ Llama-shaped parents, so converting is a matter of configs and of channels of ze
 """
 
 import copy
-import dataclasses
+import itertools
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 from transformers import (
-    AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -38,6 +36,20 @@ from .blocks import (
     variant_id,
     window,
     with_sizes,
+)
+from .layers import (
+    FormatError,
+    expert_attribute,
+    fits_layer,
+    has_kv_heads,
+    may_differ,
+    mixture_attributes,
+    parent_block,
+    parent_blocks,
+    stock_class,
+    stock_value,
+    with_layers,
+    without_overrides,
 )
 from .remote import modeling_puzzle
 from .remote.configuration_decilm import FFN_WIDTH_STEP, DeciLMConfig, block_config, ffn_width
@@ -61,51 +73,12 @@ _HEADS = ("lm_head.weight", "embed_out.weight")  # checkpoints of GPT-NeoX have 
 _SKIP_NAMES = {"attention": "attention", "ffn": "mlp"}  # transformers' words in `skip`
 
 
-class FormatError(ValueError):
-    """A model cannot be written in a format; the message names the layer or the property, and the way out."""
-
-
-# -- what a stock config offers
-
-
-def stock_value(config: PretrainedConfig, name: str, default: Any = None) -> Any:
-    """An attribute of the parent's config, also where it differs per layer."""
-    return modeling_puzzle.stock_value(config, name, default)
-
-
-def has_kv_heads(config: PretrainedConfig) -> bool:
-    """Whether the family knows grouped key-value heads at all (GPT-NeoX does not)."""
-    names = {field.name for field in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
-    return "num_key_value_heads" in names
-
-
-def expert_attribute(config: PretrainedConfig) -> str | None:
-    """Name of the config's number of experts; None for a dense family."""
-    return next(
-        (name for name in ("num_local_experts", "num_experts", "n_routed_experts") if vars(config).get(name)), None
-    )
-
-
-def mixture_attributes(config: PretrainedConfig) -> dict[str, str]:
-    """What a family's config calls the sizes of a mixture's variants."""
-    width = next(name for name in ("moe_intermediate_size", "intermediate_size") if hasattr(config, name))
-    return {"experts": expert_attribute(config), "expert_width": width, "experts_per_tok": "num_experts_per_tok"}
-
-
-def parent_block(config: PretrainedConfig) -> Block:
-    """The block that every layer of a stock model has."""
-    heads = stock_value(config, "num_key_value_heads") if has_kv_heads(config) else None
-    heads = heads or stock_value(config, "num_attention_heads")
-    experts = expert_attribute(config)
-    return Block(heads, f"e{stock_value(config, experts)}" if experts else stock_value(config, "intermediate_size"))
-
-
 # -- per-layer
 
 
-def variant_overrides(config: PretrainedConfig, kind: str, variant: Variant) -> dict:
-    """What `per_layer_config` says of a sub-block; empty for the parent's own."""
-    own = getattr(parent_block(config), kind)
+def variant_overrides(config: PretrainedConfig, kind: str, variant: Variant, layer_idx: int = 0) -> dict:
+    """What `per_layer_config` says of a sub-block of a layer; empty for the parent's own."""
+    own = getattr(parent_blocks(config)[layer_idx], kind)
     if variant == own:
         return {}
     if variant == NONE:
@@ -118,17 +91,27 @@ def variant_overrides(config: PretrainedConfig, kind: str, variant: Variant) -> 
     changed = {name: size for name, size in sizes_of(kind, variant).items() if size != sizes.get(name)}
     names = mixture_attributes(config) if num_experts(variant) else {}
     changed = {names.get(name, name): size for name, size in changed.items()}
+    if kind == "ffn" and not names and (width := changed.pop("intermediate_size", None)) is not None:
+        changed |= _width(config, width)
     per_token = names.get("experts_per_tok")
     if names and per_token not in changed and num_experts(variant) < stock_value(config, per_token):
         changed[per_token] = num_experts(variant)
     return changed
 
 
-def block_overrides(config: PretrainedConfig, block: Block) -> dict:
+def _width(config: PretrainedConfig, width: int) -> dict:
+    """What makes a dense FFN so wide: Granite's hybrids have another name for it, LFM2 rounds it unless told not to."""
+    if config.model_type == "granitemoehybrid":
+        return {"shared_intermediate_size": width}
+    exact = {"block_auto_adjust_ff_dim": False} if hasattr(config, "block_auto_adjust_ff_dim") else {}
+    return {"intermediate_size": width} | exact
+
+
+def block_overrides(config: PretrainedConfig, block: Block, layer_idx: int = 0) -> dict:
     """One entry of `per_layer_config`, guarded against stock classes; empty for the parent's block."""
     merged: dict = {}
     for kind, variant in zip(("attention", "ffn"), block, strict=True):
-        for name, value in variant_overrides(config, kind, variant).items():
+        for name, value in variant_overrides(config, kind, variant, layer_idx).items():
             if name in merged:  # lists and dictionaries of both sub-blocks
                 value = merged[name] + value if isinstance(value, list) else merged[name] | value
             merged[name] = value
@@ -149,7 +132,8 @@ def does_not_fit(config: PretrainedConfig, kind: str, variant: Variant) -> str |
 
 
 def _mixture_misfit(config: PretrainedConfig, sizes: dict[str, int]) -> str | None:
-    names, per_token = mixture_attributes(config), stock_value(config, "num_experts_per_tok")
+    names = mixture_attributes(config)
+    per_token = stock_value(config, names["experts_per_tok"])
     for name, size in sizes.items():
         if size > (most := stock_value(config, names[name])):
             return f"{names[name]} {size} is more than the parent's {most}"
@@ -165,7 +149,7 @@ def _mixture_misfit(config: PretrainedConfig, sizes: dict[str, int]) -> str | No
 
 
 def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None:
-    own = parent_block(config)
+    own = parent_blocks(config)[layer_idx]
     where = f"layer {layer_idx}, block {block.id}"
     for kind, variant in zip(KINDS, block, strict=True):
         try:
@@ -176,7 +160,7 @@ def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None
         except ValueError as error:
             raise FormatError(f"{where}: {error}") from None
     heads = kv_heads(block.attention)
-    if heads is not None and heads != own.attention:
+    if heads is not None and heads != own.attention and kv_heads(own.attention) is not None:
         if not has_kv_heads(config):
             raise FormatError(
                 f"{where}: {config.model_type} has no grouped KV heads; use kv{own.attention}, linear or none"
@@ -189,6 +173,11 @@ def _check_block(config: PretrainedConfig, layer_idx: int, block: Block) -> None
         raise FormatError(f"{where}: the parent's FFN is a mixture of experts; use e<number>, linear or none")
     if num_experts(block.ffn) is not None and not num_experts(own.ffn):
         raise FormatError(f"{where}: the parent's FFN is dense; use w<width>, linear or none")
+    for kind, variant in zip(KINDS, block, strict=True):
+        if not fits_layer(getattr(own, kind), kind, variant):
+            raise FormatError(
+                f"{where}: the parent's {kind} there is {variant_id(kind, getattr(own, kind))}, of which {variant_id(kind, variant)} is no cut"
+            )
 
 
 def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> PretrainedConfig:
@@ -197,7 +186,8 @@ def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> Pretraine
     Raises:
         FormatError: a block the family does not know, with its layer.
     """
-    child = _with_layers(config, len(blocks))
+    config = _with_layers(config, blocks)
+    child = copy.deepcopy(config)
     for layer_idx, block in enumerate(blocks):
         _check_block(config, layer_idx, block)
     windows = {size: i for i, block in reversed(list(enumerate(blocks))) if (size := window(block.attention))}
@@ -205,9 +195,9 @@ def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> Pretraine
         found = " and ".join(f"{size} tokens (layer {i})" for size, i in sorted(windows.items()))
         raise FormatError(f"windows of {found} in one model: masks and caches know one size; choose one")
     child.replace_with_linear, child.attention_window, child.kv_sharing_modes = [], None, None
-    overrides = {i: own for i, block in enumerate(blocks) if (own := block_overrides(config, block))}
+    overrides = {i: own for i, block in enumerate(blocks) if (own := block_overrides(config, block, i))}
     if not overrides:
-        return _with_layers(config, len(blocks))
+        return config
     if any("replace_with" in own for own in overrides.values()):
         child.replace_with = {}
     child.per_layer_config = overrides
@@ -217,24 +207,37 @@ def per_layer_config(config: PretrainedConfig, blocks: list[Block]) -> Pretraine
     return child
 
 
-def _with_layers(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
-    """A copy of a stock config with so many layers; lists that have an entry per layer are repeated or cut."""
+def _with_layers(config: PretrainedConfig, blocks: list[Block]) -> PretrainedConfig:
+    """A copy of a stock config whose layers may have these blocks: its own where they fit one by one, else such as do."""
     child = copy.deepcopy(config)
     child.per_layer_config = None
-    if num_layers != config.num_hidden_layers:
-        child.num_hidden_layers = num_layers
-        for name, value in vars(config).items():
-            if isinstance(value, list) and len(value) == config.num_hidden_layers:
-                setattr(child, name, [value[i % len(value)] for i in range(num_layers)])
-    return child
+    if not may_differ(config) and len(blocks) == config.num_hidden_layers:
+        return child
+    own = parent_blocks(config)
+    fits = [[all(itertools.starmap(_may_fit, zip(KINDS, o, block, strict=True))) for o in own] for block in blocks]
+    if len(blocks) == len(own) and all(row[i] for i, row in enumerate(fits)):
+        return child
+    sources = []
+    for i, (block, row) in enumerate(zip(blocks, fits, strict=True)):
+        if not any(row):
+            if may_differ(config):
+                raise FormatError(f"layer {i}, block {block.id}: no layer of this {config.model_type} can have it")
+            row = [True] * len(own)  # what is wrong with it is said of its layer
+        near = i % len(own)
+        # one that keeps keys and values where any would do: something must count the tokens in a cache
+        keeps = [j for j, fit in enumerate(row) if fit and kv_heads(own[j].attention) is not None]
+        sources.append(
+            near if row[near] and (near in keeps or not keeps) else (keeps or [j for j, f in enumerate(row) if f])[0]
+        )
+    return with_layers(child, sources)
 
 
-def stock_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The causal LM that transformers has for a config."""
+def _may_fit(kind: str, own: Variant, variant: Variant) -> bool:
+    """As `fits_layer`; what is no variant at all is refused elsewhere, with its layer."""
     try:
-        return AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        raise FormatError(f"transformers has no causal LM for {type(config).__name__}") from None
+        return fits_layer(own, kind, variant)
+    except (TypeError, ValueError):
+        return True
 
 
 # -- DeciLM
@@ -338,9 +341,9 @@ def describe(config: PretrainedConfig) -> list[Block]:
     """The blocks of a model in either format, or of a stock model."""
     if isinstance(config, DeciLMConfig):
         return [_decilm_block(config, entry) for entry in config.block_configs]
-    own, overrides = parent_block(config), modeling_puzzle.layer_overrides(config)
+    own, overrides = parent_blocks(config), modeling_puzzle.layer_overrides(config)
     try:
-        return [_per_layer_block(config, own, overrides.get(i, {})) for i in range(config.num_hidden_layers)]
+        return [_per_layer_block(config, own[i], overrides.get(i, {})) for i in range(config.num_hidden_layers)]
     except (TypeError, ValueError) as error:  # `replace_with` of a stranger, or of a newer hf_puzzle
         raise FormatError(f"per_layer_config: {error}") from None
 
@@ -358,7 +361,13 @@ def _per_layer_block(config: PretrainedConfig, own: Block, overrides: dict) -> B
     replaced, variants, known = modeling_puzzle.replaced(overrides), [], dict(overrides)
     names = mixture_attributes(config) if num_experts(own.ffn) else {}
     known |= {name: overrides[attribute] for name, attribute in names.items() if attribute in overrides}
-    fewer = min(known.get("experts") or num_experts(own.ffn) or 0, stock_value(config, "num_experts_per_tok") or 0)
+    if not names and (width := overrides.get("shared_intermediate_size")):
+        known["intermediate_size"] = width
+    fewer = (
+        min(known.get("experts") or num_experts(own.ffn), stock_value(config, names["experts_per_tok"]))
+        if names
+        else 0
+    )
     if known.get("experts_per_tok") == fewer:  # said only where the number of experts does not
         del known["experts_per_tok"]
     for kind, optional in (
@@ -368,7 +377,7 @@ def _per_layer_block(config: PretrainedConfig, own: Block, overrides: dict) -> B
         sizes = sizes_of(kind, getattr(own, kind))
         sizes |= {name: known[name] for name in (*sizes, *optional) if known.get(name)}
         skipped = _SKIP_NAMES[kind] in overrides.get("skip", ())
-        word = NONE if skipped else replaced.get(kind)
+        word = NONE if skipped else replaced.get(kind, None if sizes else getattr(own, kind))
         variants.append(with_sizes(kind, sizes) if word is None else parse_variant(kind, word))
     return Block(*variants)
 
@@ -516,7 +525,7 @@ def choose_format(config: PretrainedConfig, blocks: Iterable[Block], wanted: str
         return DECILM
     if decilm_refuses(config) is not None:
         return PER_LAYER
-    own, obstacles = parent_block(config), []
+    own, obstacles = parent_block(config), []  # a Llama-shaped parent
     for kind, variant in dict.fromkeys(pair for block in blocks for pair in zip(KINDS, block, strict=True)):
         try:
             _decilm_entry(config, own._replace(**{kind: variant}))
@@ -553,7 +562,9 @@ def simplify(
     """
     config = as_tied(config, state)
     blocks = describe(config)
-    kept = [i for i, block in enumerate(blocks) if block != Block(NONE, NONE)]
+    # of some families, more than both sub-blocks: an FFN beside the experts
+    holding = {int(match[2]) for name in state if (match := _LAYER.fullmatch(name))}
+    kept = [i for i, block in enumerate(blocks) if block != Block(NONE, NONE) or i in holding]
     changes = []
     if len(kept) < len(blocks):
         changes.append(f"dummy layers dropped: {', '.join(str(i) for i in range(len(blocks)) if i not in kept)}")
@@ -564,30 +575,34 @@ def simplify(
             renamed[f"{match[1]}{place[int(match[2])]}{match[3]}" if match else name] = tensor
         state = renamed
     stock = stock_of(config, kept)
-    own, blocks = parent_block(stock), [blocks[i] for i in kept]
-    common = blocks[0] if len(set(blocks)) == 1 else None
-    if common is None or not is_stock(common):
+    blocks = [blocks[i] for i in kept]
+    plain = _as_stock(stock, blocks)
+    if plain is None:
         return per_layer_config(stock, blocks), state, changes
-    if common != own:
-        for name, value in block_overrides(stock, common).items():
-            if name not in modeling_puzzle.GUARDS:
-                setattr(stock, name, value)
-    return stock, state, [*changes, UNIFORM]
+    return plain, state, [*changes, UNIFORM]
+
+
+def _as_stock(config: PretrainedConfig, blocks: list[Block]) -> PretrainedConfig | None:
+    """The stock config whose layers are `blocks`, cuts of those of `config`; None where layers that were alike are not."""
+    own, plain, chosen = parent_blocks(config), copy.deepcopy(config), {}
+    for layer_idx, block in enumerate(blocks):
+        for kind, variant in zip(KINDS, block, strict=True):
+            of = getattr(own[layer_idx], kind)
+            if chosen.setdefault((kind, of), variant) != variant:
+                return None
+            if variant != of:
+                if window(variant) is not None or not row_of(kind, variant).stock:
+                    return None
+                for name, value in variant_overrides(config, kind, variant, layer_idx).items():
+                    setattr(plain, name, value)
+    counted = [b if num_experts(b.ffn) is None else b._replace(ffn=f"e{num_experts(b.ffn)}") for b in blocks]
+    return plain if parent_blocks(plain) == counted else None
 
 
 def stock_of(config: PretrainedConfig, kept: list[int] | None = None) -> PretrainedConfig:
     """The parent's config of a per-layer child, of its `kept` layers."""
-    stock = copy.deepcopy(config)
-    stock.per_layer_config = None
-    for name in ("replace_with_linear", "replace_with", "attention_window", "kv_sharing_modes", "auto_map"):
-        stock.__dict__.pop(name, None)
-    stock.architectures = [stock_class(config).__name__]
-    if kept is not None and len(kept) != config.num_hidden_layers:
-        stock.num_hidden_layers = len(kept)
-        for name, value in vars(stock).items():
-            if isinstance(value, list) and len(value) == config.num_hidden_layers:
-                setattr(stock, name, [value[i] for i in kept])
-    return stock
+    stock = without_overrides(config)
+    return stock if kept is None or len(kept) == config.num_hidden_layers else with_layers(stock, kept)
 
 
 def padded(name: str, tensor: torch.Tensor, channels: int) -> torch.Tensor:

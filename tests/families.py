@@ -21,6 +21,14 @@ SIZES = {
     "pad_token_id": 0,
 }
 ALTERNATING = ["sliding_attention", "full_attention"] * 2
+HYBRID = ["linear_attention", "full_attention"] * 2
+DELTA_NET = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2, "mamba_chunk_size": 8}
 FAMILIES = {
     "llama": ("Llama", {"tie_word_embeddings": True}),
     "mistral": ("Mistral", {"sliding_window": None}),
@@ -28,8 +36,14 @@ FAMILIES = {
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"head_dim": 16}),
     "phi3": ("Phi3", {"sliding_window": None}),
-    "gemma2": ("Gemma2", {"head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING, "query_pre_attn_scalar": 16}),
-    "gemma3": ("Gemma3Text", {"head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING, "query_pre_attn_scalar": 16}),
+    "gemma2": (
+        "Gemma2",
+        {"head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING, "query_pre_attn_scalar": 16},
+    ),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING, "query_pre_attn_scalar": 16},
+    ),
     "granite": (
         "Granite",
         {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3, "logits_scaling": 2.0},
@@ -41,18 +55,62 @@ FAMILIES = {
     "starcoder2": ("Starcoder2", {"sliding_window": None}),
     "cohere": ("Cohere", {}),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
-    "qwen3_moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16},
+    ),
     "gpt_oss": (
         "GptOss",
-        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8, "layer_types": ALTERNATING,
-         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 16,
+            "sliding_window": 8,
+            "layer_types": ALTERNATING,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+}
+# parents whose layers differ: every other mixer recurs, or the first FFN is dense
+HYBRIDS = {
+    "qwen3_next": (
+        "Qwen3Next",
+        {"head_dim": 16, "layer_types": HYBRID, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+         "shared_expert_intermediate_size": 48, "mlp_only_layers": [1], **DELTA_NET},
+    ),
+    "qwen3_5": ("Qwen3_5Text", {"head_dim": 16, "layer_types": HYBRID, **DELTA_NET}),
+    "nemotron_h": (
+        "NemotronH",
+        {"head_dim": 8, "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe"], "n_routed_experts": 4,
+         "num_experts_per_tok": 2, "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 48, "n_group": 1,
+         "topk_group": 1, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8},
+    ),
+    "granite_hybrid": (
+        "GraniteMoeHybrid",
+        {"layer_types": HYBRID, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32,
+         "shared_intermediate_size": 48, **MAMBA, "logits_scaling": 2.0, "residual_multiplier": 0.5},
+    ),
+    "granite_hybrid_dense": (
+        "GraniteMoeHybrid",
+        {"layer_types": HYBRID, "num_local_experts": 0, "shared_intermediate_size": 64, **MAMBA},
+    ),
+    "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"] * 2, "intermediate_size": 96, "block_multiple_of": 8}),
+    "glm4_moe": (
+        "Glm4Moe",
+        {"head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+         "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    "ernie4_5_moe": (
+        "Ernie4_5_Moe",
+        {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_num_shared_experts": 1,
+         "moe_layer_start_index": 1},
     ),
 }  # fmt: skip
 
 
 def family_config(name: str, **overrides):
     """The tiny configuration of a family."""
-    stock, own = FAMILIES[name]
+    stock, own = (FAMILIES | HYBRIDS)[name]
     return getattr(transformers, f"{stock}Config")(**(SIZES | own | overrides))
 
 

@@ -31,6 +31,7 @@ SHARED = {
     "formats",
     "hub",
     "key_retrieval",
+    "layers",
     "lm_evaluation",
     "metrics",
     "optim",

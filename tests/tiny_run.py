@@ -43,6 +43,28 @@ RECIPE = {
     "baselines": {"names": ["drop_layers", "greedy"], "num_tokens": [0]},
 }  # fmt: skip
 
+_SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    "max_position_embeddings": 64, "tie_word_embeddings": True,
+}  # fmt: skip
+# a hybrid and a dense-first mixture, with what is searched of them
+HYBRID_PARENTS = {
+    "qwen3_5_text": _SIZES
+    | {
+        "intermediate_size": 512, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    },
+    "glm4_moe": _SIZES
+    | {
+        "intermediate_size": 512, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128, "n_group": 1,
+        "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1,
+    },
+}  # fmt: skip
+HYBRID_SPACES = {
+    "qwen3_5_text": {"attention": [1, "none"], "ffn": [256, "none"]},
+    "glm4_moe": {"attention": [1, "none"], "ffn": ["w256", "e4", "e4top1", "none"]},
+}
+
 
 def steady_clock(patch: pytest.MonkeyPatch) -> None:
     """A machine that needs a millisecond per model and one more per 20 000 parameters: tiny models drown in noise."""

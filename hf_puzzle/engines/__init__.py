@@ -360,7 +360,8 @@ def splits_heads(engine: str, size: int, heads: int) -> bool:
 
 
 def check_tensor_parallel(size: int, kv_heads: int, engines: Iterable[str] = ("transformers",)) -> None:
-    """Raises RecipeError for an engine that cannot split `kv_heads` KV heads over `size` devices."""
+    """Raises RecipeError for an engine that cannot split `kv_heads` KV heads over `size` devices, or that is not known."""
+    check_engines(engines := list(engines))
     for engine in engines:
         if splits_heads(engine, size, kv_heads):
             continue

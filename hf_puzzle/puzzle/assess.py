@@ -112,7 +112,11 @@ def assess(run) -> dict:
             "documents": len(task.documents.unique()),
         }
     drafted = None
-    if config.assisted_prompts:
+    if parent._is_stateful and config.assisted_prompts:
+        logger.info(
+            "evaluate: a state cannot take drafted tokens back: no assisted generation of %s", parent.config.model_type
+        )
+    elif config.assisted_prompts:
         prompts = rows[:, : rows.shape[1] // 2][: config.assisted_prompts]
         drafted = assisted_generation(
             parent, distilled, prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
@@ -197,7 +201,7 @@ def _quantized(run, targets: Targets, weights: str) -> dict:
 def _memory(run, blocks: list[Block], workload: Workload) -> dict:
     """Bytes by formula, and the peak of a fresh process that loads the model and generates."""
     costs = run.costs
-    parent_blocks = [run.space.parent] * len(blocks)
+    parent_blocks = list(run.space.parents)
     rows = {}
     subjects = (
         ("parent", parent_blocks, run.parent_path, run.recipe.parent.trust_remote_code),

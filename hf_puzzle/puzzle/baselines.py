@@ -106,7 +106,7 @@ class Baselines:
         return None
 
     def _without(self, dropped: Collection[int]) -> list[Block]:
-        return [Block(NONE, NONE) if i in dropped else self.space.parent for i in range(self.num_layers)]
+        return [Block(NONE, NONE) if i in dropped else own for i, own in enumerate(self.space.parents)]
 
     def uniform(self) -> list[Block] | None:
         """The same block in every layer (Minitron-like width pruning), or two of them evenly interleaved: the best one by
@@ -157,7 +157,7 @@ class Baselines:
     def greedy(self) -> list[Block] | None:
         """From the parent down: always the exchange that costs least score per millisecond saved, until it fits; the last
         two exchanges are those that land at the budget for the lowest score."""
-        blocks = [self.space.parent] * self.num_layers
+        blocks = list(self.space.parents)
         while not self._fits(now := self.predicted_ms(blocks)):
             best = None
             for i, layer in enumerate(self.offered):

@@ -35,7 +35,8 @@ from ..costs import (
     sessions_ratio,
 )
 from ..engines.measuring import OWN_PROCESS, open_model, process_of, time_elsewhere
-from ..formats import PER_LAYER, parent_block
+from ..formats import PER_LAYER
+from ..layers import parent_blocks
 from ..progress import bar
 from ..recipe import CostConfig
 from .network import Network, empty_model
@@ -64,7 +65,7 @@ class Bench:
         self._model, self.config, self.fmt, self.confidence = parent, config, fmt, confidence
         self.dtype = getattr(torch, config.dtype)
         self.parent_config = parent.config
-        self.own = [parent_block(parent.config)] * parent.config.num_hidden_layers
+        self.own = parent_blocks(parent.config)
         self._parents: dict[str, PreTrainedModel] = {}
         self._open: dict[tuple[str, Workload], Any] = {}  # parents, in the engine; children come and go
         self._stay = contextlib.ExitStack()

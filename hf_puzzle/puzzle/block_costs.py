@@ -3,21 +3,37 @@
 (Puzzle, arXiv 2411.19146, section on resource measurement.)
 """
 
+import functools
 import math
 import random
 import statistics
 from dataclasses import asdict, dataclass, field, replace
 
+import torch
+
 from ..artifacts import ArtifactError, reading
-from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, num_experts, variant_id, window
+from ..blocks import LINEAR, NONE, RECURRENT, Block, Variant, kv_heads, num_experts, variant_id, window
 from ..costs import Timing, Workload, median_timing, without_drift
 from ..formats import DECILM, decilm_width
+from ..layers import as_key, fits_layer, of_key
 from ..recipe import CostConfig, RecipeError, parse_as
+from ..remote.caches_puzzle import find_cache
 from ..remote.configuration_decilm import FFN_WIDTH_STEP
 from ..stages import Estimate
 from .bench import OWN, PARENT, Bench
+from .network import empty_model
 from .search_space import SearchSpace
-from .surgery import KINDS, count_parameters, layers_of, meta_parent
+from .surgery import (
+    KINDS,
+    count_parameters,
+    empty_block,
+    layer_for,
+    layers_of,
+    meta_parent,
+    only_layers,
+    sub_block,
+    swapped,
+)
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -49,6 +65,26 @@ def kv_bytes_per_token(config, variant: Variant, dtype: str) -> int:
         return 0
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * heads * head_dim * BYTES[dtype]
+
+
+def state_bytes(config, variant: Variant, dtype: str) -> int:
+    """What a recurrent layer keeps of a sequence, however long it is: its states, as the parent's own cache has them."""
+    if variant != RECURRENT:
+        return 0
+    return _state_bytes(as_key(config), dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _state_bytes(key: tuple[type, str], dtype: str) -> int:
+    model = empty_model(of_key(key), getattr(torch, dtype), "meta")
+    idx, tokens = layer_for(model.config, "attention", RECURRENT), torch.zeros(1, 4, dtype=torch.long, device="meta")
+    layer = layers_of(model)[idx]
+    alone = (sub_block(layer, "attention"), empty_block(layer, "ffn", NONE, model.config, idx))
+    with torch.no_grad(), swapped(model, {idx: alone}), only_layers(model, idx, idx + 1):
+        output = model.get_decoder()(input_ids=tokens, use_cache=True)
+    states = vars(find_cache((), dict(output.items())).layers[idx])
+    kept = [s for name in ("conv_states", "recurrent_states") for s in states[name].values() if s is not None]
+    return sum(s.numel() * s.element_size() for s in kept)
 
 
 def kv_tokens(variant: Variant, tokens_per_sequence: int) -> int:
@@ -86,6 +122,7 @@ class CostTable:
     times: dict[int, dict[str, dict[str, float]]]
     fits: dict[int, dict[str, Fit]]
     children: dict[int, list[dict]] = field(default_factory=dict)
+    state_bytes: dict[str, int] = field(default_factory=dict)  # per sequence, of variants that have a state
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -101,7 +138,7 @@ class CostTable:
             by_batch = {
                 name: {int(b): rows for b, rows in raw[name].items()} for name in ("times", "fits", "children")
             }
-            raw = {**raw, **by_batch}
+            raw = {"state_bytes": {}, **raw, **by_batch}  # tables of before layers had states
         try:
             table = parse_as(cls, raw, where)
             workload = {name: table.workload.get(name) for name in ("prefill_tokens", "decode_tokens")}
@@ -153,7 +190,9 @@ class CostTable:
         times = {p: self.fits[batch_size][p].slope * self.block_ms(block, batch_size, p) for p in PHASES}
         return {
             "num_parameters": parameters,
-            "memory_bytes": weight_bytes + tokens * self.kv_bytes_per_token[attention],
+            "memory_bytes": weight_bytes
+            + tokens * self.kv_bytes_per_token[attention]
+            + batch_size * self.state_bytes.get(attention, 0),
             "prefill_ms": times["prefill_ms"],
             "total_ms": times["prefill_ms"] + times["decode_ms"],
         }
@@ -176,20 +215,22 @@ def variant_keys(block: Block) -> tuple[str, str]:
 def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0) -> CostTable:
     """Measure every variant of `space` and calibrate; only shapes matter, so the measured models have random weights."""
     config, parent_config = bench.config, bench.parent_config
-    sizes, kv = {}, {}
+    sizes, kv, states = {}, {}, {}
     for kind, variants in space.variants.items():
         for variant in variants:
             sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant, bench.fmt)
             if kind == "attention":
                 kv[f"{kind}:{variant_id(kind, variant)}"] = kv_bytes_per_token(parent_config, variant, config.dtype)
+                if size := state_bytes(parent_config, variant, config.dtype):
+                    states[f"{kind}:{variant_id(kind, variant)}"] = size
     times, fits, children = {}, {}, {}
     for batch_size in config.batch_sizes:
         times[batch_size], children[batch_size] = _measured(bench, space, batch_size, seed)
         fits[batch_size] = _fit(children[batch_size], times[batch_size])
     workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
                 "threads": config.threads, "rounds": config.rounds, "engine": config.engine}  # fmt: skip
-    table = CostTable(workload, sizes, kv, non_block_parameters(parent_config), config.dtype, times, fits, children)
-    return table
+    ends = non_block_parameters(parent_config)
+    return CostTable(workload, sizes, kv, ends, config.dtype, times, fits, children, states)
 
 
 def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> tuple[dict, list[dict]]:
@@ -225,7 +266,10 @@ def _stacks(space: SearchSpace, config: CostConfig) -> dict[str, list[Block]]:
         for variant in variants:
             if variant != NONE:
                 block = Block(variant, filler) if kind == "attention" else Block(NONE, variant)
-                stacks[f"{kind}:{variant_id(kind, variant)}"] = [block] * copies
+                hosts = [own for own in space.parents if fits_layer(getattr(own, kind), kind, variant)]
+                # where none of them could keep keys and values, something must count tokens, as in the empty model
+                counter = [Block(NONE, NONE)] * (not any(kv_heads(own.attention) for own in hosts))
+                stacks[f"{kind}:{variant_id(kind, variant)}"] = counter + [block] * copies
     return stacks
 
 
@@ -257,12 +301,12 @@ def calibration_layouts(
     Each layer of a child draws from a window of all its blocks, ordered by size, or, unseen, from all of them.
     """
     generator = random.Random(seed)
-    fitted = [[space.parent] * len(space.layers)]
+    fitted = [list(space.parents)]
     for i in range(config.calibration_children - 1):
         place = (i + 0.5) / max(1, config.calibration_children - 1)
         blocks = []
-        for layer in space.layers:
-            ordered = sorted(layer.blocks, key=lambda b: _size(b, space.parent), reverse=True)
+        for layer, own in zip(space.layers, space.parents, strict=True):
+            ordered = sorted(layer.blocks, key=lambda b: _size(b, own), reverse=True)  # noqa: B023
             window = max(1, len(ordered) // 2)
             low = round(place * (len(ordered) - window))
             blocks.append(generator.choice(ordered[low : low + window]))
@@ -271,16 +315,17 @@ def calibration_layouts(
     return fitted, unseen
 
 
+def share_of(variant: Variant, own: Variant) -> float:
+    """A variant's share of the KV heads, channels or experts of the parent's own; 0 for what has none of them."""
+    if variant == own:
+        return float(own != NONE)
+    size, whole = (v if isinstance(v, int) else kv_heads(v) or num_experts(v) or 0 for v in (variant, own))
+    return size / whole if whole else 0.0
+
+
 def _size(block: Block, own: Block) -> float:
-    """Shares of the parent's KV heads and FFN, a linear map a little above nothing."""
-
-    def share(variant: Variant, of: Variant) -> float:
-        if variant == LINEAR:
-            return 0.05
-        size, whole = (v if isinstance(v, int) else kv_heads(v) or num_experts(v) or 0 for v in (variant, of))
-        return size / whole
-
-    return share(block.attention, own.attention) + share(block.ffn, own.ffn)
+    """Shares of both sub-blocks, a linear map a little above nothing."""
+    return sum(0.05 if v == LINEAR else share_of(v, o) for v, o in zip(block, own, strict=True))
 
 
 def _fit(children: list[dict], times: dict) -> dict[str, Fit]:
@@ -335,7 +380,7 @@ def estimate_cost(p, accelerator: str | None = None) -> Estimate:
     for batch_size in config.batch_sizes:
         workload = Workload(batch_size, config.prefill_tokens, config.decode_tokens)
         seconds += sum(clock.init(p.ends + size) for size in sizes)
-        timed = [[p.own] * p.shapes.num_layers, *models]
+        timed = [p.own, *models]
         seconds += (config.rounds + 1) * sum(p.generation(blocks, workload).total_ms / 1e3 for blocks in timed)
     help = "lower cost.stack_layers, cost.calibration_children or cost.batch_sizes"
     return Estimate(seconds, p.timed(sum(sizes)), help)

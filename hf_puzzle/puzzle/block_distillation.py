@@ -435,12 +435,13 @@ def _planned(
     layer = space.layers[layer_idx]
     for kind in ("attention", "ffn"):
         for variant in layer.variants(kind):
-            if variant not in (NONE, getattr(space.parent, kind)):
+            if variant not in (NONE, getattr(space.parents[layer_idx], kind)):
                 yield BlockLibrary.name(layer_idx, kind, variant), layer_idx, kind, variant
     for block in layer.blocks:
         under_none = config.ffn_under_no_attention and block.attention == NONE and block.ffn != NONE
+        under_none = under_none and space.parents[layer_idx].attention != NONE
         coupled = config.coupling == "coupled" and (config.coupled_blocks is None or block.id in config.coupled_blocks)
-        trainable = [v for v, own in zip(block, space.parent, strict=True) if v not in (own, NONE)]
+        trainable = [v for v, own in zip(block, space.parents[layer_idx], strict=True) if v not in (own, NONE)]
         if under_none or (coupled and trainable and NONE not in block):
             yield BlockLibrary.name(layer_idx, "block", block), layer_idx, "block", block
 
@@ -520,7 +521,7 @@ def _student(parent, space: SearchSpace, plan, starts, config: LibraryConfig) ->
     for part, part_variant in wanted.items():
         if part_variant == NONE:
             modules[part] = empty_block(layer, part, NONE, parent.config, layer_idx)
-        elif part_variant == getattr(space.parent, part):
+        elif part_variant == getattr(space.parents[layer_idx], part):
             # a frozen copy under `coupled`; under attention `none` the full-width FFN learns to stand alone
             modules[part] = copy.deepcopy(sub_block(layer, part)).requires_grad_(NONE in wanted.values())
         else:
@@ -560,10 +561,10 @@ def _foreseen(p: Pieces, start: int, stop: int) -> list[tuple[str, Block, bool]]
 def _closed_forms(p: Pieces, start: int, stop: int) -> tuple[list[int], list[int]]:
     """Inputs of the moments that a job's closed forms gather, and of the systems that they solve."""
     gathered, solved, hidden = [], [], p.shapes.hidden
-    for layer in p.space.layers[start:stop]:
-        widths = [v for v in layer.ffn if isinstance(v, int) and v != p.own.ffn]
+    for layer, own in zip(p.space.layers[start:stop], p.own[start:stop], strict=True):
+        widths = [v for v in layer.ffn if isinstance(v, int) and v != own.ffn]
         linear = [hidden] * ((LINEAR in layer.attention) + (LINEAR in layer.ffn))
-        heads = any(kv_heads(v) and v != p.own.attention for v in layer.attention)
+        heads = any(kv_heads(v) and v != own.attention for v in layer.attention)
         gathered += [
             *[max(widths, default=0)] * bool(widths),
             *linear,

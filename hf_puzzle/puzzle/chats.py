@@ -20,7 +20,6 @@ from ..costs import Workload
 from ..progress import bar
 from ..recipe import ChatsConfig
 from ..stages import Estimate
-from .block_costs import kv_bytes_per_token
 from .estimates import Pieces
 
 
@@ -207,12 +206,11 @@ def estimate_chats(p: Pieces) -> Estimate:
     batches = -(-config.num_chats // config.batch_size)
     answer = Workload(config.batch_size, config.max_prompt_tokens, config.max_new_tokens)
     prompt = Workload(config.batch_size, 32, config.max_prompt_tokens)
-    own = [p.own] * p.shapes.num_layers
     each = sum(
-        p.generation(own, w).total_ms / 1e3
+        p.generation(p.own, w).total_ms / 1e3
         for w in ((answer,) if prompts_of_self(p.recipe.data) else (answer, prompt))
     )
-    tokens = config.batch_size * (answer.prefill_tokens + answer.decode_tokens)
-    cache = float(tokens * kv_bytes_per_token(p.run.config, p.own.attention, p.dtype) * p.shapes.num_layers)
+    length = answer.prefill_tokens + answer.decode_tokens
+    cache = float(config.batch_size * sum(p.shapes.kept_bytes(own.attention, length, p.dtype) for own in p.own))
     memory = p.held(cache=cache, activations=p.activations(config.batch_size * config.max_prompt_tokens, p.width))
     return Estimate(p.open() + batches * each, memory, "lower chats.batch_size", 8.0 * config.num_chats * config.max_new_tokens)  # fmt: skip

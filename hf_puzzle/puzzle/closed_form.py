@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..blocks import NONE, Block, Variant, kv_heads, row_of, sizes_of
-from ..formats import parent_block
+from ..layers import parent_blocks
 from ..progress import bar
 from ..recipe import LibraryConfig
 from .block_loss import normalized_mse, token_weights
@@ -104,7 +104,7 @@ def closed_form(
         stream: runs the parent; default: all of its layers.
     """
     stream = stream or LayerStream(parent)
-    places = list(dict.fromkeys(_parts(wanted, parent_block(parent.config))))
+    places = list(dict.fromkeys(_parts(wanted, parent_blocks(parent.config))))
     if not places and stream.hand_on is None:
         return {}
     forms = _ClosedForms(parent, places, importance)
@@ -140,7 +140,7 @@ class _ClosedForms:
         layer, config = self.layers[layer_idx], self.parent.config
         if row_of(kind, variant).module is None:
             weights = initial_weights(
-                layer, kind, variant, config, self.rankings.get(layer_idx), self.inner.get(layer_idx)
+                layer, kind, variant, config, self.rankings.get(layer_idx), self.inner.get(layer_idx), layer_idx
             )
             return weights, "mean_pool" if kind == "attention" else "channels" if isinstance(
                 variant, int
@@ -247,7 +247,7 @@ def _from_map(
     return row_of(kind, variant).module.from_map(linear, kind, *sizes_of(kind, variant).values(), inputs=inputs)
 
 
-def _parts(wanted, own: Block):
+def _parts(wanted, own: list[Block]):
     for _, layer_idx, kind, variant in wanted:
         parts = dict(zip(KINDS, variant, strict=True)) if kind == "block" else {kind: variant}
-        yield from ((layer_idx, k, v) for k, v in parts.items() if v not in (NONE, getattr(own, k)))
+        yield from ((layer_idx, k, v) for k, v in parts.items() if v not in (NONE, getattr(own[layer_idx], k)))

@@ -613,8 +613,8 @@ def _trained(p) -> float:
     lora = p.recipe.distill.lora
     if lora is None:
         return p.child_parameters
-    parts = [p.shapes.part(kind, getattr(p.own, kind)) for kind in KINDS]
-    rows = sum(part.width + part.matrices / p.shapes.hidden for part in parts)
+    parts = [[p.shapes.part(kind, getattr(own, kind)) for kind in KINDS] for own in p.own]
+    rows = sum(part.width + part.matrices / p.shapes.hidden for pair in parts for part in pair) / len(p.own)
     return p.share * p.shapes.num_layers * lora.get("r", 8) * rows
 
 
@@ -642,7 +642,7 @@ def estimate_distill(p, num_tokens: int | None = None, alone: bool = False) -> E
     teacher = p.clock_for(compute if half else p.dtype, compute).parent(rows, length)
     batch = clock.ends(rows, length) + clock.global_loss(rows, length, config.chunk_tokens)
     batch += shapes.num_layers * (clock.cosine(rows, length) + clock.frame(rows, length, "whole"))
-    layers = sum(clock.part(kind, getattr(p.own, kind), rows, length, "whole") for kind in KINDS)
+    layers = shapes.mean(lambda own: sum(clock.part(k, getattr(own, k), rows, length, "whole") for k in KINDS))
     batch += (4 / 3 if checkpointing else 1.0) * p.share * shapes.num_layers * layers
     muon = config.optimizer == "muon" and config.lora is None
     step = p.muon_step(clock, p.share) if muon else clock.adamw(int(trained))

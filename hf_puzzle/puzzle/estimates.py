@@ -9,18 +9,19 @@ largest sum of what one process holds at once, of the device where there is one,
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from ..blocks import Block
 from ..corpora import LOCAL_TEXT, PYTHON_STDLIB
 from ..costs import Timing, Workload
 from ..evaluation import CHUNK
-from ..formats import PER_LAYER, parent_block
+from ..formats import PER_LAYER
 from ..stages import Estimate
-from .block_costs import BYTES, kv_bytes_per_token, kv_tokens
+from .block_costs import BYTES
 from .machines import Machine
 from .surgery import KINDS
-from .timing import Clock, Measured, Shapes
+from .timing import Clock, Measured, Part, Shapes
 
 
 PROCESS_BYTES = 0.5e9  # Python, torch and transformers; a CUDA context is about as large
@@ -33,13 +34,13 @@ class Pieces:
 
     Attributes:
         share: of the parent's blocks that the constraints leave; the child that is not found yet is a parent with it.
-        own: the parent's block.
+        own: the parent's block of each layer.
     """
 
     def __init__(self, run, machine: Machine | None, workers: int, on_gpu: bool | None = None):
         self.run, self.recipe, self.workers, self._named = run, run.recipe, workers, machine
-        self.space, self.own = run.space, parent_block(run.config)
         self.shapes = Shapes(run.config)
+        self.space, self.own = run.space, self.shapes.own
         self.length = self.recipe.data.sequence_length
         dtype = self.recipe.parent.dtype
         self.dtype = str(run.config.dtype or "float32").removeprefix("torch.") if dtype == "auto" else dtype
@@ -84,7 +85,7 @@ class Pieces:
         asked, cost, shares = self.recipe.constraints, self.recipe.cost, [1.0]
         batch = max(b for b in cost.batch_sizes if b <= (asked.max_batch_size or b))
         workload = Workload(batch, cost.prefill_tokens, cost.decode_tokens)
-        ends, blocks = self.generation([], workload), self.generation([self.own] * self.shapes.num_layers, workload)
+        ends, blocks = self.generation([], workload), self.generation(self.own, workload)
         blocks = Timing(blocks.prefill_ms - ends.prefill_ms, blocks.decode_ms - ends.decode_ms)
         total = ends.total_ms + blocks.total_ms
         limits = [
@@ -119,21 +120,29 @@ class Pieces:
 
     def generations(self, workload: Workload) -> tuple[float, float]:
         """Seconds that parent and child take."""
-        ends, own = (self.generation(b, workload).total_ms / 1e3 for b in ([], [self.own] * self.shapes.num_layers))
+        ends, own = (self.generation(b, workload).total_ms / 1e3 for b in ([], self.own))
         return own, ends + self.share * (own - ends)
 
     def child_forward(self, rows: int, length: int, logits: bool = True) -> float:
         clock = self.clock
         ends = clock.ends(rows, length) + (clock.logits(rows, length) if logits else 0.0)
-        return ends + self.share * self.shapes.num_layers * clock.layer(self.own, rows, length)
+        return ends + self.share * self.shapes.num_layers * self.layer(rows, length)
+
+    def layer(self, rows: int, length: int) -> float:
+        """A forward of a layer of the parent, on average."""
+        return self.shapes.mean(lambda own: self.clock.layer(own, rows, length))
+
+    def largest_part(self, of: Callable[[Part], float]) -> float:
+        """Of all sub-blocks of the parent."""
+        return max(of(self.shapes.part(kind, getattr(own, kind))) for own in set(self.own) for kind in KINDS)
 
     def open(self, children: int = 0) -> float:
         """Loading the parent, and children."""
         return self.clock.open(self.parameters * self.width) + children * self.clock.open(self.child_bytes)
 
     def muon_step(self, clock: Clock, share: float) -> float:
-        matrices = [p.shape for p in self.shapes.layer.parameters() if p.ndim == 2]
-        return share * self.shapes.num_layers * sum(clock.muon(tuple(shape)) for shape in matrices) + clock.adamw(self.ends)  # fmt: skip
+        matrices = [p.shape for p in self.shapes.layers.parameters() if p.ndim == 2]
+        return share * sum(clock.muon(tuple(shape)) for shape in matrices) + clock.adamw(self.ends)
 
     # -- memory
 
@@ -147,15 +156,16 @@ class Pieces:
         """What the larger sub-block holds at once: what leaves its first matrices, one and a half times forward (a gated
         FFN keeps gate, up and their product) and four times in training, and some hidden states; with a quarter more for
         the allocator."""
-        sizes = [self.shapes.part(kind, getattr(self.own, kind)).width for kind in KINDS]
-        attention, ffn = sizes
-        inner = 4 * max(sizes) if training else max(2.5 * attention, 1.5 * ffn)
+        attention, ffn = (
+            max(self.shapes.part(kind, v).width for v in {getattr(own, kind) for own in self.own}) for kind in KINDS
+        )
+        inner = 4 * max(attention, ffn) if training else max(2.5 * attention, 1.5 * ffn)
         return 1.25 * tokens * (inner + 6 * self.shapes.hidden) * width
 
     def saved(self, rows: int, length: int, width: int, attention: str | None = None) -> float:
-        """Activations of one layer that wait for its backward pass; `eager` attention keeps scores, probabilities, and
-        their cast."""
-        inner = sum(self.shapes.part(kind, getattr(self.own, kind)).width for kind in KINDS)
+        """Activations of a layer, on average, that wait for its backward pass; `eager` attention keeps scores,
+        probabilities, and their cast."""
+        inner = self.shapes.mean(lambda own: sum(self.shapes.part(kind, getattr(own, kind)).width for kind in KINDS))
         scores = 12.0 * self.run.config.num_attention_heads * length if attention == "eager" else 0.0
         return rows * length * ((2 * inner + 10 * self.shapes.hidden) * width + scores)
 
@@ -185,8 +195,8 @@ class Pieces:
         return self.held(models=blocks * width, **parts, **self.generating())
 
     def _kv_bytes(self, tokens: int) -> float:
-        per_token = kv_bytes_per_token(self.run.config, self.own.attention, self.recipe.cost.dtype)
-        return kv_tokens(self.own.attention, tokens) * per_token
+        """What a layer keeps of a sequence, on average."""
+        return self.shapes.mean(lambda own: self.shapes.kept_bytes(own.attention, tokens, self.recipe.cost.dtype))
 
 
 def largest(*moments: dict[str, float]) -> dict[str, float]:

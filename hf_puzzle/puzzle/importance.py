@@ -14,7 +14,7 @@ from ..progress import bar
 from ..stages import Estimate
 from .estimates import Pieces
 from .experts import ExpertSums, experts_of
-from .surgery import layers_of, meta_parent, output_projection, sub_block
+from .surgery import layers_of, meta_parent, output_projection, sub_blocks
 
 
 class FFNActivity:
@@ -32,7 +32,11 @@ class FFNActivity:
         device = "cpu" if model.device.type == "mps" else model.device  # mps has no float64
         self.mixtures: list[ExpertSums | None] = []  # of each layer
         self.sums: dict[str, torch.Tensor] = {}  # last entry: tokens
-        for ffn in (sub_block(layer, "ffn") for layer in layers_of(stock)):
+        self.layers: list[int] = []  # those with an FFN
+        for layer_idx, layer in enumerate(layers_of(stock)):
+            if (ffn := sub_blocks(layer).get("ffn")) is None:
+                continue
+            self.layers.append(layer_idx)
             mixture = ExpertSums(experts, device) if (experts := experts_of(ffn)) is not None else None
             watched = output_projection(ffn) if mixture is None else experts
             self.mixtures.append(mixture)
@@ -98,7 +102,7 @@ class FFNActivity:
     def importance(self, parent: PreTrainedModel, experts: str = "output_norm") -> dict[str, torch.Tensor]:
         """The same as `channel_importance` of `parent` on the tokens that were seen."""
         scores = {}
-        for i, ((name, sums), mixture) in enumerate(zip(self.sums.items(), self.mixtures, strict=True)):
+        for i, (name, sums), mixture in zip(self.layers, self.sums.items(), self.mixtures, strict=True):
             module = parent.get_submodule(name)
             with align_module_device(module):  # weights that a device_map keeps elsewhere
                 if mixture is not None:
@@ -146,7 +150,8 @@ def channel_ranking(importance: torch.Tensor) -> torch.Tensor:
 
 def estimate_importance(p: Pieces) -> Estimate:
     """P w + A(T)."""
-    config, channels = p.recipe.importance, p.shapes.part("ffn", p.own.ffn).out / p.shapes.hidden
+    config = p.recipe.importance
+    channels = p.shapes.mean(lambda own: p.shapes.part("ffn", own.ffn).out) / p.shapes.hidden
     count, rows = p.batches(config.num_tokens, config.batch_size)
     rank = p.clock.rank(rows, p.length, int(channels))
     return Estimate(

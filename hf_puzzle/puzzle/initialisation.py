@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from ..blocks import NONE, Variant, kv_heads, num_experts, row_of, sizes_of
-from ..formats import parent_block, stock_value
+from ..layers import attention_heads, stock_value
 from .experts import expert_width, experts_of
-from .surgery import empty_block, sub_block
+from .surgery import empty_block, output_projection, sub_block
 
 
 def initial_weights(
@@ -16,6 +16,7 @@ def initial_weights(
     config,
     channels: torch.Tensor | None = None,
     inner: torch.Tensor | None = None,
+    layer_idx: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Training-free weights of a variant (Puzzle, appendix on initialisation).
 
@@ -25,6 +26,7 @@ def initial_weights(
     Args:
         channels: FFN channels, or experts, by falling importance; only for narrower FFNs.
         inner: channels of each expert by falling importance, `(num_experts, width)`; only for narrower experts.
+        layer_idx: of `parent_layer`, where layers differ.
 
     Raises:
         ValueError: a variant made of a linear map where there is no product of weights (ridge regression has one for every family).
@@ -35,16 +37,20 @@ def initial_weights(
         return {}
     if (module := row_of(kind, variant).module) is not None:
         return module.from_map(product_of_weights(parent_layer, kind, config), kind, *sizes_of(kind, variant).values())
-    target = empty_block(parent_layer, kind, variant, config, getattr(parent_block_, "layer_idx", 0) or 0)
+    target = empty_block(parent_layer, kind, variant, config, layer_idx)
     if num_experts(variant) is not None:
         return _cut_mixture(weights, parent_block_, target, channels, inner)
     return {
-        name: _cut(weights[name], tensor.shape, kind, variant, config, channels, name)
+        name: _cut(
+            weights[name], tensor.shape, kind, variant, config, channels, name, output_projection(parent_block_)
+        )
         for name, tensor in target.state_dict().items()
     }
 
 
-def _cut(tensor, shape: torch.Size, kind: str, variant: Variant, config, channels, name: str) -> torch.Tensor:
+def _cut(
+    tensor, shape: torch.Size, kind: str, variant: Variant, config, channels, name: str, output: nn.Linear
+) -> torch.Tensor:
     changed = [dim for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)) if old != new]
     if not changed:
         return tensor.clone()
@@ -52,13 +58,13 @@ def _cut(tensor, shape: torch.Size, kind: str, variant: Variant, config, channel
     dim = changed[0]
     old, new = tensor.shape[dim], shape[dim]
     if kind == "attention":
-        own = parent_block(config).attention
+        own = attention_heads(config)
         # a fused projection holds queries, keys and values one after another
         pooled = (old - new) * own // (own - kv_heads(variant))
         parts = tensor.split([old - pooled, pooled // 2, pooled // 2] if old > pooled else [old], dim)
         keep, pool = (parts[:1], parts[1:]) if old > pooled else ((), parts)
         return torch.cat([*keep, *(_mean_heads(part, own, kv_heads(variant)) for part in pool)])
-    count = parent_block(config).ffn
+    count = output.in_features
     kept = channels[: new * count // old].sort().values.to(tensor.device)
     # a fused gate and up projection holds one run of all channels after the other
     offsets = torch.arange(0, old, count, device=tensor.device)[:, None]
@@ -79,8 +85,13 @@ def _cut_mixture(
     places = None if width == expert_width(experts) else inner.to(kept.device)[kept, :width].sort(dim=1).values
     for name, shape in ((name, tensor.shape) for name, tensor in target.state_dict().items()):
         tensor = weights[name]
-        if tensor.shape != shape and tensor.shape[0] == experts.num_experts:
-            tensor = tensor.index_select(0, kept)
+        per_expert = [
+            dim
+            for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True))
+            if (old, new) == (experts.num_experts, count)
+        ]
+        if per_expert and tensor.shape != shape:
+            tensor = tensor.index_select(per_expert[0], kept)
         narrowed = [dim for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)) if old != new]
         if narrowed and not name.startswith("experts."):
             raise ValueError(f"experts of width {width}: {name} would change its width, too, which no ranking covers")
@@ -119,12 +130,15 @@ def product_of_weights(parent_layer: nn.Module, kind: str, config) -> torch.Tens
         return next((weights[name] for name in names if name in weights), None)
 
     if kind == "ffn":
-        down, up = first("down_proj.weight"), first("up_proj.weight", "gate_up_proj.weight")
+        down, up = (
+            first("down_proj.weight", "w2.weight", "output_linear.weight"),
+            first("up_proj.weight", "gate_up_proj.weight", "w3.weight", "input_linear.weight"),
+        )
         if down is None or up is None or up.ndim != 2:
             raise ValueError(f"an FFN of {config.model_type} has no product of weights to start a linear block from")
         return down @ up[-down.shape[1] :]
-    output, value = first("o_proj.weight", "dense.weight"), first("v_proj.weight")
-    own, queries = parent_block(config).attention, stock_value(config, "num_attention_heads")
+    output, value = first("o_proj.weight", "dense.weight", "out_proj.weight"), first("v_proj.weight")
+    own, queries = attention_heads(config), stock_value(config, "num_attention_heads")
     if value is None and "qkv_proj.weight" in weights:
         fused = weights["qkv_proj.weight"]
         value = fused[-own * (output.shape[1] // queries) :]
@@ -154,7 +168,7 @@ def shared_subspaces(
         Nothing where projections are fused or no head is saved, and no keys where norms follow on the projections.
     """
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
-    own, query_heads = parent_block(config).attention, stock_value(config, "num_attention_heads")
+    own, query_heads = attention_heads(config), stock_value(config, "num_attention_heads")
     projections = [getattr(attention, name, None) for name in names]
     if heads == own or not all(isinstance(p, nn.Linear) for p in projections) or not moments.isfinite().all():
         return {}

@@ -23,8 +23,8 @@ from ..recipe import ScoreConfig
 from .estimates import Pieces
 from .library import BlockLibrary
 from .network import Network
-from .search_space import LayerSpace, SearchSpace
-from .surgery import KINDS, first_states, layers_of, only_layers, run_layer, sub_block, swapped
+from .search_space import SearchSpace
+from .surgery import first_states, layers_of, only_layers, run_layer, sub_blocks, swapped
 
 
 HALF = (torch.bfloat16, torch.float16)
@@ -126,22 +126,24 @@ class Judge:
         """
         if not layers:
             return
-        parent, own, targets = self.parent, self.space.parent, self.targets
-        incumbent = incumbent or [own] * len(self.space.layers)
-        at_parent = [all(b == own for i, b in enumerate(incumbent) if i != layer) for layer in range(len(incumbent))]
+        parent, parents, targets = self.parent, self.space.parents, self.targets
+        incumbent = incumbent or list(parents)
+        kept = [b == own for b, own in zip(incumbent, parents, strict=True)]
+        at_parent = [all(kept[:layer] + kept[layer + 1 :]) for layer in range(len(incumbent))]
         standing = Network(parent.config, incumbent, self.library).swaps(parent)
         states = [first_states(parent, batch) for batch in targets.batches]
-        offered = offered or [scored_blocks(layer, own, self.metric.config) for layer in self.space.layers]
+        offered = offered or scored_blocks(self.space, self.metric.config)
         progress = bar(total=sum(len(offered[i]) for i in layers) * len(states), desc="score")
         for layer_idx in range(max(layers) + 1):
             if layer_idx in layers:
+                own, sub = parents[layer_idx], sub_blocks(layers_of(parent)[layer_idx])
                 blocks = [b for b in offered[layer_idx] if not self.library.is_dropped(layer_idx, b)]
                 loaded: dict = {}  # blocks share their sub-blocks
                 swaps = [
                     {**standing, layer_idx: self.library.modules(parent, layer_idx, b, own, loaded)} for b in blocks
                 ]
                 values: list[list[torch.Tensor]] = [[] for _ in blocks]
-                floors: list[list[torch.Tensor]] = [[] for _ in KINDS]
+                floors: list[list[torch.Tensor]] = [[] for _ in sub]
                 for index, state in enumerate(states):
                     networks = []
                     for swap, block in zip(swaps, blocks, strict=True):
@@ -151,19 +153,19 @@ class Judge:
                             networks.append(self._from_layer(layer_idx, swap, state))
                         progress.update()
                     if at_parent[layer_idx] and has_floor(layers_of(parent)[layer_idx]):
-                        for kind in KINDS:
-                            with _rounded_otherwise(sub_block(layers_of(parent)[layer_idx], kind)):
+                        for kind in sub:
+                            with _rounded_otherwise(sub[kind]):
                                 networks.append(self._from_layer(layer_idx, standing, state))
                     found = self.values(index, networks)
                     for column, value in zip([*values, *floors], found, strict=False):
                         column.append(value)
                 del swaps, loaded  # before those of the next layer are read
-                floor = [torch.cat(column) if column else 0.0 for column in floors]
+                floor = {kind: torch.cat(column) if column else 0.0 for kind, column in zip(sub, floors, strict=True)}
                 yield (
                     layer_idx,
                     {
                         b.id: torch.cat(column)
-                        - sum(f for f, v, o in zip(floor, b, own, strict=True) if v not in (o, NONE))
+                        - sum(f for kind, f in floor.items() if getattr(b, kind) not in (getattr(own, kind), NONE))
                         for b, column in zip(blocks, values, strict=True)
                     },
                 )
@@ -219,11 +221,14 @@ def _rounded_otherwise(block: nn.Module) -> Iterator[None]:
             parameter.data = weights[name]
 
 
-def scored_blocks(layer: LayerSpace, own: Block, config: ScoreConfig) -> list[Block]:
-    """The blocks of a layer that are run: all of them, or with `score.blocks: sub_blocks` one exchange of a sub-block each."""
+def scored_blocks(space: SearchSpace, config: ScoreConfig) -> list[list[Block]]:
+    """The blocks of each layer that are run: all, or with `score.blocks: sub_blocks` one exchange of a sub-block each."""
     if config.blocks == "all":
-        return list(layer.blocks)
-    return [b for b in layer.blocks if own.attention == b.attention or own.ffn == b.ffn]
+        return [list(layer.blocks) for layer in space.layers]
+    return [
+        [b for b in layer.blocks if own.attention == b.attention or own.ffn == b.ffn]
+        for layer, own in zip(space.layers, space.parents, strict=True)
+    ]
 
 
 def rows_per_batch(config: ScoreConfig) -> int:

@@ -82,7 +82,8 @@ class BlockLibrary:
     def modules(
         self, model: PreTrainedModel, layer_idx: int, block: Block, parent: Block, loaded: dict | None = None
     ) -> tuple[nn.Module, nn.Module]:
-        """The attention and FFN of `block` for `layer_idx`, on the layer's device and in the model's dtype.
+        """The attention and FFN of `block` for `layer_idx`, whose own is `parent`, on the layer's device and in the model's
+        dtype.
 
         Args:
             loaded: sub-blocks of this layer that are in memory already; blocks that share one then hold it once.
@@ -95,7 +96,7 @@ class BlockLibrary:
         for kind, variant, own in zip(KINDS, block, parent, strict=True):
             prefix = f"{kind}."
             weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            if not weights and variant == own:
+            if not weights and variant == own != NONE:
                 modules.append(sub_block(layer, kind))
             elif variant == NONE:
                 modules.append(empty_block(layer, kind, NONE, model.config, layer_idx))

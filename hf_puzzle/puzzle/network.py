@@ -12,9 +12,10 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from ..anatomy import frozen
 from ..blocks import Block
 from ..conversions import check_same, probe_logits, tolerance_of
-from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded, parent_block
+from ..formats import DECILM, build_model, child_config, decilm_width, model_class, padded
+from ..layers import parent_blocks
 from ..progress import bar
-from ..remote.modeling_puzzle import norms_of, place_of
+from ..remote.modeling_puzzle import norms_of, places_of
 from .library import BlockLibrary
 from .loading import Shards, load_layers
 from .surgery import KINDS, layers_of, swapped
@@ -37,9 +38,9 @@ class Network:
     fmt: str = DECILM
 
     @property
-    def own(self) -> Block:
-        """The parent's block."""
-        return parent_block(self.parent_config)
+    def own(self) -> list[Block]:
+        """The parent's block of each layer."""
+        return parent_blocks(self.parent_config)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -53,9 +54,9 @@ class Network:
     def swaps(self, parent: PreTrainedModel) -> dict[int, tuple[nn.Module, nn.Module]]:
         """Attention and FFN of the layers that do not keep the parent's block, as `surgery.swapped` takes them."""
         return {
-            i: self.library.modules(parent, i, block, self.own)
-            for i, block in enumerate(self.blocks)
-            if block != self.own
+            i: self.library.modules(parent, i, block, own)
+            for i, (block, own) in enumerate(zip(self.blocks, self.own, strict=True))
+            if block != own
         }
 
     def random(
@@ -115,8 +116,8 @@ class Network:
         """Tensors of one layer, named as below it: those of its sub-blocks, and the norms that are still passed through."""
         layer = layers_of(parent)[layer_idx]
         block = self.blocks[layer_idx]
-        modules = self.library.modules(parent, layer_idx, block, self.own)
-        places = {place_of(layer, kind): kind for kind in KINDS}
+        modules = self.library.modules(parent, layer_idx, block, self.own[layer_idx])
+        places = {place: kind for kind, place in places_of(layer).items()}
         dropped = {
             name
             for kind, module in zip(KINDS, modules, strict=True)
@@ -128,7 +129,8 @@ class Network:
             for name, tensor in layer.state_dict().items()
             if name.split(".")[0] not in dropped | set(places)
         }
-        for place, module, variant in zip(places, modules, block, strict=True):
+        for place, kind in places.items():
+            module, variant = modules[KINDS.index(kind)], getattr(block, kind)
             for name, tensor in module.state_dict().items():
                 if self.fmt == DECILM and places[place] == "ffn" and isinstance(variant, int):
                     tensor = padded(name, tensor, decilm_width(variant) - variant)

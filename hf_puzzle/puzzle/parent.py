@@ -127,7 +127,7 @@ def estimate_parent(p: Pieces) -> Estimate:
     recipe: ParentRecipe = p.run.source.recipe
     rows, length, layers = recipe.batch_size, recipe.data.sequence_length, p.shapes.num_layers
     clock = p.clock_for("float32", p.compute(recipe.args))
-    step = clock.ends(rows, length) + layers * clock.layer(p.own, rows, length, "whole")
+    step = clock.ends(rows, length) + layers * p.shapes.mean(lambda own: clock.layer(own, rows, length, "whole"))
     step += 3 * clock.logits(rows, length) + clock.divergence(rows, length) + p.muon_step(clock, 1.0)
     memory = {
         "process": PROCESS_BYTES,

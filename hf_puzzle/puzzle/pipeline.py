@@ -23,7 +23,8 @@ from ..costs import cpu_threads
 from ..data import TokenStream, sequences
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
-from ..formats import child_config, choose_format, parent_block
+from ..formats import child_config, choose_format
+from ..layers import attention_heads, parent_blocks
 from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
@@ -243,13 +244,13 @@ class PuzzleRun:
         systems.opened(self)
         if self.source.known:
             check_parent(self.config, recipe.child.format)
-            engines.check_tensor_parallel(recipe.tensor_parallel, self.space.parent.attention, recipe.deploy)
+            engines.check_tensor_parallel(recipe.tensor_parallel, attention_heads(self.config), recipe.deploy)
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
             engines.check_format(recipe.deploy, self.fmt, self.config)
             check_measured(recipe.cost.engine, self.fmt, self.device, recipe.cost.dtype)
             for layer_idx, layer in enumerate(self.space.layers):
                 for block in layer.blocks:  # every block must be expressible in the child's format
-                    layout = [self.space.parent] * len(self.space.layers)
+                    layout = list(self.space.parents)
                     layout[layer_idx] = block
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
                         child_config(self.config, layout, self.fmt)
@@ -270,17 +271,16 @@ class PuzzleRun:
     def _check_refit(self) -> None:
         """The refit needs a sequence to fit to and one to judge by; a callback's are not known before its search."""
         config, length = self.recipe.child, self.sequence_length
-        if self.recipe.data.name == TRAINERS_DATA and self._streams is None:
-            return
-        if not config.refit:
+        if not config.refit or (self.recipe.data.name == TRAINERS_DATA and self._streams is None):
             return
         if config.refit_tokens is not None and config.refit_tokens < 2 * length:
             raise RecipeError(
                 f"child.refit_tokens {config.refit_tokens}: two sequences of {length} at least, one to fit and one to judge; "
                 "or child.refit: false"
             )
-        widest = parent_block(self.config).ffn if self.source.known else None
-        wanted = wanted_tokens(widest) if isinstance(widest, int) else 0
+        widths = (b.ffn for b in parent_blocks(self.config)) if self.source.known else ()
+        widest = max((width for width in widths if isinstance(width, int)), default=0)
+        wanted = wanted_tokens(widest) if widest else 0
         given = min(config.refit_tokens or max(2 * length, wanted), self.recipe.data.num_tokens)
         if given // length < LEAST_ROWS:
             logger.warning(
@@ -432,10 +432,10 @@ class PuzzleRun:
 
     def score_progress(self) -> tuple[int, int]:
         stored, library = stored_values(self._score_parts), self.library
-        rows, config, own = self.metric.rows.input_ids, self.score_config, self.space.parent
+        rows, config = self.metric.rows.input_ids, self.score_config
         shards = len(row_shards(len(rows), rows.shape[1], config))
-        blocks = [(i, b) for i, layer in enumerate(self.space.layers) for b in scored_blocks(layer, own, config)]
-        scored = sum(not library.is_dropped(i, block) for i, block in blocks)
+        blocks = enumerate(scored_blocks(self.space, config))
+        scored = sum(not library.is_dropped(i, block) for i, own in blocks for block in own)
         return sum(len(values) for values in stored.values()), scored * shards
 
     def cost_tasks(self, workers: int) -> list[dict]:

@@ -92,11 +92,7 @@ def only_looked_at(run, config=None):
 
 
 def make_plan(run, machine: Machine | None, workers: int = 1, on_gpu: bool | None = None) -> Plan:
-    """The plan of a run that is `only_looked_at`; `machine` and `on_gpu` as of `Pieces`.
-
-    Raises:
-        NoPlanError: a parent that plans do not know (a mixture of experts).
-    """
+    """The plan of a run that is `only_looked_at`; `machine` and `on_gpu` as of `Pieces`."""
     pieces, stages = Pieces(run, machine, workers, on_gpu), []
     for stage in run.stages():
         made = [stage.estimate(pieces, **task) for task in stage.tasks(workers)]
@@ -139,11 +135,7 @@ def _problems(plan: Plan) -> list[str]:
 
 
 def plan_here(run) -> Plan:
-    """What a run takes of the memory of its device and of the disk; times are those of no machine in particular.
-
-    Raises:
-        NoPlanError: as of `make_plan`.
-    """
+    """What a run takes of the memory of its device and of the disk; times are those of no machine in particular."""
     here = this_machine(run.device)
     name = "this GPU" if run.device.type != "cpu" else "this machine"
     # speeds of the table, so that nothing is measured; they only say how small a target makes the child

@@ -17,7 +17,6 @@ from .chats import prompts_of_files
 from .loading import LoadingError, Shards
 from .planner import disk_still_needed, plan_here
 from .solver import pick_solver
-from .timing import NoPlanError
 
 
 logger = logging.getLogger(__name__)
@@ -48,10 +47,7 @@ def check_machine(run, here: bool = True) -> None:
 
 def _check_room(run, here: bool) -> None:
     """Of the disk; what may not fit into memory is an estimate, and only said."""
-    try:
-        plan = plan_here(run)
-    except NoPlanError:
-        return
+    plan = plan_here(run)
     for line in plan.problems if here else ():
         logger.warning("%s", line)
     check_room(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from transformers import LlamaConfig, Qwen3Config
 
 from ..blocks import LINEAR, NONE, Block
-from ..formats import parent_block
+from ..layers import parent_block
 from ..recipe import RecipeError, did_you_mean
 from ..remote.configuration_decilm import ffn_width
 from .block_costs import kv_bytes_per_token

@@ -25,7 +25,7 @@ from ..recipe import ChildConfig
 from ..stages import Estimate
 from .estimates import Pieces, largest
 from .experts import ExpertData, expert_width, experts_of, refitted
-from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, place_of, run_layer
+from .surgery import KINDS, first_states, hidden_states_of, layers_of, output_projection, run_layer, sub_blocks
 
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def calibration_rows(
     child: PreTrainedModel, tokens: torch.Tensor, sequence_length: int, config: ChildConfig, seed: int
 ) -> torch.Tensor:
     """Sequences that `refit` takes, `(num_sequences, sequence_length)`: as many as the child's widest matrix needs."""
-    blocks = [getattr(layer, place_of(layer, k)) for layer in layers_of(child) for k in KINDS]
+    blocks = [block for layer in layers_of(child) for block in sub_blocks(layer).values()]
     widest = max((_inputs(block) for block in blocks), default=1)
     count = config.refit_tokens or max(2 * sequence_length, wanted_tokens(widest))
     return sequences(tokens, sequence_length, count, seed)
@@ -127,9 +127,7 @@ def refit(
     for layer_idx in bar(range(len(layers_of(child))), desc="refit"):
         targets = [_trace(parent, layer_idx, state.to(device)).to(rest) for state in parent_states]
         scale = _residual_scale(parent, layer_idx, parent_states[0].to(device))
-        for kind in KINDS:
-            layer = layers_of(child)[layer_idx]
-            block = getattr(layer, place_of(layer, kind))
+        for kind, block in sub_blocks(layers_of(child)[layer_idx]).items():
             watched = output_projection(block)
             watched = experts_of(block) if watched is None else watched
             if watched is not None:
@@ -260,8 +258,7 @@ def _trace(model: PreTrainedModel, layer_idx: int, state: torch.Tensor) -> Trace
     def keep(kind: str):
         return lambda module, args, output: updates.__setitem__(kind, hidden_states_of(output))
 
-    blocks = {kind: getattr(layer, place_of(layer, kind)) for kind in KINDS}
-    handles = [block.register_forward_hook(keep(kind)) for kind, block in blocks.items() if block is not None]
+    handles = [block.register_forward_hook(keep(kind)) for kind, block in sub_blocks(layer).items()]
     try:
         output = run_layer(model, layer_idx, state)
     finally:
@@ -277,9 +274,13 @@ def estimate_child(p: Pieces) -> Estimate:
     seconds = p.open() + 2 * clock.store(p.child_bytes)
     moments = [p.held(child=2 * p.child_bytes)]
     if config.refit:
-        count, rows = p.batches(config.refit_tokens or wanted_tokens(p.own.ffn), config.batch_size)
-        ends, layer = clock.ends(rows, p.length), clock.layer(p.own, rows, p.length)
-        inputs = [shapes.part(kind, getattr(p.own, kind)).out // shapes.hidden for kind in KINDS]
+        widest = int(p.largest_part(lambda part: part.out / part.routed / shapes.hidden))
+        count, rows = p.batches(config.refit_tokens or wanted_tokens(widest), config.batch_size)
+        ends, layer = clock.ends(rows, p.length), p.layer(rows, p.length)
+        # of a mixture, the experts that a token passes: each has a matrix of its own
+        inputs = [
+            int(shapes.mean(lambda own, k=k: shapes.part(k, getattr(own, k)).out)) // shapes.hidden for k in KINDS
+        ]
         per_batch = (ends + layer) + (2 * p.share + 1) * (ends + p.share * layer)
         matrices = [(p.share if i else 1.0) * size for i, size in enumerate(inputs)]  # FFNs are narrowed
         grams = sum(clock.gram(int(size), shapes.hidden, rows * p.length) for size in matrices)

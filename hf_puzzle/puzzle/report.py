@@ -1,16 +1,17 @@
 """`report.md` and its pictures, rendered from the run's JSON files alone."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from .. import artifacts
-from ..blocks import NONE, Block
+from ..blocks import NONE, Block, Variant
 from ..recipe import PuzzleRecipe
 from ..stages import Estimate
 from . import systems
-from .block_costs import CostTable, Fit
+from .block_costs import CostTable, Fit, share_of
 from .estimates import PROCESS_BYTES, Pieces
 
 
@@ -34,9 +35,9 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
     blocks = [Block.parse(text) for text in solutions["chosen"]["blocks"]]
-    parent = Block.parse(costs.children[solutions["chosen"]["batch_size"]][0]["blocks"][0])
-    draw_architecture(blocks, parent, figures / "architecture.png")
-    draw_scores(scores, solutions["chosen"]["blocks"], parent, figures / "scores.png")
+    parents = [Block.parse(text) for text in costs.children[solutions["chosen"]["batch_size"]][0]["blocks"]]
+    draw_architecture(blocks, parents, figures / "architecture.png")
+    draw_scores(scores, solutions["chosen"]["blocks"], parents, figures / "scores.png")
     draw_frontier(evaluation, baselines, figures / "frontier.png")
     draw_costs(costs, solutions, figures / "costs.png")
     if len(evaluation.get("requests") or []) > 1:
@@ -388,15 +389,15 @@ def _save(figure, path: Path) -> None:
     pyplot.close(figure)
 
 
-def draw_architecture(blocks: list[Block], parent: Block, path: Path) -> None:
-    """Two bars a layer: KV heads and FFN width as a share of the parent's; words where there is no number."""
+def draw_architecture(blocks: list[Block], parents: list[Block], path: Path) -> None:
+    """Two bars a layer: KV heads and FFN width or experts as a share of the parent's; words where there is no number."""
     figure, axes = _figure(max(6.0, 0.22 * len(blocks) + 2), 3.2)
-    for i, block in enumerate(blocks):
+    for i, (block, own) in enumerate(zip(blocks, parents, strict=True)):
         for variant, full, offset, colour in (
-            (block.attention, parent.attention, -0.2, CHILD),
-            (block.ffn, parent.ffn, 0.2, BASELINE),
+            (block.attention, own.attention, -0.2, CHILD),
+            (block.ffn, own.ffn, 0.2, BASELINE),
         ):
-            share = variant / full if isinstance(variant, int) else 0.0
+            share = share_of(variant, full)
             axes.bar(i + offset, 1, width=0.36, color="none", edgecolor=GRID)
             axes.bar(i + offset, share, width=0.36, color=colour)
             text = str(variant) if variant != NONE else "-"
@@ -407,13 +408,17 @@ def draw_architecture(blocks: list[Block], parent: Block, path: Path) -> None:
         ylim=(0, 1.15),
         xticks=range(0, len(blocks), max(1, len(blocks) // 16)),
     )
-    axes.bar(0, 0, color=CHILD, label=f"KV heads (parent {parent.attention})")
-    axes.bar(0, 0, color=BASELINE, label=f"FFN width (parent {parent.ffn})")
+    axes.bar(0, 0, color=CHILD, label=f"KV heads (parent {_all(b.attention for b in parents)})")
+    axes.bar(0, 0, color=BASELINE, label=f"FFN width (parent {_all(b.ffn for b in parents)})")
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     _save(figure, path)
 
 
-def draw_scores(scores: list[dict], chosen: list[str], parent: Block, path: Path) -> None:
+def _all(variants: Iterable[Variant]) -> str:
+    return ", ".join(dict.fromkeys(str(v) for v in variants if v != NONE))
+
+
+def draw_scores(scores: list[dict], chosen: list[str], parents: list[Block], path: Path) -> None:
     """Heat map, layers across and blocks down, in decades; the chosen blocks (or their sub-blocks) are outlined."""
     import numpy as np
     from matplotlib.colors import LogNorm
@@ -431,7 +436,7 @@ def draw_scores(scores: list[dict], chosen: list[str], parent: Block, path: Path
     axes.set(xlabel="layer", xticks=range(0, len(layers), max(1, len(layers) // 16)), yticks=range(len(names)))
     axes.set_yticklabels(names, fontsize=6)
     for layer_idx, text in enumerate(chosen):
-        block = Block.parse(text)
+        block, parent = Block.parse(text), parents[layer_idx]
         halves = {Block(block.attention, parent.ffn).id, Block(parent.attention, block.ffn).id} - {parent.id}
         for name in [text] if text in names else sorted(halves & set(names)):
             place = (layers.index(layer_idx) - 0.5, names.index(name) - 0.5)

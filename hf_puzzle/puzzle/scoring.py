@@ -72,7 +72,7 @@ def with_sums(scores: list[Score], space: SearchSpace, incumbent: Sequence[Block
     """
     known, filled = {(s.layer_idx, s.block): s for s in scores}, []
     for layer_idx, layer in enumerate(space.layers):
-        own = incumbent[layer_idx] if incumbent is not None else space.parent
+        own = incumbent[layer_idx] if incumbent is not None else space.parents[layer_idx]
         for block in layer.blocks:
             score = known.get((layer_idx, block.id))
             if score is None:
@@ -91,7 +91,7 @@ def with_sums(scores: list[Score], space: SearchSpace, incumbent: Sequence[Block
 def forward_tokens(scores: list[Score], space: SearchSpace) -> float:
     """What measuring these scores around the parent cost, as `Judge.forward_tokens` counts (rounding floors left out)."""
     num_layers = len(space.layers)
-    run = sum(s.tokens * (num_layers - s.layer_idx) for s in scores if s.block != space.parent.id)
+    run = sum(s.tokens * (num_layers - s.layer_idx) for s in scores if s.block != space.parents[s.layer_idx].id)
     # the parent's targets, and its states below each layer
     return 2 * max((s.tokens for s in scores), default=0) + run / num_layers
 
@@ -129,8 +129,7 @@ def score_tasks(
     """
     shards = row_shards(num_rows, sequence_length, config)
     num_layers = len(space.layers)
-    counts = [len(scored_blocks(layer, space.parent, config)) for layer in space.layers]
-    costs = [count * (num_layers - i + 1) for i, count in enumerate(counts)]
+    costs = [len(blocks) * (num_layers - i + 1) for i, blocks in enumerate(scored_blocks(space, config))]
     ranges = even_ranges(costs, max(1, -(-workers // len(shards))))
     tasks = []
     for first in shards:
@@ -195,30 +194,28 @@ def estimate_score(p: Pieces, **arguments: int) -> Estimate:
     on a batch, T H w each + logits of a chunk + A(T); in half precision, the parent's sub-block computes in float32, too."""
     task, clock, num_layers = ScoreTask(**arguments), p.clock, p.shapes.num_layers
     count, rows, length = batches_of_metric(p, task.last_row - task.first_row)
-    ends, layer = clock.ends(rows, length), clock.layer(p.own, rows, length)
+    ends, layer = clock.ends(rows, length), p.layer(rows, length)
     answer = clock.logits(rows, length) + clock.divergence(rows, length)
     floors = len(KINDS) if getattr(torch, p.dtype) in HALF else 0
     # the parent's targets, and what enters each layer
     seconds = p.open() + count * (ends + num_layers * layer + ends + task.stop * layer)
     most, blocks_bytes = 0, 0.0
+    scored = scored_blocks(p.space, p.run.score_config)
     for i in range(task.start, task.stop):
-        blocks = scored_blocks(p.space.layers[i], p.own, p.run.score_config)
-        others = [block for block in blocks if block != p.own]
+        own, blocks = p.own[i], scored[i]
+        others = [block for block in blocks if block != own]
         above = ends + (num_layers - 1 - i) * layer
         exchanged = sum(clock.layer(block, rows, length) for block in others) + floors * layer
         networks = len(blocks) + floors
         seconds += count * ((networks - 1) * above + exchanged + networks * answer + clock.logits(rows, length))
         read = {
-            (kind, v)
-            for b in others
-            for kind, v in zip(KINDS, b, strict=True)
-            if v not in (NONE, getattr(p.own, kind))
+            (kind, v) for b in others for kind, v in zip(KINDS, b, strict=True) if v not in (NONE, getattr(own, kind))
         }
         seconds += sum(clock.block(kind, v) for kind, v in read)
         most = max(most, networks)
         blocks_bytes = max(blocks_bytes, sum(p.shapes.part(kind, v).parameters for kind, v in read) * p.width)
     tokens, every = rows * length, (task.last_row - task.first_row) * length
-    copy = 4.0 * max(p.shapes.part(kind, getattr(p.own, kind)).parameters for kind in KINDS) if floors else 0.0
+    copy = 4.0 * p.largest_part(lambda part: part.parameters) if floors else 0.0
     memory = p.held(
         blocks=blocks_bytes + copy,
         states=(every + most * tokens) * p.shapes.hidden * float(p.width),

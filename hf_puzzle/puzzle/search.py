@@ -19,7 +19,15 @@ from ..progress import bar
 from ..recipe import ConstraintsConfig, CostConfig, RecipeError, SolveConfig
 from ..stages import Estimate
 from .bench import Bench, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
-from .block_costs import BYTES, CostTable, kv_bytes_per_token, kv_tokens, non_block_parameters, num_parameters
+from .block_costs import (
+    BYTES,
+    CostTable,
+    kv_bytes_per_token,
+    kv_tokens,
+    non_block_parameters,
+    num_parameters,
+    state_bytes,
+)
 from .estimates import Pieces, largest
 from .judge import Judge, scored_blocks, seconds_of_distance
 from .scoring import Score, forward_tokens, score_blocks, whole_score, with_sums
@@ -131,8 +139,10 @@ def check_sizes(
             (
                 parameters["attention", block.attention] + parameters["ffn", block.ffn],
                 batch_size
-                * kv_tokens(block.attention, length)
-                * kv_bytes_per_token(config, block.attention, cost.dtype),
+                * (
+                    kv_tokens(block.attention, length) * kv_bytes_per_token(config, block.attention, cost.dtype)
+                    + state_bytes(config, block.attention, cost.dtype)
+                ),
             )
             for block in layer.blocks
         ]
@@ -512,7 +522,7 @@ def _seconds_of_judging(p: Pieces) -> float:
     """Distances of the search's children, and scores around the best ones."""
     config = p.run.score_config
     halves = dataclasses.replace(config, blocks="sub_blocks")
-    some, scored = (sum(len(scored_blocks(layer, p.own, c)) for layer in p.space.layers) for c in (halves, config))
+    some, scored = (sum(map(len, scored_blocks(p.space, c))) for c in (halves, config))
     # layers above the exchanged one are the child's
     around = some / scored * (0.5 + 0.5 * p.share) * (whole_score(p).seconds - p.open())
     return _solves(p) * seconds_of_distance(p) + p.recipe.solve.rescore_rounds * around

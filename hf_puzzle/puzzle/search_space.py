@@ -23,7 +23,8 @@ from ..blocks import (
     with_sizes,
     words,
 )
-from ..formats import does_not_fit, has_kv_heads, mixture_attributes, parent_block, stock_value
+from ..formats import does_not_fit
+from ..layers import fits_layer, has_kv_heads, mixture_attributes, parent_blocks, stock_value
 from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
 
 
@@ -46,8 +47,14 @@ class LayerSpace:
 class SearchSpace:
     """What the search may choose from."""
 
-    parent: Block
+    parents: tuple[Block, ...]  # the parent's own, of each layer
     layers: tuple[LayerSpace, ...]
+
+    @property
+    def parent(self) -> Block:
+        """The parent's block, where all its layers have the same."""
+        (block,) = set(self.parents)
+        return block
 
     @property
     def variants(self) -> dict[str, list[Variant]]:
@@ -73,14 +80,14 @@ def build_search_space(
     deploy = list(deploy)
     engines.check_engines(deploy)
     num_layers = config.num_hidden_layers
-    parent = parent_block(config)
+    parents = parent_blocks(config)
     overrides = _layer_overrides(space, num_layers)
     layers, dropped, rewritten = [], {}, {}
-    for layer_idx in range(num_layers):
+    for layer_idx, parent in enumerate(parents):
         choice = overrides.get(layer_idx, {})
         where = f"search_space.layers.{layer_idx}." if choice else "search_space."
-        attention = _attention(choice.get("attention", space.attention), config, where)
-        ffn = _ffn(choice.get("ffn", space.ffn), config, space.width_multiple, where)
+        attention = _attention(choice.get("attention", space.attention), config, where, parent.attention)
+        ffn = _ffn(choice.get("ffn", space.ffn), config, space.width_multiple, where, parent.ffn)
         blocks = []
         for block in (Block(a, f) for a in attention for f in ffn):
             reason = _refused(block, layer_idx, num_layers, deploy, tensor_parallel) if block != parent else None
@@ -104,7 +111,7 @@ def build_search_space(
         logger.info(
             "deploy: %d blocks need `hf-puzzle export` (%s), e.g. layer %d %s", len(blocks), rewrite, *blocks[0]
         )
-    return SearchSpace(parent, tuple(layers))
+    return SearchSpace(tuple(parents), tuple(layers))
 
 
 def _refused(block: Block, layer_idx: int, num_layers: int, deploy: list[str], tensor_parallel: int) -> str | None:
@@ -131,8 +138,13 @@ def _layer_overrides(space: SearchSpaceConfig, num_layers: int) -> dict[int, dic
     return overrides
 
 
-def _attention(values: list | None, config: PretrainedConfig, where: str) -> list[Variant]:
-    heads = parent_block(config).attention
+def _attention(values: list | None, config: PretrainedConfig, where: str, own: Variant) -> list[Variant]:
+    """Variants of an attention that is `own`; of a recurrent one, those that are no cuts."""
+    if (heads := kv_heads(own)) is None:
+        found = [
+            _variant("attention", value, config, where) for value in ([LINEAR, NONE] if values is None else values)
+        ]
+        return list(dict.fromkeys([own, *(v for v in found if v is not None and fits_layer(own, "attention", v))]))
     divisors = [d for d in range(1, heads + 1) if heads % d == 0] if has_kv_heads(config) else [heads]
     if values is None:
         values = [*reversed(divisors[:-1]), LINEAR, NONE]
@@ -181,22 +193,33 @@ def _plain_mixture(config: PretrainedConfig, variant: Variant) -> Variant:
     return with_sizes("ffn", {n: size for n, size in sizes.items() if n == "experts" or size != own[n]})
 
 
-def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str) -> list[Variant]:
-    own = parent_block(config).ffn
+def _ffn(values: list, config: PretrainedConfig, multiple: int, where: str, own: Variant) -> list[Variant]:
+    """Variants of an FFN that is `own`; ids of the other sort are left to the layers that they fit."""
+    if own == NONE:
+        return [NONE]
     experts = num_experts(own)
+    mixed = len({num_experts(block.ffn) is None for block in parent_blocks(config) if block.ffn != NONE}) > 1
     full, unit, multiple = (experts, "expert", 1) if experts else (own, "channel", multiple)
     variants: list[Variant] = [own]
     for value in values:
+        said = False
         if isinstance(value, str) and (variant := _variant("ffn", value, config, where)) is not None:
             if not row_of("ffn", variant).stock:
                 variants.append(variant)
                 continue
+            if mixed and not fits_layer(own, "ffn", variant):
+                continue
+            value, said = (variant, True) if isinstance(variant, int) else (value, said)
             if experts and num_experts(variant):
                 variants.append(_plain_mixture(config, variant))
                 continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             kinds = "a number of experts, a share of them" if experts else "a width, a share of the width"
             raise RecipeError(f"{where}ffn: {value!r} is neither {kinds}, {words('ffn', 'nor')}")
+        if mixed and isinstance(value, int) and not said:
+            raise RecipeError(
+                f"{where}ffn: {value} may be a width or a number of experts here: say w{value} or e{value}"
+            )
         size = value * full if isinstance(value, float) and value <= 1 else value
         if size <= 0:
             raise RecipeError(f"{where}ffn: {value!r} is not positive; {NONE} stands for no FFN at all")

@@ -13,6 +13,7 @@ import os
 import shutil
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -25,17 +26,19 @@ from transformers import DynamicCache
 
 from .. import artifacts, data
 from ..anatomy import Head, frozen, head_of
-from ..blocks import NONE, Block, Variant, kv_heads, num_experts, window
+from ..blocks import NONE, Block, Variant, kv_heads, sizes_of, window
 from ..corpora import open_corpus
 from ..costs import Timing, Workload, clock_ms, weight_bytes
 from ..evaluation import QUANTITIES, Answer
-from ..formats import choose_format, parent_block, stock_class
+from ..formats import choose_format
+from ..layers import may_differ, mixture_attributes, parent_blocks, stock_class, stock_value, with_layers
 from ..optim import MuonWithAdamW
 from ..recipe import DataConfig, RecipeError
 from ..remote.caches_puzzle import OUTPUT_NAME
-from .block_costs import BYTES, kv_bytes_per_token, kv_tokens
+from .block_costs import BYTES, kv_bytes_per_token, kv_tokens, state_bytes
 from .block_loss import normalized_mse
 from .distillation import chunked_kl, cosine_distance
+from .experts import expert_width, experts_of
 from .machines import Machine
 from .network import Network
 from .surgery import (
@@ -43,11 +46,12 @@ from .surgery import (
     count_parameters,
     empty_block,
     hidden_states_of,
+    layer_for,
     layers_of,
     meta_parent,
     only_layers,
     output_projection,
-    sub_block,
+    sub_blocks,
     swapped,
 )
 
@@ -61,11 +65,13 @@ class Part:
 
     Attributes:
         parameters: with biases, without the norms before it.
-        matrices: weights of its matrices; a token takes 2 FLOPs for each.
+        matrices: weights of its matrices that a token passes, of experts those that it is routed to; 2 FLOPs for each.
         out: of these, those of the matrix that writes to the residual stream.
         width: what leaves its other matrices, per token.
         heads: query heads x head size; 0 without attention.
         window: tokens an attention sees at most.
+        experts: weights of all experts together; 0 without.
+        routed: share of the experts that a token passes.
     """
 
     parameters: int
@@ -74,45 +80,68 @@ class Part:
     width: int
     heads: int
     window: int | None
+    experts: int = 0
+    routed: float = 1.0
 
-
-class NoPlanError(RecipeError):
-    """A parent whose time and memory are not foreseen; it may still run."""
+    def read(self, tokens: float) -> float:
+        """Weights that so many tokens pass together, their experts drawn at random."""
+        hit = 1 - (1 - self.routed) ** tokens if self.routed < 1 else 1.0
+        return self.matrices + self.experts * (hit - self.routed)
 
 
 class Shapes:
-    """Everything about a parent that time and memory depend on; from its config alone."""
+    """Everything about a parent that time and memory depend on; from its config alone.
+
+    Of a recurrent mixer the matrices are counted, not the update of its state; of experts, those that a token passes.
+    """
 
     def __init__(self, config):
-        if num_experts(parent_block(config).ffn):
-            raise NoPlanError(
-                f"family {config.model_type!r} is a mixture of experts, which plans do not know; run it, or plan a dense parent"
-            )
-        self.config = config
+        self.config, self.own = config, parent_blocks(config)
         parent = meta_parent(config)
-        self.layer = layers_of(parent)[0]
+        self.layers = layers_of(parent)
         self.hidden, self.vocab, self.num_layers = config.hidden_size, config.vocab_size, config.num_hidden_layers
         self.tied = bool(config.tie_word_embeddings)
         blocks = sum(p.numel() for p in layers_of(parent).parameters())
         self.parameters = sum(p.numel() for p in parent.parameters())
         self.ends = self.parameters - blocks
-        self.norms = sum(p.numel() for p in self.layer.parameters()) - sum(
-            p.numel() for kind in KINDS for p in sub_block(self.layer, kind).parameters()
-        )
 
     @functools.cache  # noqa: B019 (lives as long as its plan)
     def part(self, kind: str, variant: Variant) -> Part:
         if variant == NONE:
             return Part(0, 0, 0, 0, 0, None)
-        block = empty_block(self.layer, kind, variant, self.config, 0)
-        output = output_projection(block)
-        matrices = {name: p for name, p in block.named_parameters() if p.ndim == 2}
-        width = sum(p.shape[0] for p in matrices.values() if p is not output.weight)
+        host = layer_for(self.config, kind, variant)
+        block = empty_block(self.layers[host], kind, variant, self.config, host)
+        output, experts = output_projection(block), experts_of(block)
+        matrices = {name: p for name, p in block.named_parameters() if p.ndim == 2 and not name.startswith("experts.")}
+        width = sum(p.shape[0] for p in matrices.values() if output is None or p is not output.weight)
+        parameters, dense = sum(p.numel() for p in block.parameters()), sum(p.numel() for p in matrices.values())
+        if experts is not None:
+            per_token = sizes_of("ffn", variant).get("experts_per_tok") or min(
+                stock_value(self.config, mixture_attributes(self.config)["experts_per_tok"]), experts.num_experts
+            )
+            stacked, routed = (
+                sum(p.numel() for p in experts.parameters() if p.ndim == 3),
+                per_token / experts.num_experts,
+            )
+            width += per_token * (2 if experts.has_gate else 1) * expert_width(experts)
+            out = round(routed * experts.down_proj.numel())
+            return Part(parameters, round(dense + routed * stacked), out, width, 0, None, stacked, routed)
         heads = output.in_features if kind == "attention" and kv_heads(variant) else 0
         return Part(
-            sum(p.numel() for p in block.parameters()), sum(p.numel() for p in matrices.values()),
-            output.weight.numel(), width, heads, window(variant) if kind == "attention" else None,
-        )  # fmt: skip
+            parameters, dense, output.weight.numel(), width, heads, window(variant) if kind == "attention" else None
+        )
+
+    def kept_bytes(self, attention: Variant, tokens: int, dtype: str) -> int:
+        """What an attention keeps of a sequence of so many tokens: keys and values, or states."""
+        per_token = kv_bytes_per_token(self.config, attention, dtype)
+        return kv_tokens(attention, tokens) * per_token + state_bytes(self.config, attention, dtype)
+
+    def mean(self, value: Callable[[Block], float]) -> float:
+        """Over the parent's layers, of what depends on a layer's block."""
+        counts = Counter(self.own)
+        if len(counts) == 1:
+            return value(self.own[0])
+        return sum(count * value(block) for block, count in counts.items()) / len(self.own)
 
     @functools.cache  # noqa: B019
     def weights(self, kind: str, variant: Variant) -> int:
@@ -158,7 +187,7 @@ class Clock:
             return 0.0
         part, passes = self.shapes.part(kind, variant), 1 if mode == "forward" else 3
         width = self.width if mode == "forward" else self.compute_width
-        moved = passes * (part.matrices + rows * length * (3 * part.width + 4 * self.shapes.hidden)) * width
+        moved = passes * (part.read(rows * length) + rows * length * (3 * part.width + 4 * self.shapes.hidden)) * width
         flops = self.shapes.flops(kind, variant, rows, length, mode)
         dtype = self.dtype if mode == "forward" else self.compute
         return self._seconds(("part", kind, variant, mode), flops, moved, 12 * passes, dtype, (rows, length))
@@ -186,9 +215,9 @@ class Clock:
 
     def parent(self, rows: int, length: int, layers: int | None = None, logits: bool = False) -> float:
         """A forward of the parent's first `layers` layers."""
-        layers = self.shapes.num_layers if layers is None else layers
-        own = parent_block(self.shapes.config)
-        seconds = self.ends(rows, length) + layers * self.layer(own, rows, length)
+        seconds = self.ends(rows, length)
+        for own, count in Counter(self.shapes.own[:layers]).items():
+            seconds += count * self.layer(own, rows, length)
         return seconds + (self.logits(rows, length) if logits else 0.0)
 
     # -- what is done with logits and activations
@@ -226,7 +255,8 @@ class Clock:
 
     def adamw(self, parameters: int) -> float:
         """One step with clipping: read weight, gradient and two moments, write three of them."""
-        tensor = max(1, min(parameters, self.shapes.part("ffn", parent_block(self.shapes.config).ffn).out))
+        largest = max(self.shapes.part(kind, getattr(own, kind)).out for own in set(self.shapes.own) for kind in KINDS)
+        tensor = max(1, min(parameters, largest))
         step = self._seconds(("adamw", tensor), 0.0, 36.0 * tensor, 15, "float32")
         return step * parameters / tensor
 
@@ -277,8 +307,8 @@ class Clock:
             weights, kept, ops = shapes.hidden * shapes.vocab, 0, 70
             flops = 2.0 * batch * weights
         else:
-            weights, ops = shapes.part(kind, variant).matrices, 20
-            kept = kv_tokens(variant, past) * kv_bytes_per_token(shapes.config, variant, self.dtype) if kind == "attention" else 0  # fmt: skip
+            weights, ops = shapes.part(kind, variant).read(batch), 20
+            kept = shapes.kept_bytes(variant, past, self.dtype) if kind == "attention" else 0
             flops = shapes.flops(kind, variant, batch, 1, past=past)
         moved = weights * self.width + batch * (kept + 12 * shapes.hidden * self.width)
         return self._seconds(("decode", kind, variant, batch, past), flops, moved, ops, self.dtype)
@@ -422,11 +452,9 @@ class _Pieces:
     ):
         self.shapes, self.dtype, self.compute, self.device = shapes, dtype, compute, device
         config = copy.deepcopy(shapes.config)
-        own = config.num_hidden_layers
-        config.num_hidden_layers = 1
-        for name, value in vars(config).items():
-            if isinstance(value, list) and len(value) == own:  # one entry per layer
-                setattr(config, name, value[:1])
+        sources = sorted({shapes.own.index(block) for block in shapes.own})  # a layer of each sort
+        if len(sources) < config.num_hidden_layers:
+            config = with_layers(config, sources)
         self.model = frozen(stock_class(config)(config).to(device, dtype))
         if attention is not None:
             self.model.set_attn_implementation(attention)
@@ -438,14 +466,15 @@ class _Pieces:
         return torch.randint(0, self.shapes.vocab, (rows, length), device=self.device)
 
     @torch.no_grad()
-    def _calls(self, rows: int, length: int) -> dict[str, tuple]:
-        """What the layer and its sub-blocks are called with."""
-        calls, (layer,) = {}, layers_of(self.model)
+    def _calls(self, rows: int, length: int) -> dict[tuple[str, int], tuple]:
+        """What the layers and their sub-blocks are called with."""
+        calls = {}
         handles = [
             module.register_forward_pre_hook(
-                lambda module, args, kwargs, name=name: calls.__setitem__(name, (args, kwargs)), with_kwargs=True
+                lambda module, args, kwargs, name=(name, i): calls.__setitem__(name, (args, kwargs)), with_kwargs=True
             )
-            for name, module in {"layer": layer, **{kind: sub_block(layer, kind) for kind in KINDS}}.items()
+            for i, layer in enumerate(layers_of(self.model))
+            for name, module in {"layer": layer, **sub_blocks(layer)}.items()
         ]
         self.model.get_decoder()(input_ids=self._ids(rows, length), use_cache=False)
         for handle in handles:
@@ -465,9 +494,9 @@ class _Pieces:
         return run
 
     def part(self, kind: str, variant: Variant, mode: Mode, rows: int, length: int) -> Callable:
-        args, kwargs = self._calls(rows, length)[kind]
-        (layer,) = layers_of(self.model)
-        block = empty_block(layer, kind, variant, self.model.config, 0)
+        host = layer_for(self.model.config, kind, variant)
+        args, kwargs = self._calls(rows, length)[kind, host]
+        block = empty_block(layers_of(self.model)[host], kind, variant, self.model.config, host)
         dtype = self.dtype if mode == "forward" else torch.float32
         block = block.to_empty(device=self.device).to(dtype).requires_grad_(mode != "forward")
         for parameter in block.parameters():
@@ -480,11 +509,12 @@ class _Pieces:
         return torch.no_grad()(call) if mode == "forward" else self._training(call, list(block.parameters()), inputs)
 
     def block(self, kind: str, variant: Variant) -> Callable:
-        (layer,) = layers_of(self.model)
-        return lambda: empty_block(layer, kind, variant, self.model.config, 0).to_empty(device=self.device)
+        host = layer_for(self.model.config, kind, variant)
+        layer = layers_of(self.model)[host]
+        return lambda: empty_block(layer, kind, variant, self.model.config, host).to_empty(device=self.device)
 
     def frame(self, mode: Mode, rows: int, length: int) -> Callable:
-        (args, kwargs), (layer,) = self._calls(rows, length)["layer"], layers_of(self.model)
+        (args, kwargs), layer = self._calls(rows, length)["layer", 0], layers_of(self.model)[0]
         nothing = tuple(empty_block(layer, kind, NONE, self.model.config, 0) for kind in KINDS)
         inputs = (args[0] if args else kwargs.pop("hidden_states")).detach().clone().requires_grad_(mode != "forward")
 
@@ -585,8 +615,11 @@ class _Pieces:
 
     def decode(self, kind: str | None, variant: Variant, batch: int, past: int) -> Callable:
         block = Block(*(variant if each == kind else NONE for each in KINDS))
-        config = self.shapes.config
-        model = Network(config, [block], fmt=choose_format(config, [block], "auto")).random(self.dtype, self.device)
+        config, layers = self.shapes.config, [block]
+        if may_differ(config) and not kv_heads(block.attention):  # something must count the tokens
+            layers = [Block(NONE, NONE), block]
+        fmt = choose_format(config, layers, "auto")
+        model = Network(config, layers, fmt=fmt).random(self.dtype, self.device)
         ids, heads = self._ids(batch, 1), kv_heads(block.attention)
         head_dim = kv_bytes_per_token(config, 1, "float32") // 8
         keys = torch.randn(batch, heads or 1, kv_tokens(block.attention, past), head_dim, device=self.device, dtype=self.dtype)  # fmt: skip

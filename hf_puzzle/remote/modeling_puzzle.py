@@ -9,13 +9,14 @@ transformers >= 5.23. What a cache is called there is left to the stock classes;
 
 import contextlib
 import copy
+import functools
 import re
 
 import torch
 import transformers
 from torch import nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from .caches_puzzle import CacheName, find_cache, prove_first_step
 from .lowrank_puzzle import LowRank
@@ -39,7 +40,9 @@ AUTO_CLASSES = {
 # globally, as stock constructors do, is an error
 GUARDS = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon", "norm_eps")
 ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
-FFN_NAMES = ("mlp", "block_sparse_moe", "feed_forward")
+RECURRENT_NAMES = ("linear_attn", "mamba", "conv")  # what stands for attention in some layers of a hybrid
+FFN_NAMES = ("mlp", "block_sparse_moe", "feed_forward", "shared_mlp")
+MIXER_NAMES = ("mixer",)  # layers with one sub-block, of either kind
 LAYER_LISTS = ("layers", "h", "blocks")
 # families whose layers unpack `hidden_states, router_scores` from their FFN
 FFN_ANSWERS_PAIR = ("gpt_oss",)
@@ -48,21 +51,52 @@ FFN_ANSWERS_PAIR = ("gpt_oss",)
 # -- the anatomy of a stock model, by attribute discovery
 
 
-def _first(module, names: tuple[str, ...], what: str) -> str:
-    found = next((name for name in names if hasattr(module, name)), None)
-    if found is None:
-        raise ValueError(f"{type(module).__name__} has no {what}: looked for {', '.join(names)}")
-    return found
+def _first(module, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if isinstance(getattr(module, name, None), nn.Module)), None)
+
+
+def recurs(block: nn.Module) -> bool:
+    """Whether a sub-block carries a state of fixed size instead of keys and values: gated delta nets, Mamba, convolutions."""
+    return any(isinstance(child, nn.Conv1d) for child in block.children())
+
+
+def places_of(layer: nn.Module) -> dict[str, str]:
+    """`{kind: attribute}` of the sub-blocks of a layer, `attention` and `ffn`; layers of some hybrids have one only.
+
+    Raises:
+        ValueError: it has neither, or something beside them that is neither a sub-block nor a norm.
+    """
+    found = {
+        "attention": _first(layer, ATTENTION_NAMES) or _first(layer, RECURRENT_NAMES),
+        "ffn": _first(layer, FFN_NAMES),
+    }
+    if not any(found.values()) and (mixer := _first(layer, MIXER_NAMES)) is not None:
+        block = getattr(layer, mixer)
+        is_ffn = hasattr(block, "experts") or hasattr(block, "down_proj") or getattr(block, "stands_for", "") == "ffn"
+        found["ffn" if is_ffn else "attention"] = mixer
+    return {kind: place for kind, place in found.items() if place is not None}
 
 
 def place_of(layer: nn.Module, kind: str) -> str:
     """Attribute of `layer` that holds its `attention` or its `ffn`; ValueError if it has none."""
-    return _first(layer, ATTENTION_NAMES if kind == "attention" else FFN_NAMES, kind)
+    found = places_of(layer).get(kind)
+    if found is None:
+        names = (*ATTENTION_NAMES, *RECURRENT_NAMES) if kind == "attention" else FFN_NAMES
+        raise ValueError(f"{type(layer).__name__} has no {kind}: looked for {', '.join((*names, *MIXER_NAMES))}")
+    return found
+
+
+def answers_pair(block: nn.Module, kind: str, model_type: str) -> bool:
+    """Whether a layer unpacks two values from what stands in the place of this sub-block."""
+    return not recurs(block) if kind == "attention" else model_type in FFN_ANSWERS_PAIR
 
 
 def layer_list(decoder: nn.Module) -> str:
     """Attribute of a decoder that holds its layers; ValueError if it has none."""
-    return _first(decoder, LAYER_LISTS, "decoder layers")
+    found = _first(decoder, LAYER_LISTS)
+    if found is None:
+        raise ValueError(f"{type(decoder).__name__} has no decoder layers: looked for {', '.join(LAYER_LISTS)}")
+    return found
 
 
 def norms_of(layer: nn.Module, kind: str) -> list[str]:
@@ -71,10 +105,16 @@ def norms_of(layer: nn.Module, kind: str) -> list[str]:
     def present(*names: str) -> list[str]:
         return [name for name in names if isinstance(getattr(layer, name, None), nn.Module)]
 
+    places = places_of(layer)
+    if len(places) == 1:  # a mixer
+        return present("norm") if kind in places else []
     around_ffn = present("pre_feedforward_layernorm", "post_feedforward_layernorm")
-    ffn = around_ffn or present("post_attention_layernorm")
-    attention = present("input_layernorm", "post_attention_layernorm") if around_ffn else present("input_layernorm")
-    return (attention if ffn else []) if kind == "attention" else ffn
+    ffn = around_ffn or present("post_attention_layernorm", "ffn_norm")
+    attention = present("input_layernorm", "post_attention_layernorm") if around_ffn else present("input_layernorm", "operator_norm")  # fmt: skip
+    if kind == "attention":
+        return attention if ffn else []
+    # experts beside an FFN that all tokens pass (Granite): the norm is that one's, too
+    return ffn if places.get("ffn") == "shared_mlp" or _first(layer, ("shared_mlp",)) is None else []
 
 
 # -- the sub-blocks that stock models do not have
@@ -103,12 +143,21 @@ class LinearMap(nn.Module):
         return {f"linear_{'attn' if kind == 'attention' else 'mlp'}.weight": weight}
 
 
+class NoNorm(nn.Identity):
+    """A norm that nothing passes through any more; some layers ask it for its dtype."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        like = getattr(norm, "weight", torch.empty(0))
+        self.register_buffer("weight", like.new_zeros(0), persistent=False)
+
+
 class Nothing(nn.Module):
     """A removed sub-block: adds zero to the residual stream."""
 
-    def __init__(self, pair: bool):
+    def __init__(self, pair: bool, stands_for: str = ""):
         super().__init__()
-        self.pair = pair
+        self.pair, self.stands_for = pair, stands_for
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
         return _answer(hidden_states.new_zeros(1).expand_as(hidden_states), self.pair)
@@ -190,14 +239,16 @@ def build_layer(layer_class: type, config, overrides: dict, layer_idx: int) -> n
         if name not in ("skip", *GUARDS):
             setattr(layer_config, name, value)
     layer = layer_class(layer_config, layer_idx)
-    for kind in ("attention", "ffn"):
-        place, pair = place_of(layer, kind), kind == "attention" or config.model_type in FFN_ANSWERS_PAIR
+    for kind, place in places_of(layer).items():
+        pair = answers_pair(getattr(layer, place), kind, config.model_type)
         if ("attention" if kind == "attention" else "mlp") in overrides.get("skip", ()):
-            setattr(layer, place, Nothing(pair))
-            for norm in norms_of(layer, kind):
-                setattr(layer, norm, nn.Identity())
+            norms = norms_of(layer, kind)
+            setattr(layer, place, Nothing(pair, kind))
+            for norm in norms:
+                setattr(layer, norm, NoNorm(getattr(layer, norm)))
         elif text := replaced(overrides).get(kind):
             setattr(layer, place, sub_block_of(text, config.hidden_size, kind, pair))
+            getattr(layer, place).stands_for = kind
         elif kind == "attention" and overrides.get("attention_window"):
             getattr(layer, place).register_forward_pre_hook(
                 WindowMask(overrides["attention_window"]), with_kwargs=True
@@ -226,25 +277,31 @@ def rebuild(decoder: nn.Module, config) -> "CacheLayers | None":
             free.add(layer_idx)
         elif own.get("attention_window"):
             windows[layer_idx] = own["attention_window"]
-    if len(free) == len(layers):
-        free.remove(0)  # keeps its place in the cache, to count tokens in
-        decoder.register_forward_hook(count_tokens, with_kwargs=True)
+    if free:
+        config.kv_sharing_modes = None  # of a config that was saved
+    native = DynamicCache(config=config).layers
+    stores = [i for i, layer in enumerate(native) if isinstance(layer, CacheLayerMixin)]
+    if free and free.issuperset(stores):
+        # one that would keep keys and values keeps its place in the cache, to count tokens in
+        counter = min(stores, default=0)
+        free.discard(counter)
+        decoder.register_forward_hook(functools.partial(count_tokens, counter), with_kwargs=True)
     if free:
         config.kv_sharing_modes = ["reuse" if i in free else None for i in range(len(layers))]
-    if not (free or windows):
+    if not (free or windows) and len(stores) == len(layers):
         return None
     cache_layers = CacheLayers(config, windows)
     decoder.register_forward_pre_hook(cache_layers, with_kwargs=True)
     return cache_layers
 
 
-def count_tokens(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
+def count_tokens(layer_idx: int, module: nn.Module, args: tuple, kwargs: dict, output) -> None:
     """Forward hook of a decoder in which no layer attends: callers ask its cache how many tokens went by."""
     values = dict(output.items()) if isinstance(output, dict) else dict(enumerate(output))
     cache = find_cache((*values.values(), *args), kwargs)
     if cache is not None:
         tick = output[0].new_zeros(output[0].shape[0], 1, output[0].shape[1], 1)
-        cache.update(tick, tick, 0)
+        cache.update(tick, tick, layer_idx)
 
 
 class CacheLayers:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from families import FAMILIES, family_config, family_model
+from families import FAMILIES, HYBRIDS, family_config, family_model
 
 from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
+from hf_puzzle.layers import parent_blocks
 from hf_puzzle.puzzle.closed_form import closed_form
 from hf_puzzle.puzzle.experts import ExpertData, ExpertSums, channels, experts_of, output, refitted, routed
 from hf_puzzle.puzzle.importance import channel_importance
@@ -13,11 +14,11 @@ from hf_puzzle.puzzle.initialisation import initial_weights
 from hf_puzzle.puzzle.library import BlockLibrary
 from hf_puzzle.puzzle.network import Network
 from hf_puzzle.puzzle.search_space import build_search_space
-from hf_puzzle.puzzle.surgery import empty_block, layers_of, load_block, sub_block, swapped
+from hf_puzzle.puzzle.surgery import empty_block, layers_of, load_block, sub_block, sub_blocks, swapped
 from hf_puzzle.recipe import LibraryConfig, RecipeError, SearchSpaceConfig
 
 
-MIXTURES = [name for name in FAMILIES if formats.expert_attribute(family_config(name))]
+MIXTURES = [name for name in (*FAMILIES, *HYBRIDS) if "e4" in {b.ffn for b in parent_blocks(family_config(name))}]
 TOKENS = torch.randint(3, 128, (4, 20), generator=torch.Generator().manual_seed(0))
 
 
@@ -84,13 +85,13 @@ def test_narrower_experts_are_the_parent_s_with_the_other_channels_at_zero(paren
     generator = torch.Generator().manual_seed(0)
     inner = torch.stack([torch.randperm(width, generator=generator) for _ in range(4)])
     variant = f"e4w{width // 2}"
-    if hasattr(block, "shared_experts") and block.shared_experts.down_proj.in_features != 48:
+    if parent.config.model_type in ("glm4_moe", "ernie4_5_moe"):
         with pytest.raises(ValueError, match="shared_experts.* would change its width, too"):
-            initial_weights(layers_of(parent)[layer], "ffn", variant, parent.config, ranking, inner)
+            initial_weights(layers_of(parent)[layer], "ffn", variant, parent.config, ranking, inner, layer)
         return
-    weights = initial_weights(layers_of(parent)[layer], "ffn", variant, parent.config, ranking, inner)
+    weights = initial_weights(layers_of(parent)[layer], "ffn", variant, parent.config, ranking, inner, layer)
     narrow = load_block(empty_block(layers_of(parent)[layer], "ffn", variant, parent.config, layer), weights)
-    attention = sub_block(layers_of(parent)[layer], "attention")
+    attention = sub_blocks(layers_of(parent)[layer]).get("attention")
     with torch.no_grad(), swapped(parent, {layer: (attention, narrow)}):
         found = parent(TOKENS, use_cache=False).logits
     kept = experts.down_proj.clone()
@@ -105,9 +106,9 @@ def test_narrower_experts_are_the_parent_s_with_the_other_channels_at_zero(paren
 
 
 def test_a_child_with_other_counts_per_layer_opens_bit_equal(parent, tmp_path):
-    own = [formats.parent_block(parent.config)] * 4
+    own = parent_blocks(parent.config)
     menu = ["e3", "e2top1", "e4top1", "e3top1"]
-    blocks = [Block(b.attention, menu[i] if isinstance(b.ffn, str) else b.ffn) for i, b in enumerate(own)]
+    blocks = [Block(b.attention, menu[i] if b.ffn == "e4" else b.ffn) for i, b in enumerate(own)]
     importance = channel_importance(parent, TOKENS, 2)
     wanted = [(BlockLibrary.name(i, "ffn", b.ffn), i, "ffn", b.ffn) for i, b in enumerate(blocks) if b != own[i]]
     starts = closed_form(parent, wanted, importance, TOKENS, LibraryConfig(num_tokens=0, batch_size=2))

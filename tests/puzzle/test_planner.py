@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import write_recipes
+import yaml
+from families import HYBRIDS, family_config, family_model
+from tiny_run import HYBRID_PARENTS, HYBRID_SPACES, write_recipes
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from hf_puzzle.cli import main
@@ -20,6 +22,7 @@ from hf_puzzle.puzzle.machines import MACHINES, find_machine
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.puzzle.plan import plan
 from hf_puzzle.puzzle.published import parent_config, predictions
+from hf_puzzle.puzzle.surgery import layers_of
 from hf_puzzle.puzzle.timing import Clock, Measured, Shapes
 from hf_puzzle.recipe import RecipeError, load_recipe
 
@@ -332,3 +335,66 @@ def test_a_menu_without_narrower_ffns_has_a_plan(tmp_path):
     LlamaForCausalLM(config).save_pretrained(folder / "narrow")
     recipe = load_recipe(folder / "tiny.yaml", ["parent.name=narrow", "parent.recipe=null"])
     assert plan(recipe, folder).stages
+
+
+# -- mixtures and hybrids
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", *HYBRIDS])
+def test_plans_know_the_layers_of_mixtures_and_hybrids(name):
+    config = family_config(name)
+    shapes, model = Shapes(config), family_model(name)
+    assert shapes.parameters == model.num_parameters()
+    beside = (
+        sum(  # Granite's FFN beside the experts, and the norm of both
+            p.numel()
+            for layer in layers_of(model)
+            if getattr(layer, "block_sparse_moe", None) is not None
+            for n, p in layer.named_parameters()
+            if n.startswith(("shared_mlp", "post_attention_layernorm"))
+        )
+        if name == "granite_hybrid"
+        else 0
+    )
+    counted = sum(shapes.weights(kind, getattr(own, kind)) for own in shapes.own for kind in ("attention", "ffn"))
+    assert shapes.ends + counted + beside == shapes.parameters
+    clock = Clock(MACHINES["l4"], shapes, "float32", "float32")
+    assert clock.parent(2, 16) == pytest.approx(
+        clock.ends(2, 16) + sum(clock.layer(own, 2, 16) for own in shapes.own), rel=1e-9
+    )
+    for own in set(shapes.own):
+        assert all(
+            clock.decode(kind, getattr(own, kind), 1, 64) > 0
+            for kind in ("attention", "ffn")
+            if getattr(own, kind) != "none"
+        )
+
+
+def test_a_token_passes_its_experts_and_a_batch_reads_nearly_all_of_them():
+    part = Shapes(family_config("qwen3_moe")).part("ffn", "e4")
+    router, expert = 4 * 32, 3 * 32 * 32
+    assert part.matrices == router + 2 * expert
+    assert part.read(1) == pytest.approx(part.matrices)
+    assert part.read(64) == pytest.approx(router + 4 * expert, rel=1e-6)
+    assert Shapes(family_config("qwen3_moe")).part("ffn", "e4top1").matrices == router + expert
+
+
+def test_a_recurrent_layer_keeps_as_much_of_a_long_sequence_as_of_a_short_one():
+    shapes = Shapes(family_config("qwen3_5"))
+    assert shapes.kept_bytes("recurrent", 64, "float32") == shapes.kept_bytes("recurrent", 8_192, "float32") > 0
+    assert shapes.kept_bytes(4, 8_192, "float32") == 128 * shapes.kept_bytes(4, 64, "float32")
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "glm4_moe"])
+@pytest.mark.parametrize("machine", ["this", "l4"])
+def test_hf_puzzle_plan_covers_a_mixture_and_a_hybrid(name, machine, tmp_path, capsys):
+    folder = write_recipes(tmp_path)
+    parent = yaml.safe_load((folder / "tiny_parent.yaml").read_text()) | {
+        "model_type": name,
+        "config": HYBRID_PARENTS[name],
+    }
+    (folder / "tiny_parent.yaml").write_text(yaml.safe_dump(parent))
+    recipe = yaml.safe_load((folder / "tiny.yaml").read_text()) | {"search_space": HYBRID_SPACES[name]}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["plan", str(folder / "tiny.yaml"), "--machine", machine]) == 0
+    assert "library" in capsys.readouterr().out

@@ -22,7 +22,6 @@ from hf_puzzle.puzzle.machines import MACHINES
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.puzzle.preflight import check_weights
 from hf_puzzle.puzzle.solver import SolverUnusableError
-from hf_puzzle.puzzle.timing import NoPlanError
 from hf_puzzle.recipe import RecipeError, load_recipe
 
 
@@ -192,11 +191,3 @@ def test_what_does_not_fit_into_memory_is_said_and_not_refused(make_run, monkeyp
     caplog.clear()
     make_run("device=cpu").check(here=False)  # workers elsewhere compute
     assert "does not fit" not in caplog.text
-
-
-def test_a_mixture_of_experts_is_not_foreseen_and_not_refused(make_run, monkeypatch):
-    monkeypatch.setattr("hf_puzzle.puzzle.timing.num_experts", lambda ffn: 8)
-    run = make_run()
-    with pytest.raises(NoPlanError, match="mixture of experts"):
-        planner.plan_here(run)
-    run.check()

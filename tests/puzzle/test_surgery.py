@@ -6,6 +6,7 @@ from torch import nn
 from transformers import (
     AwqConfig,
     BitsAndBytesConfig,
+    DeepseekV3Config,
     GPTQConfig,
     MambaConfig,
     MistralConfig,
@@ -13,7 +14,6 @@ from transformers import (
     QuantoConfig,
     Qwen2Config,
     Qwen3Config,
-    Qwen3MoeConfig,
     T5Config,
 )
 
@@ -229,13 +229,13 @@ def test_what_decilm_cannot_express_is_named_and_fits_the_other_format(config, m
 @pytest.mark.parametrize(
     "config, message",
     [
-        (OPTConfig(hidden_size=64, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4), "has no ffn"),
+        (
+            OPTConfig(hidden_size=64, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4),
+            r"layer 0: fc1 \(Linear\), fc2 .* `self_attn` could be",
+        ),
         (T5Config(), "encoder-decoder"),
         (MambaConfig(hidden_size=32, num_hidden_layers=2), "'mamba' is not supported"),
-        (
-            Qwen3MoeConfig(**SMALL, num_experts=4, mlp_only_layers=[0]),
-            "layers differ .*Qwen3MoeMLP.*Qwen3MoeSparseMoe",
-        ),
+        (DeepseekV3Config(**SMALL), "multi-head latent attention"),
         (DeciLMConfig(64, 64, num_attention_heads=4, block_configs=[block_config(4, 64, 2, 256)]), "child already"),
     ],
 )
