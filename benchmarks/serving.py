@@ -1,11 +1,18 @@
-"""What users of a server wait for: parent and child behind `transformers serve` and llama.cpp's server, under Poisson load.
+"""What users of a server wait for: parent and child behind `transformers serve` and llama.cpp's server.
 
     python benchmarks/serving.py --parent runs/smollm2_135m/parent --child runs/smollm2_135m/distilled
+    python benchmarks/serving.py --figure serving.png    # throughput against the speed that a user sees, of the JSON
 
-Both servers of an engine stand at once and answer the same requests at the same times, in turns of one model each, so that
-a machine's drift meets both; the other one is idle meanwhile. Arrivals are Poisson at a share of what the parent can do
-(one request after the other), requests in flight are bounded, and those that wait for a place count from their arrival.
-Needs the extras `serving` of transformers, `server` of llama-cpp-python.
+Both servers of an engine stand at once and answer the same requests, in turns of one model each, so that a machine's drift
+meets both; the other one is idle meanwhile. Two loads:
+
+- users: 1 to 16 at once, each asking again as soon as the answer is there. `transformers serve` batches them (continuous
+  batching); llama-cpp-python's server answers one after the other, and requests wait for their turn.
+- Poisson: arrivals at a share of what the parent can do one request after the other; requests in flight are bounded, and
+  those that wait for a place count from their arrival.
+
+Energy is the processor packages' by the kernel's counters, where they can be read. Needs the extras `serving` of
+transformers, `server` of llama-cpp-python.
 """
 
 import argparse
@@ -25,6 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hf_puzzle import artifacts
+from hf_puzzle.energy import Counters
 from hf_puzzle.engines.gguf import write_gguf
 
 
@@ -51,8 +59,13 @@ def free_port() -> int:
 def command_of(engine: str, path: Path, port: int, threads: int) -> list[str]:
     place = ["--host", "127.0.0.1", "--port", str(port)]
     if engine == "transformers":
-        return [str(Path(sys.executable).with_name("transformers")), "serve", str(path), *place, "--trust-remote-code", "--device", "cpu"]  # fmt: skip
-    return [sys.executable, "-m", "llama_cpp.server", "--model", str(path), "--n_ctx", "2048", "--n_threads", str(threads), *place]  # fmt: skip
+        program = str(Path(sys.executable).with_name("transformers"))
+        # its cache takes most of a machine's memory unless it is told how much
+        batching = ["--continuous-batching", "--cb-num-blocks", "256", "--cb-max-batch-tokens", "512"]
+        return [program, "serve", str(path), *place, "--trust-remote-code", "--device", "cpu", *batching]
+    # by default a new request cuts off the one under way
+    settings = ["--n_ctx", "2048", "--n_threads", str(threads), "--interrupt_requests", "false"]
+    return [sys.executable, "-m", "llama_cpp.server", "--model", str(path), *settings, *place]
 
 
 @contextlib.contextmanager
@@ -124,9 +137,89 @@ def summary(rows: list[dict]) -> dict:
     """p50 and p95 of each time."""
     found = {"requests": len(rows), "pieces": sum(row["pieces"] for row in rows)}
     for name in ("first_s", "each_s", "total_s"):
-        cuts = statistics.quantiles([row[name] for row in rows], n=20, method="inclusive")
+        values = [row[name] for row in rows]
+        cuts = statistics.quantiles(values, n=20, method="inclusive") if len(values) > 1 else values * 19
         found[name] = {"p50": cuts[9], "p95": cuts[18]}
     return found
+
+
+def together(port: int, model: str, users: int, requests: int, max_tokens: int, counters: Counters) -> dict:
+    """So many users at once, who ask again when they are answered: pieces per second of all, and of one user."""
+    rows: list[list[dict]] = []
+
+    def run() -> None:
+        rows.clear()
+        rows.extend([] for _ in range(users))
+        gate = threading.Barrier(users)
+
+        def one(user: int) -> None:
+            gate.wait()
+            for number in range(requests):
+                began = time.perf_counter()
+                times, said = ask(port, model, PROMPTS[(user + number) % len(PROMPTS)], max_tokens)
+                each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+                rows[user].append({"first_s": times[0] - began, "each_s": each, "total_s": times[-1] - began, "pieces": len(times), "answer": said})  # fmt: skip
+
+        threads = [threading.Thread(target=one, args=(user,)) for user in range(users)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    began = time.perf_counter()
+    joules = counters.joules(run) if counters.zones else run()
+    seconds = time.perf_counter() - began
+    flat = [row for each in rows for row in each]
+    if len(flat) != users * requests:
+        raise SystemExit("a request failed")
+    found = summary(flat)
+    found |= {"pieces_per_s": found["pieces"] / seconds, "seconds": seconds}
+    found["pieces_per_s_of_a_user"] = statistics.median(row["pieces"] / row["total_s"] for row in flat)
+    return found | {"joules_per_piece": None if joules is None else joules / found["pieces"]}
+
+
+def sweep(ports: dict[str, int], names: dict[str, str], args, counters: Counters) -> list[dict]:
+    """A row for each number of users: both models in turn, and the ratios of the medians over the turns."""
+    rows = []
+    for users in args.users:
+        turns: dict[str, list[dict]] = {name: [] for name in ports}
+        for turn in range(args.turns):
+            for name in list(ports)[:: -1 if turn % 2 else 1]:
+                turns[name].append(together(ports[name], names[name], users, args.asked, args.max_tokens, counters))
+        row: dict = {"users": users, "models": turns}
+        for name in ("pieces_per_s", "pieces_per_s_of_a_user"):
+            each = {who: statistics.median(turn[name] for turn in found) for who, found in turns.items()}
+            row |= {name: each, f"{name}_ratio": each["child"] / each["parent"]}
+        row["first_s_p50_ratio"] = _ratio(turns, "first_s")
+        row["each_s_p50_ratio"] = _ratio(turns, "each_s")
+        rows.append(row)
+        print(users, {k: round(v, 3) for k, v in row.items() if k.endswith("ratio") and v}, flush=True)
+    return rows
+
+
+def _ratio(turns: dict[str, list[dict]], name: str) -> float | None:
+    """Parent's over child's median of a time."""
+    parent, child = (statistics.median(turn[name]["p50"] for turn in turns[who]) for who in ("parent", "child"))
+    return parent / child if child else None
+
+
+def poisson(ports: dict[str, int], names: dict[str, str], rate: float, args) -> dict:
+    """Both models under the same arrivals, in turns."""
+    rows = {name: [] for name in ports}
+    draws = random.Random(0)
+    for turn in range(args.turns):
+        gaps = [draws.expovariate(rate) for _ in range(args.requests)]
+        arrivals = [sum(gaps[: i + 1]) for i in range(len(gaps))]
+        prompts = [PROMPTS[draws.randrange(len(PROMPTS))] for _ in arrivals]
+        for name in list(ports)[:: -1 if turn % 2 else 1]:
+            rows[name] += load(ports[name], names[name], arrivals, prompts, args.max_tokens)
+    found = {name: summary(each) for name, each in rows.items()}
+    ratios = {
+        name: {cut: found["parent"][name][cut] / found["child"][name][cut] for cut in ("p50", "p95")}
+        for name in ("first_s", "each_s", "total_s")
+        if found["child"][name]["p50"]
+    }
+    return {"requests_per_s": rate, "models": found, "parent_over_child": ratios}
 
 
 def measured(engine: str, paths: dict[str, Path], args, folder: Path) -> dict:
@@ -145,48 +238,67 @@ def measured(engine: str, paths: dict[str, Path], args, folder: Path) -> dict:
                 if repeat:  # the first one loads
                     alone[name].append(times[-1] - start)
         seconds = {name: statistics.median(each) for name, each in alone.items()}
-        rate = args.load / seconds["parent"]
-        rows = {name: [] for name in paths}
-        draws = random.Random(0)
-        for turn in range(args.turns):
-            gaps = [draws.expovariate(rate) for _ in range(args.requests)]
-            arrivals = [sum(gaps[: i + 1]) for i in range(len(gaps))]
-            prompts = [PROMPTS[draws.randrange(len(PROMPTS))] for _ in arrivals]
-            for name in list(paths)[:: -1 if turn % 2 else 1]:
-                rows[name] += load(ports[name], names[name], arrivals, prompts, args.max_tokens)
-    found = {name: summary(each) | {"alone_s": seconds[name]} for name, each in rows.items()}
-    ratios = {
-        name: {cut: found["parent"][name][cut] / found["child"][name][cut] for cut in ("p50", "p95")}
-        for name in ("first_s", "each_s", "total_s")
-        if found["child"][name]["p50"]
-    }
-    return {"requests_per_s": rate, "models": found, "parent_over_child": ratios}
+        users = sweep(ports, names, args, Counters())
+        arrived = poisson(ports, names, args.load / seconds["parent"], args)
+    return {"alone_s": seconds, "users": users, "poisson": arrived}
+
+
+def figure(result: dict, path: Path) -> None:
+    """Throughput against the speed that a user sees, a line for each model, a panel for each engine."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(1, len(result["engines"]), figsize=(4.5 * len(result["engines"]), 3.6), squeeze=False)
+    for panel, (engine, found) in zip(axes[0], result["engines"].items(), strict=True):
+        for name, style in (("parent", "o--"), ("child", "o-")):
+            x, y = ([row[key][name] for row in found["users"]] for key in ("pieces_per_s_of_a_user", "pieces_per_s"))
+            panel.plot(x, y, style, label=name)
+            for row, a, b in zip(found["users"], x, y, strict=True):
+                panel.annotate(str(row["users"]), (a, b), textcoords="offset points", xytext=(4, 4), fontsize=8)
+        panel.set(title=engine, xlabel="tokens/s that a user sees", ylabel="tokens/s of the server", xscale="log")
+        panel.legend(title="number: users at once", fontsize=8, title_fontsize=8)
+    drawn.tight_layout()
+    drawn.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument("--child", type=Path, required=True)
+    parser.add_argument("--parent", type=Path)
+    parser.add_argument("--child", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw the JSON of --out, and measure nothing")
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--asked", type=int, default=2, help="requests of each user in a turn")
+    parser.add_argument("--note", help="what else ran meanwhile, and what the child is")
     parser.add_argument("--engines", nargs="+", default=["transformers", "llama.cpp"])
     parser.add_argument("--outtype", default="q8_0", help="of the GGUF files")
     parser.add_argument("--load", type=float, default=0.6, help="share of the parent's own rate")
-    parser.add_argument("--requests", type=int, default=20, help="of one turn")
+    parser.add_argument("--requests", type=int, default=20, help="of one turn of the Poisson load")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1, help="of each server")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/serving.json")
     args = parser.parse_args()
+    if args.figure:
+        figure(artifacts.read_json(args.out), args.figure)
+        return
+    if args.parent is None or args.child is None:
+        parser.error("--parent and --child are needed")
     folders = {"parent": args.parent.resolve(), "child": args.child.resolve()}
-    facts = {key: value for key, value in vars(args).items() if key not in ("parent", "child", "out", "engines")}
+    left_out = ("parent", "child", "out", "engines", "figure")
+    facts = {key: value for key, value in vars(args).items() if key not in left_out}
     result = {"environment": artifacts.environment(), **facts, "in_flight": IN_FLIGHT, "engines": {}}
+    if not Counters().zones:
+        result["energy"] = "no counter of this machine's processor packages can be read"
     with tempfile.TemporaryDirectory() as folder:
         for engine in args.engines:
             paths = folders
             if engine == "llama.cpp":
                 paths = {name: write_gguf(path, Path(folder) / f"{name}.gguf", args.outtype) for name, path in folders.items()}  # fmt: skip
             result["engines"][engine] = measured(engine, paths, args, Path(folder))
-            print(engine, json.dumps(result["engines"][engine]["parent_over_child"]), flush=True)
-    artifacts.write_json(args.out, result)
+            print(engine, json.dumps(result["engines"][engine]["poisson"]["parent_over_child"]), flush=True)
+            artifacts.write_json(args.out, result)
 
 
 if __name__ == "__main__":
