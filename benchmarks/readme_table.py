@@ -83,6 +83,94 @@ def _speed_error(data: dict) -> float:
     return max(speed["total"]["value"] / speed["total"]["lower_bound"] - 1 for speed in _speeds(data))
 
 
+def real_parts() -> list[str]:
+    """What else was measured on the real model, a text for each file that is there."""
+    parts = []
+    if data := load("data_sources.json"):
+        lines = [
+            f"What the same child is distilled on, {data['gkd_tokens']:,} GKD tokens each (`benchmarks/data_sources.json`: "
+            f"{data['note']}); KL in nats on held-out text of each kind, in brackets its distance from `both` +- 95 %, paired, by "
+            f"document; share of the parent's greedy answers to {data['chats']} chats of no stream that is the child's first choice:",
+            "",
+            "| distilled on | different tokens | KL, natural text | KL, the parent's chats | answers |",
+            "|---|---|---|---|---|",
+        ]
+        for row in data["rows"]:
+            cells = [
+                f"{on['kl']:.4f}"
+                + (
+                    ""
+                    if row["data"] == "both"
+                    else f" ({on['kl_behind_both']:+.4f} +- {1.96 * on['kl_behind_both_stderr']:.4f})"
+                )
+                for on in (row["on_natural"], row["on_self"])
+            ]
+            seen = f"{row['gkd']['different_tokens']:,}" if row["gkd"] else "-"
+            lines.append(
+                f"| {row['data']} | {seen} | {cells[0]} | {cells[1]} | {row['chat_agreement']:.1%} +- {1.96 * row['chat_agreement_stderr']:.1%} |"
+            )
+        parts.append("\n".join(lines))
+    if data := load("serving.json"):
+        parts.append("\n".join(serving_table(data)))
+    if data := load("systems.json"):
+        lines = [
+            f"The other two systems on parent and child (`benchmarks/systems.json`: {data['note']}):",
+            "",
+            "| | parent | child | child - parent |",
+            "|---|---|---|---|",
+        ]
+        for row in data["rows"]:
+            error = "" if row["error"] is None else f" +- {1.96 * row['error']:.1%}"
+            lines.append(
+                f"| {row['system']}: {row['what']} | {row['parent']:.1%} | {row['child']:.1%} | {row['gain']:+.1%}{error} |"
+            )
+        parts.append("\n".join(lines))
+    if data := load("process_starts.json"):
+        low, high = data["new_over_shared"]["interval"]
+        parts.append(
+            f"- A cost table in {data['engine']}: {data['starts_shared']} process started, where each measurement started one before "
+            f"{data['starts_new']}; times of a new process {data['new_over_shared']['mean']:.3f} of the shared one's ({low:.3f} to {high:.3f})"
+        )
+    return parts
+
+
+def serving_table(data: dict) -> list[str]:
+    """Users at once, and a line on Poisson arrivals, of each engine."""
+    lines = [
+        f"Behind a server, {data['max_tokens']} tokens an answer (`benchmarks/serving.json`: {data['note']}): users that ask again as "
+        "soon as they are answered; tokens/s of the server, and as one user sees them from the question to the end of the answer.",
+        "",
+        "| engine, users | server: parent | child | ratio | a user: parent | child | ratio | first token | each further one |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for engine, found in data["engines"].items():
+        for row in found["users"]:
+            whole, one = row["pieces_per_s"], row["pieces_per_s_of_a_user"]
+            times = " | ".join(
+                f"{row[name]:.2f}x" if row[name] else "-" for name in ("first_s_p50_ratio", "each_s_p50_ratio")
+            )
+            lines.append(
+                f"| {engine}, {row['users']} | {whole['parent']:.2f} | {whole['child']:.2f} | {row['pieces_per_s_ratio']:.2f}x | "
+                f"{one['parent']:.2f} | {one['child']:.2f} | {row['pieces_per_s_of_a_user_ratio']:.2f}x | {times} |"
+            )
+    lines.append("")
+    for engine, found in data["engines"].items():
+        models, told = found["poisson"]["models"], []
+        for name, what in (("first_s", "first token"), ("each_s", "each further one"), ("total_s", "whole answer")):
+            times = ", ".join(
+                f"{cut} {models['parent'][name][cut]:.2f} and {models['child'][name][cut]:.2f} s"
+                for cut in ("p50", "p95")
+            )
+            told.append(f"{what} {times}")
+        lines.append(
+            f"- {engine}, Poisson arrivals at {data['load']:.0%} of what the parent does one after the other "
+            f"({models['parent']['requests']} requests), parent and child: {'; '.join(told)}"
+        )
+    if told := data.get("energy"):
+        lines.append(f"- Energy: {told}")
+    return lines
+
+
 def results() -> str:
     """Everything between the markers."""
     parts = []
@@ -97,6 +185,7 @@ def results() -> str:
             + (f": {data['note']}" if data["note"] else "")
             + ").",
             markdown_table(["SmolLM2-135M-Instruct", "parent", "child", "kept / ratio"], summary_rows(data)),
+            *real_parts(),
         ]
     if data := load("tiny_cpu.json"):
         machine = data["environment"]
