@@ -512,7 +512,7 @@ def _fresh_tasks(path: Path) -> str:
 
 
 def _puzzle_results(raw: dict, data: str) -> list[dict]:
-    quality, task = raw["quality"]["distilled"], raw["task"]["distilled"]
+    quality, task = raw["quality"]["distilled"], (raw["task"] or {}).get("distilled")
     kind = "text" if " " in data else data  # a Trainer's own data sets have no name
     text = {"task_type": "text-generation", "dataset_type": kind, "dataset_name": f"{data}, held out"}
     cloze = text | {"dataset_config": "cloze", "dataset_name": f"cloze of {data}, held out"}
@@ -521,7 +521,11 @@ def _puzzle_results(raw: dict, data: str) -> list[dict]:
         text | {"metric_type": "loss", "metric_name": "loss, nats", "metric_value": quality["loss"]},
         text
         | {"metric_type": "kl_divergence", "metric_name": "KL from the parent, nats", "metric_value": quality["kl"]},
-        cloze | {"metric_type": "accuracy", "metric_name": "cloze accuracy", "metric_value": task["accuracy"]},
+        *(
+            [cloze | {"metric_type": "accuracy", "metric_name": "cloze accuracy", "metric_value": task["accuracy"]}]
+            if task
+            else []
+        ),
     ]
 
 

@@ -196,7 +196,7 @@ def _run(args: argparse.Namespace) -> int:
         from . import artifacts
         from .puzzle.parent import train_parent
 
-        print(f"parent: {train_parent(recipe, out)}")
+        print(f"parent: {train_parent(recipe, out, args.recipe.parent)}")
         artifacts.remove(out.with_name(f"{out.name}-checkpoints"))
         return 0
     if recipe.system == "pcw":

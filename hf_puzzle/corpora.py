@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 PYTHON_STDLIB = "python-stdlib"
 LOCAL_TEXT = "text"
+DECISIONS = "decisions"  # solved requests
+PYTHON_KEYWORDS = "python-keywords"  # the same, made of the standard library
 SELF = "self"  # chats that the parent writes: a stage of a run makes them
 MIXTURE = "mixture"
 TRAINERS_DATA = "datasets of the Trainer"  # of PuzzleCallback, which makes the streams itself
@@ -23,7 +25,7 @@ TRAINERS_DATA = "datasets of the Trainer"  # of PuzzleCallback, which makes the 
 FILE_FORMATS = ("arrow", "csv", "json", "parquet", "webdataset", "xml")
 BLANK_ROWS = 1000  # as many in front of the first text are a wrong column
 
-Document = str | list[dict]  # a text, or the messages of a chat
+Document = str | list[dict] | dict  # a text, the messages of a chat, or a decision request
 
 
 class DataError(ValueError):
@@ -36,7 +38,8 @@ class Documents:
     `python-stdlib` is the source text of the running Python's standard library (no download), `text` the local files
     of `data_files` (globs), anything else what `datasets.load_dataset` streams: a dataset of the Hub, a folder, or
     `json`, `csv`, `parquet` with `data_files`; its files come in an order of `seed`. A document is a text, or a chat:
-    the list of messages that a row has in `data.text_column`. Rows without either are skipped and counted.
+    the list of messages that a row has in `data.text_column`. Rows without either are skipped and counted. `decisions` are
+    the requests of `data_files` (JSON lines), `python-keywords` the standard library again, which requests are made of.
 
     Args:
         state: of an earlier reader of the same corpus: this one begins behind the document that it gave last.
@@ -53,15 +56,15 @@ class Documents:
         self.config, self._given, self.skipped = config, 0, (state or {}).get("skipped", 0)
         self._skip = (state or {}).get("documents", 0)
         self._rows = None
-        if config.name == PYTHON_STDLIB and config.data_files:
-            raise DataError(f"data.data_files: {PYTHON_STDLIB} has none; with name: {LOCAL_TEXT} they are text files")
+        if config.name in (PYTHON_STDLIB, PYTHON_KEYWORDS) and config.data_files:
+            raise DataError(f"data.data_files: {config.name} has none; with name: {LOCAL_TEXT} they are text files")
         if config.prompts and config.name != SELF:
             raise DataError(f"data.prompts are answered with `name: {SELF}` only, not with {config.name}")
         if config.name == SELF:
             raise DataError("data.name self: the parent writes these chats in a Puzzle run only")
         if config.name in FILE_FORMATS and not config.data_files:
             raise DataError(f"data.data_files: name the files of data.name {config.name} (globs, or addresses)")
-        if config.name not in (PYTHON_STDLIB, LOCAL_TEXT):
+        if config.name not in (PYTHON_STDLIB, PYTHON_KEYWORDS, LOCAL_TEXT, DECISIONS):
             # a larger buffer would mix more, and lose its content with the process; sequences are drawn at random anyway
             self._rows = _load(config).shuffle(seed=seed, buffer_size=1)
             if state is not None:
@@ -110,14 +113,14 @@ class Documents:
             found = True
             yield hashlib.sha256(as_text(document).encode()).hexdigest(), document
 
-    def _local(self) -> Iterator[tuple[str, str]]:
-        if self.config.name == PYTHON_STDLIB:
+    def _local(self) -> Iterator[tuple[str, Document]]:
+        if self.config.name in (PYTHON_STDLIB, PYTHON_KEYWORDS):
             root = Path(sysconfig.get_paths()["stdlib"])
             return _files(root, [p for p in root.rglob("*.py") if "site-packages" not in p.parts])
         files = [Path(name) for pattern in self.config.data_files for name in glob.glob(pattern, recursive=True)]
         if not files:
             raise DataError(f"data.data_files {self.config.data_files} match no file")
-        return _files(Path(), files)
+        return _requests(files) if self.config.name == DECISIONS else _files(Path(), files)
 
 
 class Mixture:
@@ -199,6 +202,11 @@ def with_files_of_self(config: DataConfig, chats: Path) -> DataConfig:
     return dataclasses.replace(placed(config), sources=[placed(source) for source in config.sources])
 
 
+def asks(config: DataConfig) -> bool:
+    """Whether the text are decision requests."""
+    return config.name in (DECISIONS, PYTHON_KEYWORDS)
+
+
 def reads_self(config: DataConfig) -> bool:
     """Whether some of the text is to be written by the parent."""
     return SELF in (config.name, *(source.name for source in config.sources))
@@ -275,6 +283,22 @@ def _files(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
         if text.strip() and digest not in seen:  # the same text on both sides of the split would leak
             seen.add(digest)
             yield names[path], text
+
+
+def _requests(files: list[Path]) -> Iterator[tuple[str, dict]]:
+    """Requests of JSON lines; requests about one state are one document's."""
+    for path in sorted(files):
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    request = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path}, line {number}: not valid JSON ({error})") from None
+                if not isinstance(request, dict) or not {"state", "questions"} <= set(request):
+                    raise DataError(f'{path}, line {number}: expected {{"state": ..., "questions": {{...}}}}')
+                yield hashlib.sha256(json.dumps(request["state"], sort_keys=True).encode()).hexdigest(), request
 
 
 def is_heldout(document_id: str, fraction: float) -> bool:

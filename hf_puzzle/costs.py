@@ -73,7 +73,8 @@ def clock_ms(clock: str, device: torch.device) -> Callable[[], float]:
 
 @torch.inference_mode()
 def time_generation(model: PreTrainedModel, workload: Workload, clock: str = "wall") -> Timing:
-    """One greedy generation with a KV cache; only the last position's logits are computed in the prefill."""
+    """One greedy generation with a KV cache; only the last position's logits are computed in the prefill, which gives the
+    first token: a workload of one token is the prefill alone, and its `decode_ms` 0."""
     if hasattr(model, "time_generation"):  # a model in another engine
         return model.time_generation(workload, clock)
     device = model.device
@@ -89,7 +90,7 @@ def time_generation(model: PreTrainedModel, workload: Workload, clock: str = "wa
     for _ in range(workload.decode_tokens - 1):
         logits = model(input_ids=tokens, **cached).logits
         tokens = logits[:, -1:].argmax(-1)
-    return Timing(first - start, now() - first)
+    return Timing(first - start, now() - first if workload.decode_tokens > 1 else 0.0)
 
 
 def measure_interleaved(
@@ -171,8 +172,11 @@ def sessions_ratio(
     part: str = "total_ms",
     scale: float = 1.0,
 ) -> Ratio:
-    """`speed_ratio` over the rounds `(slow, fast)` of several sessions, that is processes."""
-    ratios = [[getattr(s, part) / getattr(f, part) for s, f in zip(*pair, strict=True)] for pair in sessions]
+    """`speed_ratio` over the rounds `(slow, fast)` of several sessions, that is processes; 1 of a part that takes no time."""
+    ratios = [
+        [getattr(s, part) / getattr(f, part) if getattr(f, part) else 1.0 for s, f in zip(*pair, strict=True)]
+        for pair in sessions
+    ]
     value, factor = geometric_mean(ratios, confidence)
     return Ratio(scale * value, scale * value / factor, confidence, sum(map(len, ratios)), len(sessions))
 

@@ -29,7 +29,7 @@ from .recipe import DataConfig
 logger = logging.getLogger(__name__)
 
 STREAMS = 4  # how streams are made; of 1 there was no BOS, of 2 no documents' starts, of 3 no chat was kept out
-STARTS, ANSWERS = ".documents", ".answers"
+STARTS, ANSWERS, DECISIONS = ".documents", ".answers", ".decisions"
 
 
 def train_tokenizer(config: DataConfig, vocab_size: int, num_documents: int = 500):
@@ -220,12 +220,16 @@ class TokenStream(torch.Tensor):
         documents: where each document starts, ascending, int64; None where that is unknown, as of slices.
         answers: `(first, behind the last)` token of what assistants wrote, ascending, `(count, 2)`, int64; None where that
             was not asked for, and of slices.
+        decisions: of a stream of decision requests, whose rows are all of one length, `(rows, 2 + K)`, int64: the token that
+            the answer is read behind, the place of the right one among the options (-1: unknown), and the options' tokens
+            (-1: none). None of other streams, and of slices.
     """
 
     prefix: tuple[int, ...] = ()
     separator: int | None = None
     documents: torch.Tensor | None = None
     answers: torch.Tensor | None = None
+    decisions: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -235,11 +239,17 @@ class TokenStream(torch.Tensor):
         separator: int | None = None,
         documents: torch.Tensor | None = None,
         answers: torch.Tensor | None = None,
+        decisions: torch.Tensor | None = None,
     ) -> "TokenStream":
         stream = tokens.view_as(tokens).as_subclass(cls)  # a tensor of its own: attributes stay off the caller's
         stream.prefix, stream.separator, stream.documents = tuple(prefix), separator, documents
         stream.answers = None if answers is None else answers.view(-1, 2)
+        stream.decisions = decisions
         return stream
+
+    def copied(self) -> "TokenStream":
+        """In memory, whatever becomes of the file that it was read from."""
+        return TokenStream.of(self.clone(), self.prefix, self.separator, self.documents, self.answers, self.decisions)
 
     def split_at_document(self, position: int) -> tuple["TokenStream", "TokenStream"]:
         """Two streams that share no document; the first has about `position` tokens."""
@@ -249,6 +259,9 @@ class TokenStream(torch.Tensor):
         if self.documents is not None:
             first.documents = self.documents[self.documents < position]
             second.documents = self.documents[self.documents >= position] - position
+        if self.decisions is not None:
+            row = position // (len(self) // len(self.decisions))
+            first.decisions, second.decisions = self.decisions[:row], self.decisions[row:]
         return first, second
 
     @classmethod
@@ -276,8 +289,8 @@ def write_streams(path: Path, streams: dict[str, torch.Tensor]) -> None:
     marks = {"prefix": json.dumps(prefix), "separator": json.dumps(separator)} if prefix else None
     tensors = {name: t.as_subclass(torch.Tensor) for name, t in streams.items()}
     for name, t in streams.items():
-        for ending, known in ((STARTS, getattr(t, "documents", None)), (ANSWERS, getattr(t, "answers", None))):
-            if known is not None:
+        for ending in (STARTS, ANSWERS, DECISIONS):
+            if (known := getattr(t, ending[1:], None)) is not None:
                 tensors[f"{name}{ending}"] = known.contiguous()
     artifacts.write_tensors(path, tensors, marks)
 
@@ -288,10 +301,10 @@ def read_streams(path: Path) -> dict[str, TokenStream]:
     prefix, separator = json.loads(marks.get("prefix", "[]")), json.loads(marks.get("separator", "null"))
     return {
         name: TokenStream.of(
-            tokens, prefix, separator, tensors.get(f"{name}{STARTS}"), tensors.get(f"{name}{ANSWERS}")
+            tokens, prefix, separator, *(tensors.get(f"{name}{ending}") for ending in (STARTS, ANSWERS, DECISIONS))
         )
         for name, tokens in tensors.items()
-        if not name.endswith((STARTS, ANSWERS))
+        if not name.endswith((STARTS, ANSWERS, DECISIONS))
     }
 
 
@@ -300,10 +313,7 @@ def tokenize(config: DataConfig, tokenizer, ends: Sequence[int] = (), answers: b
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.safetensors"
         tokenize_to(path, config, tokenizer, ends, answers)
-        return {
-            side: TokenStream.of(stream.clone(), stream.prefix, stream.separator, stream.documents, stream.answers)
-            for side, stream in read_streams(path).items()
-        }
+        return {side: stream.copied() for side, stream in read_streams(path).items()}
 
 
 def tokenize_to(path: Path, config: DataConfig, tokenizer, ends: Sequence[int] = (), answers: bool = False) -> None:

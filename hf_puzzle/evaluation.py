@@ -29,6 +29,7 @@ IN_CACHE = 1 << 20  # logits that what follows from them is computed of at once:
 QUANTITIES = ("kl", "loss", "hit", "same")  # of a child on a token
 CALIBRATION = "calibration"  # and these: how sure it is of its first choice, and the Brier score
 BINS = 15  # of confidence
+NO_OPTION = -1e30  # logit of what is no option of a row: its probability is 0, and 0 times it is
 
 
 def kl_divergence(parent_logits: torch.Tensor, child_logits: torch.Tensor, chunk: int = 512) -> torch.Tensor:
@@ -114,11 +115,14 @@ class Rows:
         input_ids: `(num_rows, length)`.
         documents: `(num_rows,)`, the document that each begins in: rows of one are no independent evidence.
         given: tokens that are never predicted, as of `TokenStream.given`: positions before them do not count.
+        decisions: of decision requests, as of `TokenStream.decisions`: each row has one answer then, and the options are
+            its vocabulary.
     """
 
     input_ids: torch.Tensor
     documents: torch.Tensor
     given: tuple[int, ...] = ()
+    decisions: torch.Tensor | None = None
 
     @classmethod
     def of(cls, input_ids: torch.Tensor, given: Sequence[int] = ()) -> "Rows":
@@ -129,13 +133,17 @@ class Rows:
     def draw(cls, tokens: torch.Tensor, length: int, num_tokens: int, seed: int) -> "Rows":
         """`num_tokens // length` (at least one) random sequences of a stream, as `data.sequences` draws them."""
         blocks = TokenBlocks(tokens, length, seed, limit=max(1, num_tokens // length))
-        return cls(blocks.tensor(), blocks.documents(), given_tokens(tokens))
+        decisions = getattr(tokens, "decisions", None)
+        if decisions is not None:  # rows of the stream are those of the sequences
+            decisions = decisions[blocks.order]
+        return cls(blocks.tensor(), blocks.documents(), given_tokens(tokens), decisions)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def __getitem__(self, part: slice) -> "Rows":
-        return Rows(self.input_ids[part], self.documents[part], self.given)
+        decisions = None if self.decisions is None else self.decisions[part]
+        return Rows(self.input_ids[part], self.documents[part], self.given, decisions)
 
     @property
     def num_documents(self) -> int:
@@ -165,7 +173,7 @@ class Verdict:
 
     def to_dict(self) -> dict:
         """`top1_kept` (accuracy of the child / of the parent), `top1`, `parent_top1`, `agreement`, `kl`, `loss`,
-        `parent_loss`, `flips`, `ece`, `brier` and the parent's; `*_stderr` of the first, `kl` and `loss`; `documents` and
+        `parent_loss`, `flips`, `ece`, `brier` and the parent's; `*_stderr` of the first, `agreement`, `kl` and `loss`; `documents` and
         `rows` that they rest on."""
         kept, kept_error = ratio_and_error(self.columns["hit"], self.columns["parent_hit"], self.documents)
         (kl, kl_error), (loss, loss_error) = self.mean("kl"), self.mean("loss")
@@ -178,6 +186,7 @@ class Verdict:
             "top1": self.mean("hit")[0],
             "parent_top1": self.mean("parent_hit")[0],
             "agreement": self.mean("same")[0],
+            "agreement_stderr": self.mean("same")[1],
             "kl": kl,
             "kl_stderr": kl_error,
             "loss": loss,
@@ -195,7 +204,8 @@ class Targets:
     """A parent's answers on rows of text, which any number of networks are compared with.
 
     Holds the parent's final hidden states, `(rows, length, hidden_size)` in its dtype; logits are made of them when they
-    are needed.
+    are needed. Of decision requests, a row has a single token to predict, the answer, in a vocabulary of its options; where
+    the right one is unknown, the parent's choice is.
 
     Args:
         batch_size: rows of one forward.
@@ -226,6 +236,8 @@ class Targets:
                 `parent_confidence` and `parent_brier` come along where theirs do.
         """
         ids, head = self.batches[index], head or self.head
+        if self.rows.decisions is not None:
+            return self._of_options(index, networks, head, wanted)
         shape = (ids.shape[0], ids.shape[1] - 1)
         following = ids[:, 1:].flatten()
         parts: list[dict[str, list]] = [{} for _ in networks]
@@ -241,9 +253,36 @@ class Targets:
                         found.setdefault(name, []).append(value)
         return [{name: torch.cat(values).view(shape).cpu() for name, values in found.items()} for found in parts]
 
+    def _of_options(
+        self, index: int, networks: Sequence[torch.Tensor], head, wanted: Sequence[str]
+    ) -> list[dict[str, torch.Tensor]]:
+        """`tokens` of decision requests, `(rows, 1)` each."""
+        first, places = index * self.batch_size, torch.arange(len(self.batches[index]))
+        marks, right, *options = self.rows.decisions[first : first + len(places)].T
+        options = torch.stack(options, 1)
+
+        def shown(states: torch.Tensor, head) -> torch.Tensor:
+            logits = head(states[places, marks])
+            found = logits.gather(1, options.clamp(min=0).to(logits.device))
+            return found.masked_fill((options < 0).to(logits.device), NO_OPTION)
+
+        own = shown(self.states[index], self.head)
+        right = torch.where(right < 0, own.argmax(-1).cpu(), right).to(own.device)
+        parent = Answer(own, right)
+        parts = (parent.against(Answer(shown(states, head), right), wanted) for states in networks)
+        return [{name: value[:, None].cpu() for name, value in found.items()} for found in parts]
+
     def per_row(self, index: int, values: torch.Tensor) -> torch.Tensor:
         """Mean over the counted tokens of each row of batch `index`, float64."""
+        if self.rows.decisions is not None:
+            return values[:, 0].double()
         return mean_per_row(values.double(), self.batches[index].cpu(), self.rows.given)
+
+    def _counted(self, index: int) -> torch.Tensor:
+        """Which of the values of `tokens` count."""
+        if self.rows.decisions is not None:
+            return torch.ones(len(self.batches[index]), 1, dtype=torch.bool)
+        return targets(self.batches[index].cpu(), self.rows.given) != -100
 
     def verdict(self, states: Iterable[torch.Tensor], head=None) -> Verdict:
         """Of one network, from its final hidden states on each batch."""
@@ -255,7 +294,7 @@ class Targets:
             found["flip"] = (found["hit"] != found["parent_hit"]).float()
             for name, values in found.items():
                 columns.setdefault(name, []).append(self.per_row(index, values))
-            counted = targets(self.batches[index].cpu(), self.rows.given) != -100
+            counted = self._counted(index)
             count += int(counted.sum())
             for row, who in enumerate(("", "parent_")):
                 sure, hit = (found[f"{who}{name}"][counted].double() for name in ("confidence", "hit"))

@@ -99,7 +99,8 @@ class CorpusConfig:
     """Documents of one kind."""
 
     name: str = key(
-        "`python-stdlib`, `text` (local text files), `json`, `csv`, `parquet` (local files of rows), `self` (chats that the "
+        "`python-stdlib`, `text` (local text files), `decisions` (JSON lines of solved decision requests: a child for these "
+        "decisions) or `python-keywords` (such requests, made of the standard library), `json`, `csv`, `parquet` (local files of rows), `self` (chats that the "
         "parent writes: section `chats`), `mixture` (of `data.sources`), or a dataset id of the Hub or a dataset's folder "
         "(streamed)"
     )
@@ -474,6 +475,11 @@ class ParentRecipe:
     seed: int = key("seeds everything random", 0)
     device: str = key("`auto`, `cpu`, `cuda`", "auto")
     threads: int | None = key("CPU threads; default: torch's", None)
+    start: str | None = key(
+        "model that is trained further, with its tokenizer, instead of one from scratch: folder (relative to the recipe file) or "
+        "Hub id",
+        None,
+    )
     vocab_size: int = key("tokens of the byte-level BPE trained on the data", 2048, least=1)
     model_type: str = key("family: a decoder of transformers", "llama")
     config: dict = key("the family's config (of `llama`: `transformers.LlamaConfig`), by its own names", {})

@@ -24,6 +24,7 @@ SHARED = {
     "corpora",
     "costs",
     "data",
+    "decision_data",
     "energy",
     "engines",
     "evaluation",

@@ -25,7 +25,6 @@ from ..costs import (
     time_generation,
     weight_bytes,
 )
-from ..data import given_tokens
 from ..energy import Counters
 from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
@@ -90,27 +89,8 @@ def assess(run) -> dict:
     quality = {"child": _compared(targets, run.load_child("child"), "child")}  # one child at a time is on the device
     distilled = run.load_child("distilled")
     quality["distilled"] = _compared(targets, distilled, "distilled")
-    task = ClozeTask.from_tokens(
-        run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
-    )
-    hits = {
-        name: task_accuracy(m, task, config.batch_size, run.device)
-        for name, m in {"parent": parent, "distilled": distilled}.items()
-    }
-    tasks = {}
-    for name, values in hits.items():
-        accuracy, error = mean_and_error(values, task.documents)
-        # a parent without one right answer keeps nothing to compare with
-        known = hits["parent"].any()
-        kept, kept_error = ratio_and_error(values, hits["parent"], task.documents) if known else (None, None)
-        tasks[name] = {
-            "accuracy": accuracy,
-            "stderr": error,
-            "kept": kept,
-            "kept_stderr": kept_error,
-            "items": len(values),
-            "documents": len(task.documents.unique()),
-        }
+    decides = targets.rows.decisions is not None
+    tasks = None if decides else _cloze(run, {"parent": parent, "distilled": distilled})
     drafted = None
     if parent._is_stateful and config.assisted_prompts:
         logger.info(
@@ -147,6 +127,7 @@ def assess(run) -> dict:
     return {
         "quality": quality,
         "task": tasks,
+        "decides": decides,
         "speed": jsonable(speed),
         "assisted": drafted,
         "requests": requests,
@@ -161,9 +142,35 @@ def assess(run) -> dict:
     }
 
 
+def _cloze(run, models: dict) -> dict:
+    """Accuracy on the cloze task of each of `models`, the first of which is the parent."""
+    config = run.recipe.evaluate
+    task = ClozeTask.from_tokens(
+        run.tokens["test"], config.task_items, config.task_context, config.task_continuation, run.recipe.seed + 12
+    )
+    hits = {name: task_accuracy(m, task, config.batch_size, run.device) for name, m in models.items()}
+    tasks = {}
+    for name, values in hits.items():
+        accuracy, error = mean_and_error(values, task.documents)
+        # a parent without one right answer keeps nothing to compare with
+        known = hits["parent"].any()
+        kept, kept_error = ratio_and_error(values, hits["parent"], task.documents) if known else (None, None)
+        tasks[name] = {
+            "accuracy": accuracy,
+            "stderr": error,
+            "kept": kept,
+            "kept_stderr": kept_error,
+            "items": len(values),
+            "documents": len(task.documents.unique()),
+        }
+    return tasks
+
+
 def _short_requests(run, child, batch_size: int) -> dict:
-    """So many at once, by parent and child in turn in this process."""
-    workload, models = Workload(batch_size, SHORT, SHORT), {"parent": run.parent, "child": child}
+    """So many at once, by parent and child in turn in this process; of a prefill-only workload its prompts."""
+    cost, models = run.recipe.cost, {"parent": run.parent, "child": child}
+    shape = (SHORT, SHORT) if cost.decode_tokens > 1 else (cost.prefill_tokens, 1)
+    workload = Workload(batch_size, *shape)
     clock, counters = run.recipe.cost.clock, Counters()
     with cpu_threads(run.recipe.cost.threads):
         timings = measure_interleaved(models, workload, 4, clock, f"batch {batch_size}")
@@ -312,7 +319,7 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int, **setti
         if recipe.child.refit:
             tokens = run.tokens["train"]
             rows = calibration_rows(child, tokens, run.sequence_length, recipe.child, recipe.seed + 3)
-            refit(child, parent, rows, recipe.child, given_tokens(tokens))
+            refit(child, parent, rows, recipe.child)
     if gkd_tokens:
         config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False, **settings)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"

@@ -2,16 +2,28 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, set_seed
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from .. import artifacts, data
-from ..evaluation import token_losses
+from ..corpora import asks
+from ..decision_data import tokenize_requests
+from ..evaluation import Rows, Targets, token_losses
 from ..optim import MuonWithAdamW
 from ..preflight import check_folder
 from ..recipe import ParentRecipe, RecipeError, did_you_mean
+from ..remote.decisions_pcw import Decider
 from ..stages import Estimate
 from ..training import SealingTrainer, num_steps, resolve_device, show_progress, training_arguments
 from .estimates import PROCESS_BYTES, TOKENIZER_BYTES, Pieces
@@ -27,7 +39,10 @@ class ParentTrainer(SealingTrainer):
 
     # causal LMs divide by num_items_in_batch themselves
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs, labels=inputs["input_ids"], num_items_in_batch=num_items_in_batch)
+        labels, answers = inputs["input_ids"], inputs.pop("answers", None)
+        if answers is not None:
+            labels, num_items_in_batch = labels.masked_fill(~answers, -100), answers.sum()
+        outputs = model(**inputs, labels=labels, num_items_in_batch=num_items_in_batch)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
@@ -50,8 +65,50 @@ def config_of(recipe: ParentRecipe, **vocabulary) -> PretrainedConfig:
         raise RecipeError(f"config: {error}") from None
 
 
-def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
-    """Train tokenizer and model; write an ordinary bf16 Hugging Face folder with the text's fingerprint in it.
+def _start(recipe: ParentRecipe, recipe_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model before training, and its tokenizer.
+
+    Raises:
+        RecipeError: keys of a model from scratch beside `start`, or requests without it.
+    """
+    if recipe.start is None:
+        if asks(recipe.data):
+            raise RecipeError(
+                f"data.name {recipe.data.name}: a model learns decisions from another; name it in `start`"
+            )
+        tokenizer = data.train_tokenizer(recipe.data, recipe.vocab_size)
+        config = config_of(
+            recipe,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return AutoModelForCausalLM.from_config(config), tokenizer
+    if recipe.config:
+        raise RecipeError("config: a model that is trained further has its own; leave the key out, or `start`")
+    beside = recipe_dir / recipe.start
+    source = str(beside) if (beside / "config.json").exists() else recipe.start
+    try:
+        # eager: on short prompts in bf16, a CPU takes half the time (the folder does not say it)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", attn_implementation="eager")
+        return model, AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"start {recipe.start!r} cannot be opened: {error}") from None
+
+
+def _streams(recipe: ParentRecipe, model: PreTrainedModel, tokenizer) -> dict[str, data.TokenStream]:
+    if not asks(recipe.data):
+        return data.tokenize(recipe.data, tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.safetensors"
+        tokenize_requests(path, recipe.data, Decider(model, tokenizer), data.end_tokens(model.config)[0], answers=True)
+        return {side: stream.copied() for side, stream in data.read_streams(path).items()}
+
+
+def train_parent(recipe: ParentRecipe, output_dir: str | Path, recipe_dir: str | Path = ".") -> Path:
+    """Train tokenizer and model, or `start` further; write an ordinary bf16 Hugging Face folder with the text's fingerprint in
+    it. Of decision requests only the answers count.
 
     A rerun after an interruption continues from the last checkpoint in `<output_dir>-checkpoints`, which stays. Under `torchrun`, the batch is
     divided among the processes.
@@ -60,16 +117,8 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     check_folder(output_dir.parent)
     set_seed(recipe.seed)
     device = resolve_device(recipe.device)
-    tokenizer = data.train_tokenizer(recipe.data, recipe.vocab_size)
-    tokens = data.tokenize(recipe.data, tokenizer)
-    config = config_of(
-        recipe,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = AutoModelForCausalLM.from_config(config)
+    model, tokenizer = _start(recipe, recipe_dir)
+    tokens = _streams(recipe, model, tokenizer)
     logger.info("training a parent of %.2f M parameters on %s", model.num_parameters() / 1e6, device)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     steps = num_steps(recipe.num_tokens, recipe.batch_size, recipe.data.sequence_length, recipe.args)
@@ -104,8 +153,14 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     rows = data.sequences(tokens["heldout"], recipe.data.sequence_length, HELDOUT_TOKENS, recipe.seed)
     with torch.no_grad():
-        losses = [token_losses(model(batch).logits, batch) for batch in rows.to(model.device).split(recipe.batch_size)]
-    loss = round(torch.cat(losses).double().mean().item(), 4)
+        if asks(recipe.data):
+            rows = Rows.draw(tokens["heldout"], recipe.data.sequence_length, HELDOUT_TOKENS, recipe.seed)
+            verdict = Targets(model, rows, recipe.batch_size).compare(model)
+            facts = {"heldout_loss": verdict.mean("loss")[0], "heldout_accuracy": verdict.mean("hit")[0]}
+        else:
+            batches = rows.to(model.device).split(recipe.batch_size)
+            losses = [token_losses(model(batch).logits, batch) for batch in batches]
+            facts = {"heldout_loss": torch.cat(losses).double().mean().item()}
     model = model.to("cpu", torch.bfloat16)
     model.config.use_cache = True  # Trainer turns it off
     model.save_pretrained(output_dir)
@@ -115,7 +170,7 @@ def train_parent(recipe: ParentRecipe, output_dir: str | Path) -> Path:
         {
             "tokens": steps * recipe.batch_size * recipe.data.sequence_length,
             "text_fingerprint": artifacts.fingerprint(tokens["train"].sum().item(), len(tokens["train"])),
-            "heldout_loss": loss,
+            **{name: round(value, 4) for name, value in facts.items()},
             "environment": artifacts.environment(),
         },
     )

@@ -200,7 +200,7 @@ class ParentSource:
         return None
 
     def _train(self) -> None:
-        train_parent(self.recipe, self.run_dir / FOLDER)
+        train_parent(self.recipe, self.run_dir / FOLDER, (self.recipe_dir / self.asked.recipe).parent)
 
     def unpack(self) -> None:
         """The GGUF file's model as an ordinary folder: weights of its quantised values, tokenizer, chat template.

@@ -18,14 +18,16 @@ from transformers import PreTrainedModel
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..cards import origin
-from ..corpora import TRAINERS_DATA, is_heldout, open_corpus, prompts_of_self, reads_self, with_files_of_self
+from ..corpora import TRAINERS_DATA, asks, is_heldout, open_corpus, prompts_of_self, reads_self, with_files_of_self
 from ..costs import cpu_threads
 from ..data import TokenStream, sequences
+from ..decision_data import tokenize_requests
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
 from ..formats import child_config, choose_format
 from ..layers import attention_heads, parent_blocks
 from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
+from ..remote.decisions_pcw import Decider
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
 from . import precision, systems
@@ -347,13 +349,16 @@ class PuzzleRun:
         path = self.run_dir / "tokens.safetensors"
         if self._streams is None:
             answers = self.recipe.distill.answers_only
-            data.tokenize_to(path, self.corpus, self.tokenizer, self.source.end_tokens, answers)
+            if asks(self.recipe.data):
+                tokenize_requests(path, self.recipe.data, self._decider, self.source.end_tokens[0], answers)
+            else:
+                data.tokenize_to(path, self.corpus, self.tokenizer, self.source.end_tokens, answers)
         else:
             data.write_streams(path, self._streams)
 
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
-        if self._streams is None:
+        if self._streams is None and not asks(self.recipe.data):
             check_streams(self.parent, self.tokenizer, self.corpus, self.tokens["validation"])
         if self.recipe.distill.document_masks:  # GKD would find out hours later
             check_document_masks(self.parent, self.recipe.distill.batch_size)
@@ -489,8 +494,7 @@ class PuzzleRun:
         if self.recipe.child.refit:
             tokens, seed = self.tokens["train"], self.recipe.seed + 3
             rows = calibration_rows(child, tokens, self.sequence_length, self.recipe.child, seed)
-            given = data.given_tokens(tokens)
-            done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child, given))
+            done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child))
         self._write("child", child, refit=done)
 
     def distill(self) -> None:
@@ -574,7 +578,16 @@ class PuzzleRun:
             "environment": artifacts.environment(),
             **facts,
         }
-        hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance, weights=weights)
+        also = self._write_decision_config if asks(self.recipe.data) else None
+        hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance, also, weights)
+
+    def _write_decision_config(self, folder: Path) -> None:
+        """The child asks as its parent does."""
+        self._decider.decision_config.save_pretrained(folder)
+
+    @functools.cached_property
+    def _decider(self) -> Decider:
+        return Decider(self.parent, self.tokenizer)
 
     def evaluate(self) -> None:
         artifacts.write_json(self.run_dir / "eval.json", assess(self))

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..data import sequences
 from ..evaluation import Rows, Targets, surely_lower
 from ..progress import bar
 from ..recipe import ChildConfig
@@ -79,12 +78,12 @@ def wanted_tokens(widest: int) -> int:
 
 def calibration_rows(
     child: PreTrainedModel, tokens: torch.Tensor, sequence_length: int, config: ChildConfig, seed: int
-) -> torch.Tensor:
-    """Sequences that `refit` takes, `(num_sequences, sequence_length)`: as many as the child's widest matrix needs."""
+) -> Rows:
+    """Sequences that `refit` takes: as many as the child's widest matrix needs."""
     blocks = [block for layer in layers_of(child) for block in sub_blocks(layer).values()]
     widest = max((_inputs(block) for block in blocks), default=1)
     count = config.refit_tokens or max(2 * sequence_length, wanted_tokens(widest))
-    return sequences(tokens, sequence_length, count, seed)
+    return Rows.draw(tokens, sequence_length, count, seed)
 
 
 def _inputs(block: nn.Module) -> int:
@@ -99,26 +98,28 @@ def _inputs(block: nn.Module) -> int:
 def refit(
     child: PreTrainedModel,
     parent: PreTrainedModel,
-    input_ids: torch.Tensor,
+    rows: Rows | torch.Tensor,
     config: ChildConfig,
     given: Sequence[int] = (),
 ) -> Refit:
     """Refit `child` in place where that makes it better; of a mixture, the output matrices of its experts as one.
 
     Args:
-        input_ids: calibration sequences, shape `(num_sequences, sequence_length)`; the last quarter judges.
-        given: tokens that are never predicted, as of `TokenStream.given`.
+        rows: calibration sequences, or their tokens `(num_sequences, sequence_length)`; the last quarter judges.
+        given: of plain tokens, those that are never predicted, as of `TokenStream.given`.
 
     Raises:
         ValueError: a single sequence, which cannot be fitted to and judge too.
     """
-    if len(input_ids) < 2:
+    rows = rows if isinstance(rows, Rows) else Rows.of(rows, given)
+    if len(rows) < 2:
         raise ValueError("the refit needs two sequences or more: raise child.refit_tokens, or set child.refit: false")
-    fitting = input_ids.split([len(input_ids) - max(1, len(input_ids) // JUDGES), max(1, len(input_ids) // JUDGES)])
+    judging = max(1, len(rows) // JUDGES)
+    fitting, judged = rows[:-judging], rows[-judging:]
     device, rest = parent.device, torch.device("cpu")  # states of all batches stay where there is room
-    parts = [[batch.to(device) for batch in part.split(config.batch_size)] for part in fitting]
+    parts = [[batch.to(device) for batch in part.input_ids.split(config.batch_size)] for part in (fitting, judged)]
     batches, held_out = parts[0] + parts[1], len(parts[1])
-    judge = Targets(parent, Rows.of(fitting[1], given), config.batch_size, "refit: parent")
+    judge = Targets(parent, judged, config.batch_size, "refit: parent")
     before = _kl(judge, child)
     child_states = [first_states(child, batch).to(rest) for batch in batches]
     parent_states = [first_states(parent, batch).to(rest) for batch in batches]

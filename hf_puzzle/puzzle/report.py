@@ -61,7 +61,7 @@ def kept_text(quality: dict) -> str:
 def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
     """`(quantity, parent, child, kept or ratio)`: the table of the report and of the console."""
     speed, memory = evaluation["speed"], evaluation["memory"]
-    quality, task = evaluation["quality"]["distilled"], evaluation["task"]
+    quality, task, decides = evaluation["quality"]["distilled"], evaluation["task"], evaluation.get("decides")
 
     def bytes_row(name: str, key: str) -> tuple[str, str, str, str]:
         parent, child = memory["parent"][key], memory["child"][key]
@@ -69,30 +69,43 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
             return name, "-", "-", "-"
         return name, f"{parent / 1e6:.1f} MB", f"{child / 1e6:.1f} MB", f"{child / parent:.1%}"
 
-    answers = task["distilled"]
-    kept = "-" if answers["kept"] is None else f"{answers['kept']:.1%} +- {answers['kept_stderr']:.1%}"
-
     def ratio(key: str) -> str:
         return _gain(speed[key])
 
     return [
         ("throughput, tokens/s", f"{speed['parent_tokens_per_s']:.0f}", f"{speed['tokens_per_s']:.0f}", ratio("total")),
         ("prefill speed-up", "", "", ratio("prefill")),
-        ("decode speed-up", "", "", ratio("decode")),
+        *([("decode speed-up", "", "", ratio("decode"))] if evaluation["workload"]["decode_tokens"] > 1 else []),
         ("speed-up against the parent in the same code", "", "", ratio("same_code")),
-        ("top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
+        *_decision_rows(evaluation),
+        ("decisions right" if decides else "top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          kept_text(quality)),
-        (f"cloze accuracy ({task['parent']['items']} items)", f"{task['parent']['accuracy']:.1%}",
-         f"{task['distilled']['accuracy']:.1%}", kept),
+        *_cloze_rows(task),
         *_calibration_rows(quality),
         ("loss, nats", f"{quality['parent_loss']:.4f}", f"{quality['loss']:.4f}", f"+{quality['loss'] - quality['parent_loss']:.4f}"),
-        ("KL(parent || child), nats", "0", f"{quality['kl']:.4f}", f"+- {quality['kl_stderr']:.4f}"),
+        (f"KL(parent || child){' over the options' if decides else ''}, nats", "0", f"{quality['kl']:.4f}", f"+- {quality['kl_stderr']:.4f}"),
         ("parameters", f"{memory['parent']['num_parameters'] / 1e6:.2f} M", f"{memory['child']['num_parameters'] / 1e6:.2f} M",
          f"{memory['child']['num_parameters'] / memory['parent']['num_parameters']:.1%}"),
         bytes_row("KV cache of the batch", "kv_bytes"),
         bytes_row("peak memory, loading and generating", "peak_bytes"),
         *_extra_rows(evaluation),
     ]  # fmt: skip
+
+
+def _decision_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
+    """Of a child of decisions: how many of its parent's it makes."""
+    if not evaluation.get("decides"):
+        return []
+    quality = evaluation["quality"]["distilled"]
+    return [(f"decisions that are the parent's ({quality['rows']})", "", "", f"{quality['agreement']:.2%} +- {quality['agreement_stderr']:.2%}")]  # fmt: skip
+
+
+def _cloze_rows(task: dict | None) -> list[tuple[str, str, str, str]]:
+    if task is None:
+        return []
+    parent, child = task["parent"], task["distilled"]
+    kept = "-" if child["kept"] is None else f"{child['kept']:.1%} +- {child['kept_stderr']:.1%}"
+    return [(f"cloze accuracy ({parent['items']} items)", f"{parent['accuracy']:.1%}", f"{child['accuracy']:.1%}", kept)]  # fmt: skip
 
 
 def _calibration_rows(quality: dict) -> list[tuple[str, str, str, str]]:
@@ -168,8 +181,9 @@ def _request_rows(row: dict) -> list[tuple[str, str, str, str]]:
 
     rows = [
         (f"{where}: to the first token", *times(lambda t: t["prefill_ms"]), _gain(row["prefill"])),
-        (f"{where}: each further token", *times(lambda t: per_token_ms(t, work)), _gain(row["decode"])),
     ]
+    if work["decode_tokens"] > 1:
+        rows += [(f"{where}: each further token", *times(lambda t: per_token_ms(t, work)), _gain(row["decode"]))]
     if joules := {name: used for name, used in row["joules_per_token"].items() if used is not None}:
         used = [f"{1e3 * joules[name]:.1f} mJ" for name in ("parent", "child")]
         rows += [(f"{where}: energy of the processor per token", *used, f"{joules['child'] / joules['parent']:.1%}")]
@@ -253,7 +267,7 @@ def render(
     if others := evaluation.get("systems"):
         parts += ["## Windows and exact experts, with the parent and with the child", _systems_table(others)]
     if baselines:
-        parts += [_baseline_table(baselines)]
+        parts += [_baseline_table(baselines, evaluation.get("decides", False))]
         if (figures / "budgets.png").exists():
             parts += ["![budgets](figures/budgets.png)"]
     if solutions["rounds"]:
@@ -352,7 +366,7 @@ def _systems_table(rows: list[dict]) -> str:
     )  # fmt: skip
 
 
-def _baseline_table(baselines: list[dict]) -> str:
+def _baseline_table(baselines: list[dict], decides: bool = False) -> str:
     child = next(row for row in baselines if row["name"] == "searched")["speed"]["total"]["value"]
     rows = [
         (
@@ -360,6 +374,7 @@ def _baseline_table(baselines: list[dict]) -> str:
             row["gkd_tokens"],
             f"{row['speed']['total']['value']:.2f}x",
             f"{row['speed']['total']['value'] / child - 1:+.1%}",
+            *([f"{row['quality']['agreement']:.2%}"] if decides else []),
             kept_text(row["quality"]),
             f"{row['quality']['loss']:.4f}",
             f"{row['quality']['kl']:.4f} +- {row['quality']['kl_stderr']:.4f}",
@@ -367,7 +382,17 @@ def _baseline_table(baselines: list[dict]) -> str:
         for row in baselines
     ]
     return markdown_table(
-        ["network", "GKD tokens", "measured speed-up", "faster than the child", "top-1 kept", "loss", "KL"], rows
+        [
+            "network",
+            "GKD tokens",
+            "measured speed-up",
+            "faster than the child",
+            *(["the parent's decisions"] if decides else []),
+            "top-1 kept",
+            "loss",
+            "KL",
+        ],
+        rows,
     )
 
 
