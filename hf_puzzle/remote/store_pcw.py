@@ -19,7 +19,8 @@ from .generation_pcw import EncodedWindows, PCWError, check_encoded, plain_model
 from .weights_pcw import weights_hash
 
 
-TENSORS, HEADER, VERSION = "windows.safetensors", "windows.json", 1
+TENSORS, HEADER = "windows.safetensors", "windows.json"
+VERSION = 2  # of 1, weights were hashed in another way
 MAX_JSON_BYTES = 64 * 2**20
 BITS = (4, 8)
 GROUP = 64  # values that share a range

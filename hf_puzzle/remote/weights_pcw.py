@@ -41,7 +41,9 @@ def weights_hash(model, fresh: bool = False) -> str:
     fresh: read every weight now, whatever its version counter says.
     """
     with _LOCK:
-        known = _Known(model) if fresh else _Known.of(model)
+        if fresh:
+            return _Known(model)._content(model, _look(model)[1])
+        known = _Known.of(model)
         known.state(model)
         return known.content
 
@@ -143,18 +145,19 @@ def _values_at(tensor: torch.Tensor, count: int, step: int) -> torch.Tensor:
 
 
 def _checksum(tensor: torch.Tensor) -> str:
-    """Of all bits: the sums, for each `CHUNK` of 32-bit words, of words times fixed odd factors, modulo 2^64.
+    """Of all bits: the sums, for each `CHUNK` of 64-bit words, of words times fixed odd factors, modulo 2^64.
 
-    One changed word always changes it, several do but for one time in 2^33.
+    One changed word always changes it, several do but for about one time in 2^64.
     """
     if tensor.is_meta:
         return "offloaded"
     flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
-    if flat.numel() % 4 or flat.storage_offset() % 4:
-        flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 4))
+    if flat.numel() % 8 or flat.storage_offset() % 8:
+        flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8))
     factors, sums = _factors(tensor.device), []
-    for words in flat.view(torch.int32).split(CHUNK):
-        sums.append(words.long().mul_(factors[: len(words)]).sum())
+    for words in flat.view(torch.int64).split(CHUNK):
+        own = factors[: len(words)]
+        sums.append(torch.dot(words, own) if words.device.type == "cpu" else (words * own).sum())
     return str(torch.stack(sums).tolist()) if sums else ""
 
 
