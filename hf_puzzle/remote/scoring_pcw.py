@@ -86,9 +86,12 @@ class Reader:
 
     def packed(self, context: Context, pieces: Sequence["Piece"]) -> Iterator[torch.Tensor]:
         """Per piece its logits (places, V), from rows that hold many pieces over one copy of the context, row by row."""
-        rows, used = [[]], 0
+        rows, used, total = [[]], 0, sum(piece.size for piece in pieces)
+        room = max(
+            PACKED_TOKENS // 2, -(-total // -(-total // PACKED_TOKENS)) + PACKED_TOKENS // 16
+        )  # rows of about one length
         for piece in pieces:
-            if used and used + piece.size > PACKED_TOKENS:
+            if used and used + piece.size > min(PACKED_TOKENS, room):
                 rows, used = [*rows, []], 0
             rows[-1].append(piece)
             used += piece.size
