@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -65,6 +66,22 @@ def config_of(recipe: ParentRecipe, **vocabulary) -> PretrainedConfig:
         raise RecipeError(f"config: {error}") from None
 
 
+def planned_config(recipe: ParentRecipe, recipe_dir: Path) -> PretrainedConfig:
+    """The config of the parent that a recipe will make; RecipeError as of `config_of` and for a start that cannot be opened."""
+    if recipe.start is None:
+        return config_of(recipe, vocab_size=recipe.vocab_size)
+    try:
+        return AutoConfig.from_pretrained(_start_of(recipe, recipe_dir))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"start {recipe.start!r} cannot be opened: {error}") from None
+
+
+def _start_of(recipe: ParentRecipe, recipe_dir: Path) -> str:
+    """Folder or Hub id of the model that training starts from."""
+    beside = recipe_dir / recipe.start
+    return str(beside) if (beside / "config.json").exists() else recipe.start
+
+
 def _start(recipe: ParentRecipe, recipe_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model before training, and its tokenizer.
 
@@ -87,8 +104,7 @@ def _start(recipe: ParentRecipe, recipe_dir: Path) -> tuple[PreTrainedModel, Pre
         return AutoModelForCausalLM.from_config(config), tokenizer
     if recipe.config:
         raise RecipeError("config: a model that is trained further has its own; leave the key out, or `start`")
-    beside = recipe_dir / recipe.start
-    source = str(beside) if (beside / "config.json").exists() else recipe.start
+    source = _start_of(recipe, recipe_dir)
     try:
         # eager: on short prompts in bf16, a CPU takes half the time (the folder does not say it)
         model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", attn_implementation="eager")

@@ -186,7 +186,7 @@ class ParentSource:
         Raises:
             RecipeError: `parent.recipe` is one of another system.
         """
-        recipe = load_recipe(self.recipe_dir / self.asked.recipe)
+        recipe = load_recipe(self.recipe_file)
         if not isinstance(recipe, ParentRecipe):
             raise RecipeError(f"parent.recipe {self.asked.recipe} is not a recipe with `system: parent`")
         return recipe
@@ -199,8 +199,12 @@ class ParentSource:
             return Stage("parent", self.unpack, [to_dict(self.asked), self.fingerprint()], (), (FOLDER,), estimate=estimate_unpack)  # fmt: skip
         return None
 
+    @property
+    def recipe_file(self) -> Path:
+        return self.recipe_dir / self.asked.recipe
+
     def _train(self) -> None:
-        train_parent(self.recipe, self.run_dir / FOLDER, (self.recipe_dir / self.asked.recipe).parent)
+        train_parent(self.recipe, self.run_dir / FOLDER, self.recipe_file.parent)
 
     def unpack(self) -> None:
         """The GGUF file's model as an ordinary folder: weights of its quantised values, tokenizer, chat template.

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..costs import cpu_threads
 from ..recipe import PuzzleRecipe, RecipeError
 from .machines import find_machine
-from .parent import config_of
+from .parent import planned_config
 from .pipeline import PuzzleRun
 from .planner import NOWHERE, Plan, make_plan, only_looked_at
 from .published import PARENTS, parent_config
@@ -17,7 +17,7 @@ def _parent_config(run: PuzzleRun, parent: str | None):
     if parent is not None:
         return parent_config(parent)
     if run.source.trained:
-        return config_of(run.source.recipe, vocab_size=run.source.recipe.vocab_size)
+        return planned_config(run.source.recipe, run.source.recipe_file.parent)
     try:
         return run.config
     except RecipeError as error:

@@ -27,7 +27,7 @@ from transformers import DynamicCache
 from .. import artifacts, data
 from ..anatomy import Head, frozen, head_of
 from ..blocks import NONE, Block, Variant, kv_heads, sizes_of, window
-from ..corpora import open_corpus
+from ..corpora import asks, open_corpus
 from ..costs import Timing, Workload, clock_ms, weight_bytes
 from ..evaluation import QUANTITIES, Answer
 from ..formats import choose_format
@@ -57,6 +57,7 @@ from .surgery import (
 
 
 Mode = Literal["forward", "local", "whole"]  # no gradients; gradients of weights alone; of weights and inputs
+QUESTION_SECONDS = 6e-3  # of a decision request, until it is a row
 
 
 @dataclass(frozen=True)
@@ -418,6 +419,8 @@ class Measured(Clock):
             return super().tokenize(config)
         corpus, load = self.text
         start = self.now()
+        if asks(corpus):  # rendering a question and finding its answer is what takes time
+            return (config.num_tokens + config.heldout_tokens) / config.sequence_length * QUESTION_SECONDS
         tokenizer, documents = load(), iter(open_corpus(corpus))
         texts = [next(documents)[1]]  # lists all files first
         listed = self.now()

@@ -398,3 +398,9 @@ def test_hf_puzzle_plan_covers_a_mixture_and_a_hybrid(name, machine, tmp_path, c
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["plan", str(folder / "tiny.yaml"), "--machine", machine]) == 0
     assert "library" in capsys.readouterr().out
+
+
+def test_a_parent_that_is_trained_further_has_its_starts_shapes(tiny):
+    made = plan(load_recipe(RECIPES / "tiny_decisions.yaml"), RECIPES, "l4")
+    assert made.parent_parameters == plan(tiny, RECIPES, "l4").parent_parameters
+    assert stages(made)["parent"].seconds > 0

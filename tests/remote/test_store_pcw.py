@@ -140,7 +140,7 @@ def test_broken_stores_are_refused(model, encoded, tmp_path):
     with pytest.raises(PCWError, match="half written"):
         load_windows(tmp_path, model)
     (tmp_path / "windows.json").write_text(json.dumps({**json.loads(header), "pcw_store_version": 7}))
-    with pytest.raises(PCWError, match="version 7: this code reads 1"):
+    with pytest.raises(PCWError, match="version 7: this code reads 2"):
         load_windows(tmp_path, model)
     (tmp_path / "windows.json").write_text(header[:20])
     with pytest.raises(PCWError, match="broken window store"):
