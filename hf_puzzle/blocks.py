@@ -108,7 +108,7 @@ def rows() -> tuple[Row, ...]:
                 module.sizes,
                 module=module,
                 not_decilm=f"DeciLM has no {module.noun}",
-                engines=_PER_LAYER_ENGINES,
+                engines=getattr(module, "engines", _PER_LAYER_ENGINES),
                 refusal=f"no {module.noun}",
             )
             for module in others

@@ -40,6 +40,7 @@ from .blocks import (
 from .layers import (
     FormatError,
     expert_attribute,
+    first_attention,
     fits_layer,
     has_kv_heads,
     may_differ,
@@ -125,9 +126,14 @@ def block_overrides(config: PretrainedConfig, block: Block, layer_idx: int = 0) 
 
 def does_not_fit(config: PretrainedConfig, kind: str, variant: Variant) -> str | None:
     """What a parent's size says against a variant, with the way out; None if nothing, ValueError if it is no variant."""
-    check, sizes = getattr(row_of(kind, variant).module, "why_not", None), sizes_of(kind, variant)
-    if check is not None:
-        return check(config.hidden_size, *sizes.values())
+    module, sizes = row_of(kind, variant).module, sizes_of(kind, variant)
+    if hasattr(module, "why_not") and (reason := module.why_not(config, *sizes.values())):
+        return reason
+    if hasattr(module, "from_attention"):
+        try:
+            module.from_attention(first_attention(config), config, *sizes.values())
+        except ValueError as error:
+            return str(error)
     return _mixture_misfit(config, sizes) if "experts" in sizes and expert_attribute(config) else None
 
 

@@ -156,6 +156,16 @@ def parent_block(config: PretrainedConfig) -> Block:
     return blocks.pop()
 
 
+def first_attention(config: PretrainedConfig) -> nn.Module:
+    """The first attention of a stock model that keeps keys and values, without weights; ValueError if it has none."""
+    decoder = meta_parent(config).get_decoder()
+    for layer in getattr(decoder, modeling_puzzle.layer_list(decoder)):
+        place = modeling_puzzle.places_of(layer).get("attention")
+        if place is not None and not modeling_puzzle.recurs(getattr(layer, place)):
+            return getattr(layer, place)
+    raise ValueError(f"no layer of this {config.model_type} has an attention")
+
+
 def fits_layer(own: Variant, kind: str, variant: Variant) -> bool:
     """Whether a layer whose own sub-block is `own` may have `variant`: cuts are of what is there; maps replace anything."""
     if variant in (own, NONE):
@@ -163,8 +173,8 @@ def fits_layer(own: Variant, kind: str, variant: Variant) -> bool:
     if own == NONE:
         return False
     row, of = row_of(kind, variant), row_of(kind, own)
-    if row.module is not None:
-        return True
+    if row.module is not None:  # one that starts from an attention needs one
+        return not hasattr(row.module, "from_attention") or "num_key_value_heads" in of.sizes
     return bool(row.sizes) and row.sizes[0] in of.sizes
 
 

@@ -167,8 +167,9 @@ class SearchSpaceConfig:
     """Blocks offered besides the parent's own, which always is."""
 
     attention: list[int | str] | None = key(
-        "KV-head counts (must divide the parent's), `window512` (the last 512 tokens) and `r64` (a map of rank 64; both in "
-        "the per-layer format only), `linear`, `none`; default: all divisors below it, and both words",
+        "KV-head counts (must divide the parent's), `window512` (the last 512 tokens), `gla` (gated linear attention, whose "
+        "state does not grow with the text; `gla2`: of two states, not one for each KV head) and `r64` (a map of rank 64; all "
+        "three in the per-layer format only), `linear`, `none`; default: all divisors below it, and both words",
         None,
     )
     ffn: list[float | int | str] = key(

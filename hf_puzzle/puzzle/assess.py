@@ -92,9 +92,10 @@ def assess(run) -> dict:
     decides = targets.rows.decisions is not None
     tasks = None if decides else _cloze(run, {"parent": parent, "distilled": distilled})
     drafted = None
-    if parent._is_stateful and config.assisted_prompts:
+    stateful = [name for name, model in (("parent", parent), ("child", distilled)) if model._is_stateful]
+    if stateful and config.assisted_prompts:
         logger.info(
-            "evaluate: a state cannot take drafted tokens back: no assisted generation of %s", parent.config.model_type
+            "evaluate: a state cannot take drafted tokens back: no assisted generation (%s)", " and ".join(stateful)
         )
     elif config.assisted_prompts:
         prompts = rows[:, : rows.shape[1] // 2][: config.assisted_prompts]

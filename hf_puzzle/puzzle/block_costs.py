@@ -12,7 +12,19 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from ..artifacts import ArtifactError, reading
-from ..blocks import LINEAR, NONE, RECURRENT, Block, Variant, kv_heads, num_experts, variant_id, window
+from ..blocks import (
+    LINEAR,
+    NONE,
+    RECURRENT,
+    Block,
+    Variant,
+    kv_heads,
+    num_experts,
+    row_of,
+    sizes_of,
+    variant_id,
+    window,
+)
 from ..costs import Timing, Workload, median_timing, without_drift
 from ..formats import DECILM, decilm_width
 from ..layers import as_key, fits_layer, of_key
@@ -68,10 +80,11 @@ def kv_bytes_per_token(config, variant: Variant, dtype: str) -> int:
 
 
 def state_bytes(config, variant: Variant, dtype: str) -> int:
-    """What a recurrent layer keeps of a sequence, however long it is: its states, as the parent's own cache has them."""
-    if variant != RECURRENT:
-        return 0
-    return _state_bytes(as_key(config), dtype)
+    """What a layer keeps of a sequence, however long it is: states of the parent's own mixer, as its cache has them, or of ours."""
+    if variant == RECURRENT:
+        return _state_bytes(as_key(config), dtype)
+    size = getattr(row_of("attention", variant).module, "state_bytes", None)
+    return 0 if size is None else size(config, *sizes_of("attention", variant).values(), BYTES[dtype])
 
 
 @functools.lru_cache(maxsize=8)

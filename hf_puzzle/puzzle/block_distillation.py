@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from .. import artifacts
-from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, parse_variant, row_of
+from ..blocks import LINEAR, NONE, Block, Variant, kv_heads, parse_variant, row_of, sizes_of
 from ..data import TokenBlocks, sequences
 from ..progress import bar
 from ..recipe import LibraryConfig, RecipeError
@@ -565,12 +565,14 @@ def _closed_forms(p: Pieces, start: int, stop: int) -> tuple[list[int], list[int
         widths = [v for v in layer.ffn if isinstance(v, int) and v != own.ffn]
         linear = [hidden] * ((LINEAR in layer.attention) + (LINEAR in layer.ffn))
         heads = any(kv_heads(v) and v != own.attention for v in layer.attention)
+        states = [2 * hidden for v in layer.attention if "state_heads" in sizes_of("attention", v)]
         gathered += [
             *[max(widths, default=0)] * bool(widths),
             *linear,
             *[hidden] * (heads and LINEAR not in layer.attention),
+            *states,
         ]
-        solved += widths + linear
+        solved += widths + linear + states
     return gathered, solved
 
 

@@ -26,6 +26,8 @@ TOKENS_PER_INPUT = 32  # of a regression; with 2 its error on other tokens is ha
 FIT_SHARE = 0.75  # of the tokens; the others choose
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # of ridge regression, relative to the inputs' mean power
 
+ATTENTION = "attention"  # how weights were made that come from the attention itself
+
 Place = tuple[int, str, Variant]  # layer, kind, variant
 Start = tuple[dict[str, torch.Tensor], str]  # weights, and how they were made
 
@@ -95,7 +97,8 @@ def closed_form(
     """The better of training-free and closed-form weights for each variant of `wanted`.
 
     Linear: ridge regression of the output on the input, against the product of weights. FFN channels: the output matrix
-    is solved again for the channels that are left. KV heads: `shared_subspace` against the mean of heads.
+    is solved again for the channels that are left. KV heads: `shared_subspace` against the mean of heads. Blocks that start
+    from the attention itself: the matrices that write their answer are solved again.
 
     Args:
         wanted: `(name, layer, kind, variant)`; of a pair, both its sub-blocks.
@@ -134,14 +137,20 @@ class _ClosedForms:
         self.heldout: dict[tuple, Moments] | None = None  # until `fitted`
         self.offers: dict[Place, dict[str, dict[str, torch.Tensor]]] = {}
         self.trials: dict[tuple[int, str], list[tuple[Place, str, nn.Module]]] = {}
+        self.own_inputs = {
+            place: self._loaded(place, start[0]) for place, start in self.starts.items() if start[1] == ATTENTION
+        }
         self.losses: dict[tuple[Place, str], float] = defaultdict(float)
 
     def _training_free(self, layer_idx: int, kind: str, variant: Variant) -> Start:
         layer, config = self.layers[layer_idx], self.parent.config
-        if row_of(kind, variant).module is None:
+        module = row_of(kind, variant).module
+        if module is None or hasattr(module, "from_attention"):
             weights = initial_weights(
                 layer, kind, variant, config, self.rankings.get(layer_idx), self.inner.get(layer_idx), layer_idx
             )
+            if module is not None:
+                return weights, ATTENTION
             return weights, "mean_pool" if kind == "attention" else "channels" if isinstance(
                 variant, int
             ) else "experts"
@@ -176,6 +185,9 @@ class _ClosedForms:
         def hook(module, args, kwargs, output):
             x, y = args[0] if args else kwargs["hidden_states"], hidden_states_of(output)
             self._add((layer_idx, kind), nn.functional.pad(x, (0, 1), value=1.0), y)  # biases are of this input
+            for place, block in self.own_inputs.items():
+                if place[:2] == (layer_idx, kind):
+                    self._add(place, nn.functional.pad(_read(block, args, kwargs), (0, 1), value=1.0), y)
             for place, init, block in self.trials.get((layer_idx, kind), ()):
                 answer = hidden_states_of(block(*args, **kwargs))
                 self.losses[place, init] += normalized_mse(answer, y).item()
@@ -207,9 +219,12 @@ class _ClosedForms:
                 continue
             self.offers[place] = offers
             for init, weights in {"mean_pool": self.starts[place][0], **offers}.items():
-                trial = empty_block(self.layers[layer_idx], kind, variant, self.parent.config, layer_idx)
-                weights = {name: tensor.to(self.parent.device, self.parent.dtype) for name, tensor in weights.items()}
-                self.trials.setdefault((layer_idx, kind), []).append((place, init, load_block(trial, weights)))
+                self.trials.setdefault((layer_idx, kind), []).append((place, init, self._loaded(place, weights)))
+
+    def _loaded(self, place: Place, weights: dict[str, torch.Tensor]) -> nn.Module:
+        layer_idx, kind, variant = place
+        block = empty_block(self.layers[layer_idx], kind, variant, self.parent.config, layer_idx)
+        return load_block(block, {name: t.to(self.parent.device, self.parent.dtype) for name, t in weights.items()})
 
     def best(self) -> dict[Place, Start]:
         if not self.heldout:  # one sequence only
@@ -219,6 +234,14 @@ class _ClosedForms:
             if place in self.offers:
                 init = min(("mean_pool", *self.offers[place]), key=lambda name: self.losses[place, name])
                 self.starts[place] = self.offers[place].get(init, weights), init
+            elif place in self.own_inputs:
+                names = [f"{name}.weight" for name in self.own_inputs[place].reads]
+                bias = names[0].replace("weight", "bias")
+                own = torch.cat([*(weights[name] for name in names), weights[bias][:, None]], dim=1).float()
+                if (solved := best_map(self.fit[place], self.heldout[place], own, own)) is not None:
+                    parts = solved.split([*(weights[name].shape[1] for name in names), 1], dim=1)
+                    found = dict(zip(names, (part.contiguous() for part in parts), strict=False))
+                    self.starts[place] = {**weights, **found, bias: parts[-1][:, 0].contiguous()}, f"{ATTENTION}+ridge"
             elif row_of(kind, variant).module is not None:
                 size, own = self.parent.config.hidden_size, self.maps[layer_idx, kind].float()
                 fit, heldout = (half[layer_idx, kind].leading(size) for half in (self.fit, self.heldout))
@@ -238,6 +261,21 @@ class _ClosedForms:
                 if (solved := best_map(fit, heldout, own, own)) is not None:
                     self.starts[place] = {**weights, name: solved[:, order].contiguous()}, "channels+ridge"
         return self.starts
+
+
+def _read(block: nn.Module, args: tuple, kwargs: dict) -> torch.Tensor:
+    """What enters the matrices of a block whose answers add up to its own, side by side."""
+    seen: dict[str, torch.Tensor] = {}
+    handles = [
+        getattr(block, name).register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
+        for name in block.reads
+    ]
+    try:
+        block(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat([seen[name] for name in block.reads], dim=-1)
 
 
 def _from_map(

@@ -35,7 +35,10 @@ def initial_weights(
     weights = {name: tensor.detach() for name, tensor in parent_block_.state_dict().items()}
     if variant == NONE:
         return {}
-    if (module := row_of(kind, variant).module) is not None:
+    module = row_of(kind, variant).module
+    if hasattr(module, "from_attention"):
+        return module.from_attention(parent_block_, config, *sizes_of(kind, variant).values())
+    if module is not None:
         return module.from_map(product_of_weights(parent_layer, kind, config), kind, *sizes_of(kind, variant).values())
     target = empty_block(parent_layer, kind, variant, config, layer_idx)
     if num_experts(variant) is not None:

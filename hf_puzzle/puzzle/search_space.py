@@ -152,6 +152,8 @@ def _attention(values: list | None, config: PretrainedConfig, where: str, own: V
     for value in values:
         if isinstance(value, str) and value.removeprefix("window").isdigit():
             value = windowed(heads, int(value.removeprefix("window")))
+        elif value == "gla":
+            value = f"gla{heads}"
         variant = _variant("attention", value, config, where)
         if variant is None:
             raise RecipeError(

@@ -22,22 +22,25 @@ class LowRank(nn.Module):
     sizes = ("rank",)
     noun = "low-rank maps"
 
-    def __init__(self, hidden_size: int, kind: str, pair: bool, rank: int):
+    def __init__(self, config, kind: str, pair: bool, rank: int):
         super().__init__()
         self.pair = pair
-        self.in_proj = nn.Linear(hidden_size, rank, bias=False)
-        self.out_proj = nn.Linear(rank, hidden_size, bias=False)
+        self.in_proj = nn.Linear(config.hidden_size, rank, bias=False)
+        self.out_proj = nn.Linear(rank, config.hidden_size, bias=False)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
         output = self.out_proj(self.in_proj(hidden_states))
         return (output, None) if self.pair else output
 
     @staticmethod
-    def why_not(hidden_size: int, rank: int) -> str | None:
+    def why_not(config, rank: int) -> str | None:
         """What a parent's size says against it, with the way out; None if nothing."""
-        if 2 * rank < hidden_size:
-            return None
-        return f"rank {rank} takes as many weights as the linear map, {hidden_size} x {hidden_size}: use linear"
+        size = config.hidden_size
+        return (
+            f"rank {rank} takes as many weights as the linear map, {size} x {size}: use linear"
+            if 2 * rank >= size
+            else None
+        )
 
     @staticmethod
     def from_map(

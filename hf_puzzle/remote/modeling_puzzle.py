@@ -20,6 +20,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidi
 
 from .caches_puzzle import CacheName, find_cache, prove_first_step
 from .lowrank_puzzle import LowRank
+from .recurrent_puzzle import GatedLinearAttention, Padding
 
 
 try:
@@ -129,10 +130,10 @@ class LinearMap(nn.Module):
 
     template, sizes = "linear", ()
 
-    def __init__(self, hidden_size: int, kind: str, pair: bool):
+    def __init__(self, config, kind: str, pair: bool):
         super().__init__()
         self.name, self.pair = "linear_attn" if kind == "attention" else "linear_mlp", pair
-        self.add_module(self.name, nn.Linear(hidden_size, hidden_size, bias=False))
+        self.add_module(self.name, nn.Linear(config.hidden_size, config.hidden_size, bias=False))
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
         return _answer(getattr(self, self.name)(hidden_states), self.pair)
@@ -164,7 +165,7 @@ class Nothing(nn.Module):
 
 
 # what may take the place of a sub-block, by the id in `replace_with`: templates are tried in this order
-SUB_BLOCKS = (LinearMap, LowRank)
+SUB_BLOCKS = (LinearMap, LowRank, GatedLinearAttention)
 
 
 class WindowMask:
@@ -206,11 +207,11 @@ def replaced(overrides: dict) -> dict[str, str]:
     return dict.fromkeys(overrides.get("replace_with_linear", ()), "linear") | overrides.get("replace_with", {})
 
 
-def sub_block_of(text: str, hidden_size: int, kind: str, pair: bool) -> nn.Module:
+def sub_block_of(text: str, config, kind: str, pair: bool) -> nn.Module:
     """The sub-block with the id `text`; ValueError if this code has none."""
     for module in SUB_BLOCKS:
         if match := re.fullmatch(module.template.replace("{}", "([1-9][0-9]*)"), text):
-            return module(hidden_size, kind, pair, *map(int, match.groups()))
+            return module(config, kind, pair, *map(int, match.groups()))
     known = ", ".join(module.template.format("<number>") for module in SUB_BLOCKS)
     raise ValueError(f"replace_with: unknown {kind} {text!r:.80}; this code has {known}: take a newer copy of it")
 
@@ -247,8 +248,9 @@ def build_layer(layer_class: type, config, overrides: dict, layer_idx: int) -> n
             for norm in norms:
                 setattr(layer, norm, NoNorm(getattr(layer, norm)))
         elif text := replaced(overrides).get(kind):
-            setattr(layer, place, sub_block_of(text, config.hidden_size, kind, pair))
-            getattr(layer, place).stands_for = kind
+            block = sub_block_of(text, layer_config, kind, pair)
+            block.stands_for, block.layer_idx = kind, layer_idx
+            setattr(layer, place, block)
         elif kind == "attention" and overrides.get("attention_window"):
             getattr(layer, place).register_forward_pre_hook(
                 WindowMask(overrides["attention_window"]), with_kwargs=True
@@ -277,13 +279,16 @@ def rebuild(decoder: nn.Module, config) -> "CacheLayers | None":
             free.add(layer_idx)
         elif own.get("attention_window"):
             windows[layer_idx] = own["attention_window"]
+    states = [m for m in decoder.modules() if isinstance(m, GatedLinearAttention)]
+    if states:
+        decoder.register_forward_pre_hook(Padding(states), with_kwargs=True)
     if free:
         config.kv_sharing_modes = None  # of a config that was saved
     native = DynamicCache(config=config).layers
     stores = [i for i, layer in enumerate(native) if isinstance(layer, CacheLayerMixin)]
     if free and free.issuperset(stores):
         # one that would keep keys and values keeps its place in the cache, to count tokens in
-        counter = min(stores, default=0)
+        counter = min(set(stores) - {block.layer_idx for block in states} or stores, default=0)
         free.discard(counter)
         decoder.register_forward_hook(functools.partial(count_tokens, counter), with_kwargs=True)
     if free:
@@ -352,6 +357,8 @@ class _Heterogeneous:
         for model in {self, decoder}:
             CacheName(model)
         self._cache_layers = rebuild(decoder, config)
+        if any(isinstance(module, GatedLinearAttention) for module in decoder.modules()):
+            self._is_stateful = True  # drafted tokens cannot be taken back
         self.post_init()
         if self.can_generate():
             prove_first_step(self)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from hf_puzzle.data import sequences
 from hf_puzzle.puzzle.closed_form import Moments, best_map, calibration_tokens, closed_form
@@ -56,7 +57,7 @@ def test_a_map_that_is_no_better_on_other_tokens_is_refused():
 @torch.no_grad()
 def test_a_linear_sub_block_is_recovered(make_parent, tokens, sequence_length, importance):
     parent = make_parent()
-    linear = LinearMap(64, "ffn", pair=False).requires_grad_(False)
+    linear = LinearMap(LlamaConfig(hidden_size=64), "ffn", pair=False).requires_grad_(False)
     layer = layers_of(parent)[0]
 
     class Wrapped(type(layer.mlp)):  # a parent whose FFN happens to be linear
