@@ -251,7 +251,7 @@ class CostConfig:
 
     engine: Literal["transformers", "llama.cpp", "vllm", "openvino"] = key(
         "what the models are timed in; children of Llama-shaped parents only, except `transformers` and `openvino`, which "
-        "gets ONNX graphs in float32",
+        "gets graphs in float32",
         "transformers",
     )
     gguf_type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"] = key(

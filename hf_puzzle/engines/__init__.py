@@ -20,7 +20,7 @@ class Engine:
     Attributes:
         formats: folders it opens: `decilm`, `per_layer`, `plain` (a stock architecture).
         per_layer_families: model types of per-layer folders that it runs right; None for all of them.
-        graphs: runs no model folder, but the ONNX graphs that an export makes of any.
+        graphs: runs no model folder, but a graph that an export makes of any.
         dummy_layers: layers with neither attention nor FFN; `dummy_first_layer`: layer 0 too, where the first other
             layer has attention.
         linear_first_layer: layer 0 may have a linear map for attention; only where `linear_attention`.
@@ -178,6 +178,7 @@ ENGINES = {
     "continuous-batching": Engine(**(_TRANSFORMERS | {"kv_heads": "all"})),
     "onnxruntime": Engine(**_GRAPHS),
     "openvino": Engine(**_GRAPHS),
+    "onnxruntime-genai": Engine(**_GRAPHS),
     # what all of them run as it is, but for one KV count and, with scaled RoPE, exllamav2
     "portable": Engine(
         ffn_none_after_attention=False,

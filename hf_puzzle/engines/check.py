@@ -33,7 +33,9 @@ from . import (
 )
 
 
-GRAPHS = "as ONNX graphs of prefill and decode, in float32"
+GRAPHS = "as a graph, in float32"
+# what else it takes to run one as it was exported
+_GRAPH_NOTES = {"openvino": "with INFERENCE_PRECISION_HINT f32: bfloat16 is its own choice where the processor has it"}
 OPENS, AFTER_EXPORT, NO = "opens", "opens after export", "no"
 # what the classes of transformers raise at a config of another form
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError)
@@ -594,7 +596,7 @@ def _graphs_verdict(engine: str, config: PretrainedConfig | None) -> Verdict:
     known = ENGINES[engine].ropes
     if wrong := next((kind for kind in rope_kinds(config) if known is not None and kind not in known), None):
         return Verdict(engine, NO, f"a graph keeps the angles of RoPE {wrong!r} that it was made with")
-    return Verdict(engine, AFTER_EXPORT, GRAPHS)
+    return Verdict(engine, AFTER_EXPORT, "; ".join(filter(None, [GRAPHS, _GRAPH_NOTES.get(engine)])))
 
 
 def _check_plain(folder: Path, raw: dict, architecture: str) -> list[Verdict]:

@@ -21,7 +21,7 @@ from ..formats import (
     simplify,
 )
 from ..recipe import RecipeError, did_you_mean
-from . import ENGINES, measured, per_layer, rewrites
+from . import ENGINES, measured, openvino, per_layer, rewrites
 from .check import NO, FolderError, check_folder
 
 
@@ -43,7 +43,7 @@ def export(
     """Write the model of `folder` as `target` runs it: same logits, other layers where the engine needs them.
 
     Args:
-        target: an engine, or `onnx`: the graphs that `onnxruntime` and `openvino` run.
+        target: an engine, or `onnx`: the graph that `onnxruntime` runs.
         out: a GGUF file for `llama.cpp`, else a folder.
         tensor_parallel: devices that attention heads are split over; KV heads are repeated until they divide.
         outtype: of a GGUF file's matrices, as of `gguf.write_gguf`.
@@ -77,13 +77,7 @@ def export(
 
 def _export(folder: Path, target: str, out: Path, tensor_parallel: int, outtype: str, is_file: bool) -> list[str]:
     if target == "onnx" or ENGINES[target].graphs:
-        from .onnx import export_onnx
-
-        engine = "onnxruntime" if target == "onnx" else target
-        verdict = next(v for v in check_folder(folder) if v.engine == engine)
-        if verdict.status == NO:
-            raise rewrites.CannotRun(f"{engine} cannot run this child: {verdict.reason}; transformers can")
-        return [f"{name}: {value:.1e}" for name, value in export_onnx(folder, out).items()]
+        return _export_graph(folder, "onnxruntime" if target == "onnx" else target, out)
     model = hub.open_model_folder(folder)
     expected = probe_logits(model)
     config, state, changes = as_engine_reads_it(folder, *hub.parts_of(model), target, tensor_parallel)
@@ -101,6 +95,49 @@ def _export(folder: Path, target: str, out: Path, tensor_parallel: int, outtype:
         return changes
     _write(out, folder, config, state, expected, code=ENGINES[target].remote_code)
     return changes
+
+
+def _export_graph(folder: Path, engine: str, out: Path) -> list[str]:
+    from .onnx import export_onnx
+
+    verdict = next(v for v in check_folder(folder) if v.engine == engine)
+    if verdict.status == NO:
+        raise rewrites.CannotRun(f"{engine} cannot run this child: {verdict.reason}; transformers can")
+    if engine == "onnxruntime":
+        return _told(export_onnx(folder, out))
+    if engine == "openvino":
+        openvino.interpreter()  # before anything is computed
+    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
+        graph = Path(scratch) / "graph"
+        found = export_onnx(folder, graph, check=engine != "openvino")
+        return _told(from_graph(graph, engine, out, folder) or found)
+
+
+def from_graph(graph: Path, engine: str, out: Path, folder: Path) -> dict[str, float]:
+    """What `engine` opens, made of what `onnx.export_onnx` wrote of `folder`; logit differences where it was run.
+
+    Raises:
+        ValueError: the engine is absent, cannot express the graph, or computes something else; nothing is written.
+    """
+    from . import genai
+
+    model = hub.open_model_folder(folder, torch.float32)
+    if engine != "openvino":
+        genai.write(graph, model, out)
+        return {}
+    staging = out.with_name(f".{out.name}.made")
+    try:
+        openvino.shared().convert(graph, staging)
+        found = openvino.shared().differences(model, staging)
+        artifacts.remove(out)
+        staging.rename(out)
+    finally:
+        artifacts.remove(staging)
+    return found
+
+
+def _told(differences: dict[str, float]) -> list[str]:
+    return [f"{name}: {value:.1e}" for name, value in differences.items()]
 
 
 def as_engine_reads_it(

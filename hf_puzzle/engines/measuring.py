@@ -101,7 +101,8 @@ def time_elsewhere(engine: str, model: PreTrainedModel, workload: Workload, roun
     with tempfile.TemporaryDirectory() as folder:
         path = hub.write_model_folder(Path(folder) / "model", as_engine_runs_it(model, engine))
         if engine == "openvino":
-            export_onnx(path, path := path.with_name("graphs"), check=False)
+            export_onnx(path, graph := path.with_name("graph"), check=False)
+            openvino.shared().convert(graph, path := path.with_name("openvino"))
         return process_of(engine).time(path, workload, rounds)
 
 

@@ -6,6 +6,11 @@ the standard library only.
     {"version": true}                                              -> {"version": "0.32.0"}
     {"open": FOLDER, "tokens": 640, "sequences": 4, "options": {}}  -> {"open": FOLDER}
     {"time": [batch, prefill, decode], "rounds": 5}                -> {"times": [[prefill_ms, total_ms], ...]}
+
+OpenVINO makes its graphs here, too, and computes what they are proven by:
+
+    {"convert": FOLDER, "to": FOLDER}                              -> {"to": FOLDER}
+    {"logits": FILE.npz, "to": FILE.npy, "reset": true}            -> {"to": FILE.npy}
 """
 
 import contextlib
@@ -77,41 +82,60 @@ class Vllm:
 
 
 class OpenVino:
-    """The two ONNX graphs of an export; the one of decoding keeps keys and values in its own state."""
+    """One graph, which keeps keys and values in its own state; made from an ONNX graph."""
 
     def __init__(self):
-        self.prefill = self.decode = None
+        self.model = self.request = None
 
     def version(self, asked: dict) -> dict:
         import openvino
 
         return {"version": openvino.__version__.partition("-")[0]}
 
+    def convert(self, asked: dict) -> dict:
+        """`FOLDER/model.onnx` as a stateful graph in `to`, with the tokenizer where there is one: what openvino_genai opens."""
+        import openvino
+
+        core, folder = openvino.Core(), asked["convert"]
+        model = core.read_model(f"{folder}/model.onnx")
+        _keep_state(model)
+        model.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])  # 8 bits are its own choice
+        openvino.save_model(model, f"{asked['to']}/openvino_model.xml", compress_to_fp16=False)
+        if os.path.exists(f"{folder}/tokenizer.json"):
+            from openvino_tokenizers import convert_tokenizer
+            from transformers import AutoTokenizer
+
+            words = AutoTokenizer.from_pretrained(folder)
+            for name, each in zip(
+                ("tokenizer", "detokenizer"), convert_tokenizer(words, with_detokenizer=True), strict=True
+            ):
+                openvino.save_model(each, f"{asked['to']}/openvino_{name}.xml")
+        return {"to": asked["to"]}
+
     def open(self, asked: dict) -> dict:
         import openvino
-        from openvino._offline_transformations import apply_make_stateful_transformation
 
         self.close()
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} | asked["options"]
+        # bfloat16 is its own choice where the processor has it, whatever the file says
+        settings = {"INFERENCE_PRECISION_HINT": "f32"} | asked["options"]
         if threads := os.environ.get("OMP_NUM_THREADS"):
             settings["INFERENCE_NUM_THREADS"] = int(threads)
-        core = openvino.Core()
-        self.prefill = core.compile_model(f"{asked['open']}/prefill.onnx", "CPU", settings)
-        decode = core.read_model(f"{asked['open']}/decode.onnx")
-        own = ("input_ids", "attention_mask", "position_ids")
-        # in this order keys and values go in and come out
-        given = [each.get_any_name() for each in decode.inputs if each.get_any_name() not in own]
-        kept = [each.get_any_name() for each in decode.outputs if each.get_any_name() != "logits"]
-        if given:  # a model without attention has none
-            apply_make_stateful_transformation(decode, dict(zip(given, kept, strict=True)))
-        self.decode = core.compile_model(decode, "CPU", settings)
-        made = [each.get_any_name() for each in self.prefill.outputs if each.get_any_name() != "logits"]
-        self.states = {f"{a}{b}": name for a, b, name in zip(given, kept, made, strict=True)}  # as OpenVINO names them
+        self.model = openvino.Core().compile_model(f"{asked['open']}/openvino_model.xml", "CPU", settings)
+        self.request = self.model.create_infer_request()
         return {"open": asked["open"]}
 
     def close(self) -> None:
-        self.prefill = self.decode = None
+        self.model = self.request = None
         gc.collect()
+
+    def logits(self, asked: dict) -> dict:
+        """Of tokens behind those that were seen since the last `reset`: from a file of arrays to a file."""
+        import numpy as np
+
+        if asked["reset"]:
+            self.request.reset_state()
+        np.save(asked["to"], self._run(**np.load(asked["logits"])))
+        return {"to": asked["to"]}
 
     def time(self, asked: dict) -> dict:
         batch, prefill, decode = asked["time"]
@@ -121,30 +145,61 @@ class OpenVino:
     def _generate(self, batch: int, prefill: int, tokens: int) -> tuple[float, float]:
         """Milliseconds until all sequences have their first token, and all of them."""
         import numpy as np
-        import openvino
 
-        vocabulary = self.prefill.output("logits").partial_shape[-1].get_length()
-        prompts = np.random.default_rng(0).integers(0, vocabulary, (batch, prefill))
-        start = time.perf_counter()
-        request = self.prefill.create_infer_request()
-        request.infer(self._inputs(prompts, 0))
-        last = request.get_tensor("logits").data[:, -1:].argmax(-1)
-        first = time.perf_counter()
-        decode = self.decode.create_infer_request()
-        for state in decode.query_state():
-            state.state = openvino.Tensor(request.get_tensor(self.states[state.name]).data.copy())
-        for done in range(prefill, prefill + tokens - 1):
-            decode.infer(self._inputs(last, done))
-            last = decode.get_tensor("logits").data[:, -1:].argmax(-1)
-        return (first - start) * 1e3, (time.perf_counter() - start) * 1e3
+        vocabulary = self.model.output("logits").partial_shape[-1].get_length()
+        last, done = np.random.default_rng(0).integers(0, vocabulary, (batch, prefill)), 0
+        self.request.reset_state()
+        start, first = time.perf_counter(), 0.0
+        for i in range(tokens):
+            positions = np.tile(np.arange(done, done + last.shape[1]), (batch, 1))
+            done += last.shape[1]
+            last = self._run(last, np.ones((batch, done), np.int64), positions)[:, -1:].argmax(-1)
+            first = first or time.perf_counter() - start if i == 0 else first
+        return first * 1e3, (time.perf_counter() - start) * 1e3
 
-    def _inputs(self, tokens, done: int) -> dict:
+    def _run(self, input_ids, attention_mask, position_ids):
         import numpy as np
 
-        batch, length = tokens.shape
-        positions = np.tile(np.arange(done, done + length), (batch, 1))
-        mask = np.ones((batch, done + length), np.int64)
-        return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        given["beam_idx"] = np.arange(len(input_ids), dtype=np.int32)
+        takes = {name for port in self.model.inputs for name in port.get_names()}
+        self.request.infer({name: value for name, value in given.items() if name in takes})
+        return self.request.get_tensor("logits").data
+
+
+def _keep_state(model) -> None:
+    """Keys and values from inputs and outputs into the graph's own state, empty for a new prompt, its rows chosen by `beam_idx`."""
+    import numpy as np
+    import openvino.opset13 as ops
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
+    own = ("input_ids", "attention_mask", "position_ids")
+    given = [each.get_any_name() for each in model.inputs if each.get_any_name() not in own]
+    kept = [each.get_any_name() for each in model.outputs[1:]]  # in the same order
+    sizes = {f"{a}{b}": model.input(a).partial_shape for a, b in zip(given, kept, strict=True)}  # as states are named
+    chosen = ops.parameter([-1], np.int32, name="beam_idx")
+    chosen.output(0).get_tensor().set_names({"beam_idx"})
+    model.add_parameters([chosen])  # openvino_genai wants it of a model without attention, too
+    if not given:
+        return
+    for name in given:
+        port = model.input(name)
+        readers = port.get_target_inputs()
+        rows = ops.gather(port.get_node(), chosen, ops.constant(np.int64(0)))
+        for reader in readers:
+            reader.replace_source_output(rows.output(0))
+    model.validate_nodes_and_infer_types()
+    apply_make_stateful_transformation(model, dict(zip(given, kept, strict=True)))
+    shape = ops.shape_of(model.input("input_ids").get_node(), output_type="i64")
+    batch = ops.gather(shape, ops.constant(np.array([0])), ops.constant(np.int64(0)))
+    none = ops.subtract(batch, batch)  # a constant 0 would become the state's size for ever
+    for op in model.get_ops():
+        if op.get_type_name() == "ReadValue":
+            _, heads, _, size = sizes[op.get_variable_id()]
+            fixed = [ops.constant(np.array([each.get_length()])) for each in (heads, size)]
+            empty = ops.concat([batch, fixed[0], none, fixed[1]], axis=0)
+            op.set_arguments([ops.broadcast(ops.constant(np.float32(0)), empty)])
+    model.validate_nodes_and_infer_types()
 
 
 def main() -> None:

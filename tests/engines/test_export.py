@@ -13,9 +13,10 @@ from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
 from hf_puzzle.conversions import NotTheSame, probe_logits, relative_difference
-from hf_puzzle.engines import ENGINES, rewrites
+from hf_puzzle.engines import ENGINES, openvino, rewrites
 from hf_puzzle.engines.check import NO, OPENS, FolderError, check_folder
 from hf_puzzle.engines.export import convert_folder, export
+from hf_puzzle.engines.process import EngineError
 from hf_puzzle.recipe import RecipeError
 
 
@@ -45,7 +46,7 @@ def child(tmp_path):
     return tmp_path / "child", write(tmp_path / "child", MIXED, formats.DECILM, num_hidden_layers=4)
 
 
-GRAPHS = {"onnxruntime", "openvino"}
+GRAPHS = {engine for engine, row in ENGINES.items() if row.graphs}
 
 
 @pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"sglang", "exllamav3", "portable", "llama.cpp"} - GRAPHS))
@@ -205,12 +206,26 @@ def test_code_travels_only_where_an_engine_runs_it(child, engine, tmp_path):
     assert bool(list((tmp_path / "out").glob("*.py"))) == needed
 
 
-@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "onnxruntime-genai"])
 def test_graphs_of_a_child(child, target, tmp_path):
     pytest.importorskip("onnxruntime")
     folder, _ = child
     assert main(["export", str(folder), "--target", target]) == 0
-    assert {"prefill.onnx", "decode.onnx"} <= {path.name for path in (tmp_path / f"child-{target}").iterdir()}
+    out = tmp_path / f"child-{target}"
+    assert {"model.onnx", "config.json"} <= {path.name for path in out.iterdir()}
+    if target == "onnxruntime-genai":
+        told = json.loads((out / "genai_config.json").read_text())["model"]
+        live = [block.attention for block in MIXED if isinstance(block.attention, int)]
+        assert told["decoder"]["num_hidden_layers"] == len(live)
+        assert told["decoder"]["num_key_value_heads"] == live[0]
+
+
+def test_openvino_has_to_be_there_before_anything_is_computed(child, tmp_path, monkeypatch):
+    monkeypatch.setenv(openvino.PYTHON, "/nowhere/python")
+    monkeypatch.setattr(hub, "open_model_folder", None)
+    with pytest.raises(EngineError, match="which is no executable"):
+        export(child[0], "openvino", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_convert_there_and_back_is_lossless(child, tmp_path):
