@@ -24,7 +24,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from . import artifacts
-from .engines.burden import warnings
+from .engines.burden import gains, warnings
 from .engines.check import NO, FolderError, check_folder
 from .recipe import RecipeError, load_recipe, to_dict
 from .remote.compositions_mrkl import readable
@@ -479,7 +479,9 @@ def _puzzle(folder: Path, source: Path, measured, raw: dict, recipe: dict | None
         "parent": parent or Markup("a language model"),
         "settings": settings,
         "engines": [v.engine for v in check_folder(folder) if v.status != NO] if has_code else [],
-        "no_gain": [each.text for each in warnings(folder, raw) if each.nothing] if has_code else [],
+        "no_gain": [each.text for each in (*warnings(folder, raw), *gains(folder)) if each.nothing]
+        if has_code
+        else [],
         "layers": "\n".join(
             f"layer {i:<3} " + " ".join(f"{x:<8}" for x in each).strip() for i, each in enumerate(blocks)
         ),

@@ -448,7 +448,7 @@ def _check(args: argparse.Namespace) -> int:
         table.add_row(*map(_plain, (verdict.engine, verdict.status, told)))
     Console().print(table)
     from . import artifacts
-    from .engines.burden import warnings
+    from .engines.burden import gains, warnings
     from .puzzle.report import slower_than_parent
 
     evaluation, measured = None, next((f for f in _evaluations(args.folder) if f.exists()), None)
@@ -458,7 +458,7 @@ def _check(args: argparse.Namespace) -> int:
             evaluation = artifacts.read_json(measured)
             for line in slower_than_parent(evaluation):
                 print(f"measured ({measured}): {line.replace('**', '')}")
-    if warned := warnings(args.folder, evaluation):
+    if warned := [*warnings(args.folder, evaluation), *gains(args.folder)]:
         print(*(each.text for each in warned), sep="\n")
         print("(`deploy` and `cost: {engine: ...}` in a recipe keep the search to blocks that pay there)")
     return 0

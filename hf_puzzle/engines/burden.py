@@ -9,11 +9,12 @@ import torch
 from ..formats import DECILM, DECILM_FAMILIES, FormatError, describe, format_of, stock_of
 from ..formats import decilm_config as as_decilm
 from ..hub import read_config
-from . import ENGINES, rewrites
-from .check import AFTER_EXPORT, check_folder, tensor_shapes
+from . import ENGINES, measured, rewrites
+from .check import AFTER_EXPORT, NO, check_folder, tensor_shapes
 
 
 WORTH_SAYING = 1.05
+LESS = 0.9  # of what transformers gives
 
 
 class Burden(NamedTuple):
@@ -92,4 +93,21 @@ def warnings(folder: str | Path, evaluation: dict | None = None) -> list[Warned]
             nothing = size >= memory["parent"]["num_parameters"]
         text += ", no fewer than the parent: this engine gives the child nothing" if nothing else ""
         found.append(Warned(verdict.engine, text, nothing))
+    return found
+
+
+def gains(folder: str | Path) -> list[Warned]:
+    """The engines that open a child, and gave another one, of several kinds of block, less than transformers did."""
+    usual, found = measured.gain("transformers"), []
+    if usual is None or format_of(read_config(folder)) is None:
+        return []
+    for verdict in check_folder(folder):
+        there = measured.gain(verdict.engine)
+        if verdict.status == NO or there is None or there >= LESS * usual:
+            continue
+        version, nothing = measured.speeds()["engines"][verdict.engine]["version"], there < WORTH_SAYING
+        text = f"{verdict.engine} {version}: a child measured {usual:.2f}x as fast as its parent in transformers was {there:.2f}x there"
+        found.append(
+            Warned(verdict.engine, text + (": this engine gives such a child nothing" if nothing else ""), nothing)
+        )
     return found

