@@ -252,9 +252,36 @@ def engine_table() -> list[str]:
         exported = [counts["exported", verdict] for verdict in ("right", "refuses")]
         worst = max((cell.get("difference", 0.0) for cell in row["cells"] if cell["verdict"] == "right"), default=0.0)
         lines.append(
-            f"| {name} | {row['version']} | {', '.join(map(str, raw)) if any(raw) else '-'} | "
+            f"| {name} | {', '.join([row['version'], *row.get('also', {})])} | {', '.join(map(str, raw)) if any(raw) else '-'} | "
             f"{', '.join(map(str, exported)) if any(exported) else '-'} | {f'{worst:.0e}' if worst else 'tokens equal'} |"
         )
+    return lines
+
+
+def gains_table() -> list[str]:
+    """What children gain over their parent in which engine, prompt and 128 tokens out."""
+    path = ROOT / "hf_puzzle" / "engines" / "speed.json"
+    if not path.exists():
+        return []
+    data = json.loads(path.read_text())
+    rows = data["engines"]
+    work = next(iter(rows.values()))["work"]
+    shapes = [f"{each['batch']} x {each['tokens']:,}" for each in work]
+    lines = [
+        f"Speed-ups over the parent ({data['parent']}; one thread, processor time, models in turn, median of rounds; sequences x "
+        f"tokens in, and 128 tokens out; `hf_puzzle/engines/speed.json`: {data['note']}) of a child of several kinds of block, of "
+        "one of half the depth and of a uniform one, each as its engine opens it:",
+        "",
+        f"| engine | {' | '.join(shapes)} |",
+        "|---" * (len(shapes) + 1) + "|",
+    ]
+    for name, row in rows.items():
+        cells = []
+        for each in row["work"]:
+            models = each["models"]
+            gains = [models[child]["with 128 out"][0] for child in ("searched", "half depth", "uniform")]
+            cells.append(", ".join(f"{gain:.2f}x" for gain in gains))
+        lines.append(f"| {name} {row['version']} | {' | '.join(cells)} |")
     return lines
 
 
@@ -312,8 +339,16 @@ def engines() -> str:
             f"{best['accepted_per_step']:.1f} of {best['draft_tokens']} drafts accepted, {best['speed']['value']:.2f}x the parent's "
             "speed (at this size, both models wait for Python; the report of every run has its own row)"
         )
+    if data := load("engines/processes.json"):
+        facts.append(
+            f"a cost table of {len(data['models'])} models and {data['rounds']} rounds through vLLM on a CPU: "
+            f"{data['kept']['process_starts']} process start against {data['fresh']['process_starts']} of a fresh process a "
+            f"measurement, {data['wall_ratio']:.2f}x the wall time and {data['cpu_ratio']:.2f}x the processor time "
+            f"({data['fresh']['run']} of the fresh ones were run, the others counted as their mean)"
+        )
     table = "\n".join(engine_table())
-    return "\n\n".join(filter(None, [table, "\n".join(f"- {fact}" for fact in facts)]))
+    gains = "\n".join(gains_table())
+    return "\n\n".join(filter(None, [table, gains, "\n".join(f"- {fact}" for fact in facts)]))
 
 
 def pcw() -> str:
