@@ -152,8 +152,8 @@ def below(runs: list[dict], other: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parent-tokens", type=int, default=800_000)
-    parser.add_argument("--block-tokens", type=int, default=131_072)
+    parser.add_argument("--parent-tokens", type=int, default=500_000)
+    parser.add_argument("--block-tokens", type=int, default=65_536)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)

@@ -86,7 +86,7 @@ def rows() -> tuple[Row, ...]:
             ("attention",),
             stock=True,
             trained=False,
-            engines=("transformers", "transformers-serve"),  # not run elsewhere
+            engines=("transformers", "transformers-serve", "onnxruntime"),  # not run elsewhere
             refusal="no recurrent layers beside searched ones",
         ),
         Row("w{}", ("ffn",), ("intermediate_size",), stock=True),

@@ -508,6 +508,9 @@ def _check_per_layer(folder: Path, raw: dict, architecture: str) -> list[Verdict
 def _per_layer_verdict(
     engine: str, folder: Path, raw: dict, layers: dict[str, dict], config: PretrainedConfig | None
 ) -> Verdict:
+    reads_it = ENGINES[engine].graphs or "per_layer" in ENGINES[engine].formats
+    if reads_it and config is not None and (reason := _refused_block(engine, config)) is not None:
+        return Verdict(engine, NO, reason)
     if ENGINES[engine].graphs:
         return _graphs_verdict(engine, config)
     if ENGINES[engine].per_layer_families is not None:
@@ -525,6 +528,14 @@ def _per_layer_verdict(
             if "num_key_value_heads" in overrides:
                 return Verdict(engine, NO, f"layer {key}: other KV heads than the paged cache, which has one count")
     return Verdict(engine, OPENS, "with trust_remote_code")
+
+
+def _refused_block(engine: str, config: PretrainedConfig) -> str | None:
+    """The first block that an engine does not run, whatever is exported, with its layer; None if there is none."""
+    for i, block in enumerate(describe(config)):
+        if reason := next((r.refusal for r in block.rows if r.engines is not None and engine not in r.engines), None):
+            return f"layer {i} ({block.id}): {reason}"
+    return None
 
 
 def _uniform_verdict(engine: str, config: PretrainedConfig | None) -> Verdict | None:
@@ -547,10 +558,9 @@ def _in_transformers_backend(engine: str, folder: Path, raw: dict, config: Pretr
         return verdict
     if config is None:
         return Verdict(engine, NO, "config.json is none that transformers reads")
+    if (reason := _refused_block(engine, config)) is not None:
+        return Verdict(engine, NO, reason)
     blocks = describe(config)
-    for i, block in enumerate(blocks):
-        if reason := next((r.refusal for r in block.rows if r.engines is not None and engine not in r.engines), None):
-            return Verdict(engine, NO, f"layer {i} ({block.id}): {reason}")
     if (reason := refuses_family(engine, config)) is not None:
         return Verdict(engine, NO, f"reads per_layer_config by its Transformers backend; {reason}")
     path = _code_file(folder, raw, "AutoModelForCausalLM")

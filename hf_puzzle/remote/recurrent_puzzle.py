@@ -67,10 +67,12 @@ class GatedLinearAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs):
         cache, present, length = find_cache(args, kwargs), self.padding, hidden_states.shape[1]
+        if paged := next((value for value in kwargs.values() if is_paged(value)), None):
+            self._refuse(paged)
         if present is not None:  # what is padded is as if it were not there
             present = present[:, -length:, None].to(hidden_states.dtype)
             hidden_states = hidden_states * present
-        x = self._convolved(hidden_states.mT, cache).mT
+        x = self._convolved(hidden_states.mT, cache).mT.contiguous()  # or linear maps copy their weights
         log_gate = -F.softplus(self.gate_proj(x).float())
         queries = _features(self._by_head(self.q_proj(x)))
         keys = _features(self._by_head(self.k_proj(x)))
@@ -99,12 +101,15 @@ class GatedLinearAttention(nn.Module):
     def _claim(self, cache) -> None:
         """A place in the cache, where nothing is kept yet: caches are made of what configs say, which has no word for it."""
         layers = getattr(cache, "layers", ())
-        if is_paged(cache) or not isinstance(cache, (DynamicCache, StaticCache)) or self.layer_idx >= len(layers):
-            raise CacheError(
-                f"layer {self.layer_idx} keeps a state ({self.noun}), for which {type(cache).__name__} has no place: use a "
-                "DynamicCache or a StaticCache"
-            )
+        if not isinstance(cache, (DynamicCache, StaticCache)) or self.layer_idx >= len(layers):
+            self._refuse(cache)
         layers[self.layer_idx] = with_states(layers[self.layer_idx])
+
+    def _refuse(self, cache) -> None:
+        raise CacheError(
+            f"layer {self.layer_idx} keeps a state ({self.noun}), for which {type(cache).__name__} has no place: use a "
+            "DynamicCache or a StaticCache, and no continuous batching"
+        )
 
     def _state_of(self, cache) -> torch.Tensor | None:
         layer = cache.layers[self.layer_idx]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from families import family_child, family_config, family_model
-from transformers import DynamicCache, StaticCache
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, StaticCache
 
 from hf_puzzle import formats, hub
 from hf_puzzle.blocks import Block, kv_heads, parse_variant, row_of, sizes_of
@@ -201,6 +201,18 @@ def test_drafted_tokens_cannot_be_taken_back_and_other_caches_are_refused():
         block(torch.zeros(1, 2, 32), past_key_values=Paged())
 
 
+def test_continuous_batching_is_refused_where_it_would_mix_requests():
+    child = child_of("llama", [Block("gla2", 64), *[Block(4, 64)] * 3])
+    found = child.generate_batch(
+        [TOKENS[0].tolist()],
+        GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=-1, pad_token_id=0),
+        continuous_batching_config=ContinuousBatchingConfig(num_blocks=8, page_size=16, max_batch_tokens=32),
+        progress_bar=False,
+    )
+    (output,) = found.values()
+    assert "keeps a state (gated linear attention), for which PagedAttentionCache has no place" in output.error
+
+
 # -- through the stages
 
 
@@ -259,6 +271,9 @@ def test_a_child_opens_bit_equal_where_hf_puzzle_is_not_installed(parent, librar
     assert weight_bytes(child) == 4 * child.num_parameters()
     verdicts = {verdict.engine: verdict for verdict in check_folder(folder)}
     assert verdicts["transformers"].status == "opens"
+    opens = {name for name, verdict in verdicts.items() if verdict.status != "no"}
+    assert opens == {"transformers", "transformers-serve"}
+    assert verdicts["onnxruntime"].reason == verdicts["continuous-batching"].reason == verdicts["vllm"].reason
     assert verdicts["vllm"].reason == "layer 0 (gla4+w64): no gated linear attention"
     assert "DeciLM has no gated linear attention" in verdicts["mlx-lm"].reason
 
