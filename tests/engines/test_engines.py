@@ -25,7 +25,7 @@ from hf_puzzle.recipe import RecipeError
 
 LAYERS = 4
 REAL = {name for name, row in ENGINES.items() if row.rewritten}
-GRAPHS = {"onnxruntime", "openvino"}
+GRAPHS = {name for name, row in ENGINES.items() if row.graphs}
 OURS = {"transformers", "transformers-serve", "continuous-batching", *GRAPHS}
 NO_LINEAR = {"vllm", "sglang", "mlx-lm", "exllamav3", "portable"}
 # block in a middle layer -> engines that do not run it as it is
