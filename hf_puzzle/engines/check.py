@@ -523,8 +523,6 @@ def _per_layer_verdict(
         return Verdict(engine, NO, f"config.json has no auto_map.{wanted}, or its file is not in the folder")
     if engine == "continuous-batching":
         for key, overrides in sorted(layers.items(), key=lambda item: int(item[0])):
-            if overrides.get("attention_window"):
-                return Verdict(engine, NO, f"layer {key}: no sliding windows")
             if "num_key_value_heads" in overrides:
                 return Verdict(engine, NO, f"layer {key}: other KV heads than the paged cache, which has one count")
     return Verdict(engine, OPENS, "with trust_remote_code")

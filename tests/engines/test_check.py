@@ -484,7 +484,7 @@ def test_per_layer_folders(per_layer):
     assert found["continuous-batching"].reason.startswith("layer 1: other KV heads")
     assert found["mlx-lm"].status == "opens after export"
     found = verdicts(per_layer(per_layer_config={"2": {"attention_window": 8}}, attention_window=None))
-    assert found["continuous-batching"].reason == "layer 2: no sliding windows"
+    assert found["continuous-batching"].reason == "layer 2 (kv32win8+w22016): no sliding windows"
     assert found["vllm"].reason == "layer 2 (kv32win8+w22016): no sliding windows"
     found = verdicts(per_layer(auto_map={"AutoModelForCausalLM": "modeling_puzzle.X"}))
     assert opening(found) == {"transformers", "continuous-batching"}

@@ -39,8 +39,9 @@ MIDDLE = {
     ("linear", "none"): NO_LINEAR | {"llama.cpp", "exllamav2"},
     (4, "linear"): NO_LINEAR | {"llama.cpp", "exllamav2"},
     ("none", "linear"): NO_LINEAR | {"llama.cpp", "exllamav2"},
-    ("kv4win128", 256): set(ENGINES) - {"transformers", "transformers-serve", *GRAPHS},
-    (4, "e2"): set(ENGINES) - {"transformers", "transformers-serve", "continuous-batching", "vllm", *GRAPHS},
+    ("kv4win128", 256): set(ENGINES) - {"transformers", "transformers-serve", "onnxruntime", "openvino"},
+    (4, "e2"): set(ENGINES)
+    - {"transformers", "transformers-serve", "continuous-batching", "vllm", "onnxruntime", "openvino"},
 }
 BLOCKS = [(a, f) for a in (4, 1, "linear", "none") for f in (256, "linear", "none")]
 
