@@ -7,7 +7,7 @@ Both servers of an engine stand at once and answer the same requests, in turns o
 meets both; the other one is idle meanwhile. Two loads:
 
 - users: 1 to 16 at once, each asking again as soon as the answer is there. `transformers serve` batches them (continuous
-  batching); llama-cpp-python's server answers one after the other, and requests wait for their turn.
+  batching); llama-cpp-python's server takes one after the other, and requests wait for their turn.
 - Poisson: arrivals at a share of what the parent can do one request after the other; requests in flight are bounded, and
   those that wait for a place count from their arrival.
 
@@ -33,6 +33,7 @@ from pathlib import Path
 
 from hf_puzzle import artifacts
 from hf_puzzle.energy import Counters
+from hf_puzzle.engines import llama_server
 from hf_puzzle.engines.gguf import write_gguf
 
 
@@ -47,7 +48,9 @@ PROMPTS = (
     "How do I boil an egg so that the yolk stays soft?",
     "Summarise in two sentences what a library is for.",
 )
-IN_FLIGHT = 8
+# requests that a server has at once, further ones wait here: llama-cpp-python's ends at the second one
+IN_FLIGHT = {"transformers": 16, "llama.cpp": 1}
+_places: dict[int, threading.Semaphore] = {}  # by port
 
 
 def free_port() -> int:
@@ -63,15 +66,15 @@ def command_of(engine: str, path: Path, port: int, threads: int) -> list[str]:
         # its cache takes most of a machine's memory unless it is told how much
         batching = ["--continuous-batching", "--cb-num-blocks", "256", "--cb-max-batch-tokens", "512"]
         return [program, "serve", str(path), *place, "--trust-remote-code", "--device", "cpu", *batching]
-    # by default a new request cuts off the one under way
-    settings = ["--n_ctx", "2048", "--n_threads", str(threads), "--interrupt_requests", "false"]
-    return [sys.executable, "-m", "llama_cpp.server", "--model", str(path), *settings, *place]
+    settings = ["--n_ctx", "2048", "--n_threads", str(threads)]
+    return [sys.executable, "-P", llama_server.__file__, "--model", str(path), *settings, *place]
 
 
 @contextlib.contextmanager
 def server(engine: str, path: Path, threads: int, log: Path) -> Iterator[int]:
     """A running server's port."""
     port = free_port()
+    _places[port] = threading.Semaphore(IN_FLIGHT[engine])
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(command_of(engine, path, port, threads), env=env, stdout=output, stderr=output)
@@ -89,7 +92,12 @@ def server(engine: str, path: Path, threads: int, log: Path) -> Iterator[int]:
 
 
 def ask(port: int, model: str, prompt: str, max_tokens: int) -> tuple[list[float], str]:
-    """Times at which pieces of a streamed answer came, and the answer."""
+    """Times at which pieces of a streamed answer came, and the answer; waits for a place at the server."""
+    with _places[port]:
+        return _ask(port, model, prompt, max_tokens)
+
+
+def _ask(port: int, model: str, prompt: str, max_tokens: int) -> tuple[list[float], str]:
     body = {
         "model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, "temperature": 0,
         "stream": True,
@@ -113,13 +121,12 @@ def ask(port: int, model: str, prompt: str, max_tokens: int) -> tuple[list[float
 
 def load(port: int, model: str, arrivals: list[float], prompts: list[str], max_tokens: int) -> list[dict]:
     """Send the requests at their times; seconds to the first piece, between pieces, and in all, of each."""
-    places, found, start = threading.Semaphore(IN_FLIGHT), [None] * len(arrivals), time.perf_counter()
+    found, start = [None] * len(arrivals), time.perf_counter()
 
     def one(index: int) -> None:
         arrived = start + arrivals[index]
         time.sleep(max(0.0, arrived - time.perf_counter()))
-        with places:
-            times, said = ask(port, model, prompts[index], max_tokens)
+        times, said = ask(port, model, prompts[index], max_tokens)
         each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
         found[index] = {"first_s": times[0] - arrived, "each_s": each, "total_s": times[-1] - arrived, "pieces": len(times), "answer": said}  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import artifacts
 from ..recipe import did_you_mean
-from . import measured, vllm
+from . import llama_server, measured, vllm
 from .check import OPENS, check_folder
 from .process import EngineError
 
@@ -88,7 +88,8 @@ def _llama_cpp(path: Path) -> list[str] | None:
     if script := shutil.which("llama-server"):
         return [script, "-m", str(path)]
     if find_spec("llama_cpp") and find_spec("starlette_context"):
-        return [sys.executable, "-m", "llama_cpp.server", "--model", str(path)]
+        # -P: its folder has a module of the name llama_cpp
+        return [sys.executable, "-P", llama_server.__file__, "--model", str(path)]
     return None
 
 

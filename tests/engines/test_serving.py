@@ -1,4 +1,5 @@
 import sys
+import types
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from families import family_model
 
 from hf_puzzle import cli, formats, hub
 from hf_puzzle.blocks import Block
-from hf_puzzle.engines import serving
+from hf_puzzle.engines import llama_server, serving
 from hf_puzzle.engines.process import EngineError
 from hf_puzzle.engines.serving import command
 
@@ -88,3 +89,23 @@ def test_the_command_is_printed_and_run(folder, installed, capsys, monkeypatch):
     cli.main(["serve", str(folder)])
     assert ran == [[sys.executable, sys.executable, "-m", "mlx_lm", "server", "--model", str(folder)]]
     assert cli.main(["serve", str(folder / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize("system, repacks", [(b"AMX_INT8 = 1 | AVX2 = 1", False), (b"AVX2 = 1", True)])
+def test_llama_cpps_server_leaves_weights_alone_where_it_has_amx(system, repacks):
+    library = types.SimpleNamespace(
+        llama_print_system_info=lambda: system,
+        llama_model_default_params=lambda: types.SimpleNamespace(use_extra_bufts=True, n_gpu_layers=3),
+    )
+    llama_server.without_repacking(library)
+    params = library.llama_model_default_params()
+    assert params.use_extra_bufts is repacks
+    assert params.n_gpu_layers == 3
+
+
+def test_llama_cpps_server_is_found_beside_our_module_of_that_name(tmp_path, installed):
+    installed("llama_cpp", "starlette_context")
+    path = tmp_path / "a.gguf"
+    path.touch()
+    engine, line = command(path)
+    assert (engine, line[1:]) == ("llama.cpp", ["-P", llama_server.__file__, "--model", str(path)])
