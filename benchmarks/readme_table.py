@@ -390,6 +390,8 @@ def pcw() -> str:
             f"{ratio(behind, 'kept windows against read again with every request')} than once a request "
             f"({data['parameters'] / 1e6:.1f} M parameters)"
         )
+    if data := load("decision_child.json"):
+        facts.append(decision_child(data))
     if data := load("stale_windows.json"):
         facts.append(
             f"{data['sequences']} random sequences of weight changes, adapter switches, casts and calls: of "
@@ -415,6 +417,25 @@ def pcw() -> str:
             f"other ways to keep and read them: {'; '.join(map(cost, rest))} ({data['texts']} texts, {data['labels']} labels)"
         )
     return "\n\n".join(filter(None, ["\n".join(f"- {fact}" for fact in facts), pcw_real()]))
+
+
+def decision_child(data: dict) -> str:
+    """A child for decisions beside its baselines, and how sure it is."""
+
+    def network(row: dict) -> str:
+        total = row["speed"]["total"]
+        return f"{total['value']:.2f}x (>= {total['lower_bound']:.2f}x) at {row['agreement']:.1%}"
+
+    child, sure = data["child"], data["calibration"]["child"]["with_temperature"]
+    own = [row for row in data["baselines"] if row["gkd_tokens"] == 0]
+    rest = ", ".join(f"{row['name']} {network(row)}" for row in own)
+    return (
+        f"child for decisions, prefill of {data['workload']['prefill_tokens']} tokens, batch {data['workload']['batch_size']}: "
+        f"{network(child)} of its parent's {child['rows']} decisions ({child['top1']:.1%} right, the parent {child['parent_top1']:.1%}) "
+        f"after {data['gkd_tokens']:,} GKD tokens; before them {rest}; calibration error {sure['ece']:.3f} with a temperature of "
+        f"other requests; another order of the options changes {data['orders']['child']:.0%} of its answers, {data['orders']['parent']:.0%} of "
+        "the parent's, which only ever saw one"
+    )
 
 
 def pcw_real() -> str:

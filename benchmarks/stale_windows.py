@@ -30,18 +30,22 @@ SMOLLM2 = {
 }  # fmt: skip
 
 
-def sequences(count: int, steps: int) -> dict:
-    """Readings by outcome over `count` seeds, and the sequences in which one was wrong."""
+def sequences(count: int, steps: int, minutes: float) -> dict:
+    """Readings by outcome over `count` seeds, or as many as `minutes` allow, and the sequences in which one was wrong."""
     from stale import live
 
     readings, changes, wrong = Counter(), Counter(), []
+    until, done = time.monotonic() + 60 * minutes, 0
     for seed in range(count):
+        if time.monotonic() > until:
+            break
+        done += 1
         happened, found = live(seed, steps)
         readings.update(found)
         changes.update(happened)
         if "wrong" in found:
             wrong.append({"seed": seed, "changes": happened, "readings": found})
-    return {"sequences": count, "readings": dict(readings), "changes": dict(changes), "wrong": wrong}
+    return {"sequences": done, "readings": dict(readings), "changes": dict(changes), "wrong": wrong}
 
 
 def cost(rounds: int) -> dict:
@@ -77,13 +81,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of sequences; fewer are said to be fewer")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "stale_windows.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     sys.path[:0] = [str(ROOT / "tests")]
-    result = {"cost": cost(args.rounds), **sequences(args.sequences, args.steps)}
+    result = {"cost": cost(args.rounds), **sequences(args.sequences, args.steps, args.minutes)}
     result["environment"] = artifacts.environment()
     artifacts.write_json(args.out, result)
     print(
