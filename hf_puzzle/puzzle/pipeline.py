@@ -72,7 +72,7 @@ from .loading import gathered, load_layers, load_sharded, resolve_dtype
 from .network import Network, meta_model
 from .parent_source import ParentSource
 from .preflight import check_machine
-from .refit import LEAST_ROWS, calibration_rows, estimate_child, refit, wanted_tokens
+from .refit import calibration_rows, check_tokens, estimate_child, refit
 from .report import estimate_report, write_report
 from .scoring import (
     Score,
@@ -275,26 +275,9 @@ class PuzzleRun:
         config, length = self.recipe.child, self.sequence_length
         if not config.refit or (self.recipe.data.name == TRAINERS_DATA and self._streams is None):
             return
-        if config.refit_tokens is not None and config.refit_tokens < 2 * length:
-            raise RecipeError(
-                f"child.refit_tokens {config.refit_tokens}: two sequences of {length} at least, one to fit and one to judge; "
-                "or child.refit: false"
-            )
-        widths = (b.ffn for b in parent_blocks(self.config)) if self.source.known else ()
+        widths = (block.ffn for block in parent_blocks(self.config)) if self.source.known else ()
         widest = max((width for width in widths if isinstance(width, int)), default=0)
-        wanted = wanted_tokens(widest) if widest else 0
-        given = min(config.refit_tokens or max(2 * length, wanted), self.recipe.data.num_tokens)
-        if given // length < LEAST_ROWS:
-            logger.warning(
-                "child.refit_tokens: of %d sequences of %d, one judges, which cannot tell a gain from chance: the refit will "
-                "be taken back. %d tokens would do (%d sequences); or child.refit: false", given // length, length,
-                max(wanted, LEAST_ROWS * length), max(wanted // length, LEAST_ROWS),
-            )  # fmt: skip
-        elif given < wanted:
-            logger.warning(
-                "child.refit_tokens: %d tokens for matrices of up to %d input channels; %d would do. Matrices that gain nothing "
-                "on held-out text stay as they are.", given, widest, wanted,
-            )  # fmt: skip
+        check_tokens(config, length, self.recipe.data.num_tokens, widest)
 
     def _check_validation(self) -> None:
         """GKD's step is chosen on validation text; how much a callback has is known with its streams."""

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..evaluation import Rows, Targets, surely_lower
 from ..progress import bar
-from ..recipe import ChildConfig
+from ..recipe import ChildConfig, RecipeError
 from ..stages import Estimate
 from .estimates import Pieces, largest
 from .experts import ExpertData, expert_width, experts_of, refitted
@@ -74,6 +74,37 @@ class Refit:
 def wanted_tokens(widest: int) -> int:
     """Calibration tokens for an output matrix of `widest` input channels, those that judge included."""
     return -(-TOKENS_PER_CHANNEL * widest * JUDGES // (JUDGES - 1))
+
+
+def check_tokens(config: ChildConfig, sequence_length: int, most: int, widest: int) -> None:
+    """Say before any compute that calibration text is too little.
+
+    Args:
+        most: tokens that there are.
+        widest: input channels of the widest FFN, 0 if it is not known.
+
+    Raises:
+        RecipeError: less than two sequences.
+    """
+    length = sequence_length
+    if config.refit_tokens is not None and config.refit_tokens < 2 * length:
+        raise RecipeError(
+            f"child.refit_tokens {config.refit_tokens}: two sequences of {length} at least, one to fit and one to judge; "
+            "or child.refit: false"
+        )
+    wanted = wanted_tokens(widest) if widest else 0
+    given = min(config.refit_tokens or max(2 * length, wanted), most)
+    if given // length < LEAST_ROWS:
+        logger.warning(
+            "child.refit_tokens: of %d sequences of %d, one judges, which cannot tell a gain from chance: the refit will "
+            "be taken back. %d tokens would do (%d sequences); or child.refit: false", given // length, length,
+            max(wanted, LEAST_ROWS * length), max(wanted // length, LEAST_ROWS),
+        )  # fmt: skip
+    elif given < wanted:
+        logger.warning(
+            "child.refit_tokens: %d tokens for matrices of up to %d input channels; %d would do. Matrices that gain nothing "
+            "on held-out text stay as they are.", given, widest, wanted,
+        )  # fmt: skip
 
 
 def calibration_rows(
