@@ -34,6 +34,8 @@ from pathlib import Path
 from hf_puzzle import artifacts
 from hf_puzzle.energy import Counters
 from hf_puzzle.engines import llama_server
+from hf_puzzle.engines.check import OPENS, check_folder
+from hf_puzzle.engines.export import export
 from hf_puzzle.engines.gguf import write_gguf
 
 
@@ -68,6 +70,19 @@ def command_of(engine: str, path: Path, port: int, threads: int) -> list[str]:
         return [program, "serve", str(path), *place, "--trust-remote-code", "--device", "cpu", *batching]
     settings = ["--n_ctx", "2048", "--n_threads", str(threads)]
     return [sys.executable, "-P", llama_server.__file__, "--model", str(path), *settings, *place]
+
+
+def as_served(engine: str, path: Path, out: Path, outtype: str) -> Path:
+    """What the engine opens: a GGUF file; for continuous batching, a folder whose layers have one count of KV heads."""
+    if engine == "llama.cpp":
+        return write_gguf(path, out.with_suffix(".gguf"), outtype)
+    if not (path / "puzzle.json").exists():
+        return path
+    (verdict,) = (v for v in check_folder(path) if v.engine == "continuous-batching")
+    if verdict.status == OPENS:
+        return path
+    print("\n".join(export(path, "continuous-batching", out)), flush=True)
+    return out
 
 
 @contextlib.contextmanager
@@ -300,9 +315,9 @@ def main() -> None:
         result["energy"] = "no counter of this machine's processor packages can be read"
     with tempfile.TemporaryDirectory() as folder:
         for engine in args.engines:
-            paths = folders
-            if engine == "llama.cpp":
-                paths = {name: write_gguf(path, Path(folder) / f"{name}.gguf", args.outtype) for name, path in folders.items()}  # fmt: skip
+            paths = {
+                name: as_served(engine, path, Path(folder) / name, args.outtype) for name, path in folders.items()
+            }
             result["engines"][engine] = measured(engine, paths, args, Path(folder))
             print(engine, json.dumps(result["engines"][engine]["poisson"]["parent_over_child"]), flush=True)
             artifacts.write_json(args.out, result)
