@@ -416,7 +416,21 @@ def pcw() -> str:
             f"{len(data['windows'])} windows of SmolLM2-135M-Instruct in a store of {whole['bytes'] / 1e6:.0f} MB (float32), against "
             f"other ways to keep and read them: {'; '.join(map(cost, rest))} ({data['texts']} texts, {data['labels']} labels)"
         )
+    if data := load("pcw_kvpress.json"):
+        facts.append(kvpress(data))
     return "\n\n".join(filter(None, ["\n".join(f"- {fact}" for fact in facts), pcw_real()]))
+
+
+def kvpress(data: dict) -> str:
+    """The long prompt of the table below with its cache pruned."""
+    rows = {(r["press"], r["compression_ratio"]): r for r in data["rows"] if r["calibrated"] and r["num_windows"] == 1}
+    whole, rest = rows.pop(("none", 0.0)), rows.items()
+    named = ", ".join(f"{name} {row['keys_kept']:.0%} of the keys {row['accuracy']:.0%}" for (name, _), row in rest)
+    return (
+        f"kvpress {data['pressed_with']['kvpress']} on the long prompt of one window's demonstrations, calibrated, as in the table "
+        f"below ({whole['texts']} texts): all keys {whole['accuracy']:.0%}, {named}; pip refuses it beside transformers 5.23, it was run "
+        f"on {data['pressed_with']['transformers']}"
+    )
 
 
 def decision_child(data: dict) -> str:
