@@ -140,9 +140,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.place.mkdir(parents=True, exist_ok=True)
-    words, found = cases.tokenizer(), json.loads(args.out.read_text()) if args.out.exists() else {"engines": {}}
+    words = cases.tokenizer()
     for engine in args.engines:
-        found["engines"][engine] = timed(engine, args.place, args.venvs, words, args.rounds)
+        row = timed(engine, args.place, args.venvs, words, args.rounds)
+        # as it is now: another engine may have been timed meanwhile
+        found = json.loads(args.out.read_text()) if args.out.exists() else {"engines": {}}
+        found["engines"][engine] = row
         found |= {
             "environment": artifacts.environment(),
             "note": args.note,
