@@ -40,6 +40,11 @@ BEFORE = {
 # ambiguous root and product, a temperature below absolute zero, a half of a sum, "next Friday", "1,5" and cups. Two
 # gold answers of ours were wrong and are corrected here; the figure of the first contact is as it was counted then
 SECOND_FIRST = {"n": 253, "right": 0.6957, "abstained": 0.2806, "wrong silently": 0.0237}
+# later ones about a museum, written before any failure over it had been read; "fourth": 126 chosen to be ambiguous, such as
+# weekdays without a date, cups, and half of a sum. Counted with the expected answers of then, of which five were wrong
+THIRD_FIRST = {"n": 254, "right": 0.8819, "abstained": 0.0984, "wrong silently": 0.0197}
+FOURTH_FIRST = {"n": 126, "right": 0.8413, "abstained": 0.1032, "wrong silently": 0.0556}
+MUSEUM_TODAY = "2024-03-11"
 UNITS = {
     "meter": ("len", "1", ["metres"]), "kilometer": ("len", "1000", ["km"]), "mile": ("len", "1609.344", ["miles"]),
     "kilogram": ("mass", "1", ["kg"]), "liter": ("vol", "1", ["litres"]), "second": ("time", "1", ["seconds"]),
@@ -254,11 +259,11 @@ def main() -> dict:
             folder.mkdir()
             make(folder)
             systems[name] = factory(folder, TODAY)
-        for name in ("airline", "farm"):
+        for name in ("airline", "farm", "museum"):
             folder = Path(directory) / name
             folder.mkdir()
             getattr(mrkl_worlds, name)(folder)
-            systems[name] = factory(folder, mrkl_worlds.TODAY)
+            systems[name] = factory(folder, MUSEUM_TODAY if name == "museum" else mrkl_worlds.TODAY)
         for row in rows:
             start = time.process_time()
             reply = systems[row["world"]](row["query"])
@@ -266,7 +271,7 @@ def main() -> dict:
             found = verdict(row["expected"], reply)
             part = row.get("part", row["world"])
             worlds[part][found] += 1
-            kinds[row["kind"] if part != "second" else f"second {row['kind']}"][found] += 1
+            kinds[f"{part} {row['kind']}" if part in ("second", "third", "fourth") else row["kind"]][found] += 1
     shares = {
         name: {"n": sum(c.values())}
         | {k: round(c[k] / sum(c.values()), 4) for k in ("right", "abstained", "wrong silently")}
@@ -275,9 +280,13 @@ def main() -> dict:
     found = {
         "before": BEFORE,
         "first": FIRST,
-        "now": {name: shares[name] for name in worlds if name != "second"},
+        "now": {name: shares[name] for name in worlds if name not in ("second", "third", "fourth")},
         "second_first": SECOND_FIRST,
         "second_now": shares["second"],
+        "third_first": THIRD_FIRST,
+        "third_now": shares["third"],
+        "fourth_first": FOURTH_FIRST,
+        "fourth_now": shares["fourth"],
         "kinds": {name: shares[name] for name in kinds},
         "cpu_ms": {"p50": round(sorted(times)[len(times) // 2], 1), "max": round(max(times), 1)},
     }

@@ -499,11 +499,17 @@ def mrkl() -> str:
             ("now", "now"),
         ]
         table = "\n".join(f"| {label} | {' | '.join(outcomes(name))} |" for label, name in rows)
+        later = (
+            ("questions over two other worlds", "second"),
+            ("over a fifth", "third"),
+            ("more over it, chosen to be ambiguous", "fourth"),
+        )
         second = "\n".join(
-            f"| {data[key]['n']} later questions over two other worlds, {label} | "
-            + " | ".join(f"{data[key][name]:.1%}" for name in ("right", "abstained", "wrong silently"))
+            f"| {data[f'{part}_{when}']['n']} {said}, {label} | "
+            + " | ".join(f"{data[f'{part}_{when}'][name]:.1%}" for name in ("right", "abstained", "wrong silently"))
             + " |"
-            for label, key in (("first contact", "second_first"), ("now", "second_now"))
+            for said, part in later
+            for label, when in (("first contact", "first"), ("now", "now"))
         )
         parts.append(
             f"{sum(world['n'] for world in data['now'].values())} questions in the words of public threads, over two small "
@@ -511,6 +517,34 @@ def mrkl() -> str:
             "left to the model, and said so, or it is **wrong silently**: the figure that counts. The failures of the first "
             "contact were read since, so the last row is no blind number.\n\n"
             f"| | right | left to the model | wrong silently |\n|---|---|---|---|\n{table}\n{second}"
+        )
+    if data := load("mrkl_confidence.json"):
+        fitted, others = data["fitted"], data["others"]
+        sure, before = others["sure"], others["before: all at 0.99 or 0.9"]["sure"]
+        curve = ", ".join(f"{share:.1%}: {risk:.1%}" for share, risk in others["risk_coverage"])
+        parts.append(
+            f"A confidence is a share: fitted on {fitted['answers']} answers at their first contact (`benchmarks/mrkl_confidence.py`: what "
+            "a question takes for granted, logistic and isotonic regression), and judged on the "
+            f"{others['answers']} others, of which {others['right']} were right. At least {sure['least']} had {sure['answers']}, and "
+            f"{sure['right']} of these were right ({sure['right'] / sure['answers']:.1%}; before, with one number for all, {before['right']} of "
+            f"{before['answers']}); calibration error {others['ece']:.3f}, {others['coverage_at_99_precision']:.1%} answered at 99 % "
+            f"precision. Answered, the surest first, and wrong of these: {curve}. Which features there are was decided with the "
+            "errors of both halves known."
+        )
+    if data := load("tool_calls.json"):
+        masks, asked = data["masks"], data["questions"]
+        engines = "; ".join(
+            f"{name} {masks[name]['step_us_median']:.0f} us a step (first time {masks[name]['step_us_first_time'] / 1e3:.1f} ms), first mask "
+            f"{masks[name]['first_mask_ms']:.1f} ms"
+            for name in ("own", "llguidance", "xgrammar")
+        )
+        required, free = asked["masked_required"], asked["free"]
+        parts.append(
+            f"Masks of a model's own calls, {masks['tokens']:,} tokens, medians (`benchmarks/tool_calls.py`): {engines}; "
+            f"{masks['steps_with_equal_masks']:,} of {masks['steps_compared']:,} steps have equal masks; a step of the model takes "
+            f"{data['model_step_ms']:.0f} ms on that busy machine. SmolLM2-135M-Instruct, whose template knows no tools, called one in {free['called']} of "
+            f"{free['n']} questions by itself; made to, it wrote {required['valid']} of {required['n']} valid calls, chose {required['expert']} "
+            f"rightly, and {required['right']} gave the right answer: masks make calls valid, not right."
         )
     if data := load("mrkl.json"):
 

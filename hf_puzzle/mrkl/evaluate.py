@@ -17,6 +17,7 @@ from pathlib import Path
 from ..remote.experts_mrkl import Experts
 from ..remote.known_mrkl import Known
 from ..remote.planner_mrkl import Limits, Planner
+from .confidence import calibration_error, coverage, reliability
 from .data import Example, Generator, make_world, solve
 
 
@@ -108,26 +109,6 @@ def answer_right(row: dict, answer: dict) -> bool:
     return abs(gold - said) <= Fraction(1, 10**6) * max(1, abs(gold))
 
 
-def calibration_error(confidences: list, right: list, bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins."""
-    groups = defaultdict(list)
-    for confidence, hit in zip(confidences, right, strict=True):
-        groups[min(bins - 1, int(confidence * bins))].append((confidence, hit))
-    gaps = (abs(sum(c for c, _ in group) - sum(h for _, h in group)) for group in groups.values())
-    return sum(gaps) / max(1, len(right))
-
-
-def coverage(confidences: list, right: list, precision: float = 0.95) -> float:
-    """The largest share of queries, most confident first, of which `precision` are right."""
-    hits, best = 0, 0.0
-    ranked = sorted(zip(confidences, right, strict=True), key=lambda pair: -pair[0])
-    for i, (_, hit) in enumerate(ranked, 1):
-        hits += hit
-        if hits / i >= precision:
-            best = i / len(ranked)
-    return best
-
-
 def score(rows: list, answers: list) -> dict:
     """All numbers of the research note's protocol (D.7) for `answers` to `rows`.
 
@@ -147,6 +128,9 @@ def score(rows: list, answers: list) -> dict:
     called = [answer for row, answer in zip(rows, answers, strict=True) if row["calls"]]
     confidences, right = [answer["confidence"] for answer in answers], tables["all"]["route"]
     times = sorted(answer["latency_ms"] for answer in answers)
+    accepted = [
+        (a["confidence"], answer_right(r, a)) for r, a in zip(rows, answers, strict=True) if a["status"] == "ok"
+    ]
     return {
         "rows": len(rows),
         "tables": {
@@ -158,8 +142,25 @@ def score(rows: list, answers: list) -> dict:
         "self_computed": sum(a["answer"] is not None and not a["trace"] for a in called),
         "ece": round(calibration_error(confidences, right), 4),
         "coverage_at_95_precision": round(coverage(confidences, right), 4),
+        "answers": reliability([c for c, _ in accepted], [r for _, r in accepted]),
         "latency_ms": {"p50": round(times[len(times) // 2], 2), "p95": round(times[int(len(times) * 0.95)], 2), "max": round(times[-1], 2)},
     }  # fmt: skip
+
+
+def answers_at(count: int, seed: int, folder) -> dict:
+    """`reliability` of what is answered of `count` generated questions in wordings and worlds kept apart."""
+    found = []
+    for number in range(2):
+        path = Path(folder) / str(number)
+        world = make_world(path, "held", seed + number)
+        ask, experts = factory(path, world.today), Experts.from_fixtures(path, world.today)
+        for example in Generator(world, "held", seed + number).draw(count // 2):
+            reply = ask(example.query)
+            results, status = solve(example.calls, experts) if example.calls else ([], "ok")
+            if reply["status"] == "ok" and status == "ok":
+                row = {"kind": example.kind if example.calls else "abstain", "results": results}
+                found.append((reply["confidence"], answer_right(row, reply)))
+    return {"asked": count // 2 * 2, **reliability([c for c, _ in found], [r for _, r in found])}
 
 
 def main(argv=None) -> dict:

@@ -41,6 +41,7 @@ from .adapters import (
     world_examples,
     world_rows,
 )
+from .evaluate import answers_at
 from .pairs import CODES, PLACES, arithmetic, pairs_for
 from .recipe import MRKLRecipe
 
@@ -198,6 +199,8 @@ class _Run:
                 examples = world_examples("dev", count, self.recipe.seed + 1000, worlds)
                 random.Random(self.recipe.seed).shuffle(examples)
                 result["readers"] = compare_readers(reader, examples, config.precision)
+        with tempfile.TemporaryDirectory() as worlds:
+            result["answers"] = answers_at(2 * count, self.recipe.seed + 2000, worlds)
         artifacts.write_json(self.out / "evaluation.json", result | {"environment": artifacts.environment()})
 
     def ask(self) -> None:
@@ -308,7 +311,7 @@ def _tables(result, digits) -> list[str]:
             lines.append(f"| {titles[name]} | " + " | ".join(f"{cell:.2f}" for cell in row) + " |")
     if "readers" in result:
         lines += _reader_table(result["readers"])
-    return lines
+    return lines + _answer_lines(result["answers"])
 
 
 def _reader_table(readers) -> list[str]:
@@ -320,6 +323,17 @@ def _reader_table(readers) -> list[str]:
         lines.append(f"| {name} | {row['n']} | {' | '.join(cells)} |")
     kept = "is kept: it earns its place" if readers["earns"] else "is left out: it does not earn its place"
     return [*lines, "", f"The model's reader {kept} (threshold {readers['judge']['threshold']:.3f})."]
+
+
+def _answer_lines(answers) -> list[str]:
+    sure, curve = answers["sure"], answers["risk_coverage"]
+    said = (
+        f"Of {answers['asked']} generated questions kept apart {answers['answers']} were answered, {answers['right']} rightly; "
+        f"of those with a confidence of at least {sure['least']} {sure['right']} of {sure['answers']}. Calibration error "
+        f"{answers['ece']:.3f}, coverage at 99 % precision {answers['coverage_at_99_precision']:.3f}."
+    )
+    table = ["| answered, the surest first | wrong of these |", "|---|---|"]
+    return ["", said, "", *table, *(f"| {share:.3f} | {risk:.4f} |" for share, risk in curve)]
 
 
 def _stand_ins() -> list:

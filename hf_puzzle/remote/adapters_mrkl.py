@@ -6,6 +6,7 @@ one id however long it is. Decoding walks a grammar of whole items (`plans_mrkl`
 """
 
 import contextlib
+import functools
 import math
 import re
 import shutil
@@ -162,12 +163,10 @@ def decode_items(
     Returns: (items, product of the probabilities of the chosen tokens among the allowed ones).
     Raises MRKLError when `max_tokens` do not suffice, and for a soft prompt that the installed PEFT does not carry.
     """
-    known: dict[str, tuple[int, ...]] = {}
 
+    @functools.cache
     def ids_of(item):
-        if item not in known:
-            known[item] = tuple(tokenizer(item, add_special_tokens=False)["input_ids"])
-        return known[item]
+        return tuple(tokenizer(item, add_special_tokens=False)["input_ids"])
 
     state = {"items": [], "partial": ()}
     chosen: list[float] = []
@@ -175,15 +174,13 @@ def decode_items(
     def settle(token):
         """Take one generated token into the state."""
         partial = (*state["partial"], token)
-        for item in following(state["items"]):
-            if ids_of(item) == partial:
-                state["items"], partial = [*state["items"], item], ()
-                break
-        state["partial"] = partial
+        done = next((item for item in following(state["items"]) if ids_of(item) == partial), None)
+        state["items"], state["partial"] = (
+            ([*state["items"], done], ()) if done is not None else (state["items"], partial)
+        )
 
     def allowed():
-        partial = state["partial"]
-        length = len(partial)
+        partial, length = state["partial"], len(state["partial"])
         return sorted({ids_of(i)[length] for i in following(state["items"]) if ids_of(i)[:length] == partial})
 
     def process(input_ids, scores):

@@ -87,6 +87,14 @@ def weekday_near(c, weekday, which):
     return date(moved(c.today, days=ahead if which == "next" else ahead - 7 if ahead < 7 else -7))
 
 
+@meaning("weekday_coming")
+def weekday_coming(c, weekday):
+    """`next Friday`: the nearest one and that of the next week, which are not always the same."""
+    nearest = weekday_near(c, weekday, "next")
+    following = date(moved(c.today, days=7 - c.today.weekday() + weekday))
+    return nearest if nearest == following else [nearest, following]
+
+
 @meaning("weekday_this")
 def weekday_this(c, weekday):
     ahead = (weekday - c.today.weekday()) % 7

@@ -507,17 +507,9 @@ TEMPERATURES = {
 }
 SEVERAL_UNITS = {"ton": "tonne, short_ton, long_ton", "degree": "degC, degF", "°": "degC, degF", "mil": "mile, inch"}
 PINT_BASES = {
-    _LENGTH: "meter",
-    _MASS: "kilogram",
-    _TIME: "second",
-    _VOLUME: "liter",
-    "speed": "meter/second",
-    "area": "meter**2",
-    "energy": "joule",
-    "power": "watt",
-    "pressure": "pascal",
-    "temp": "kelvin",
-}
+    _LENGTH: "meter", _MASS: "kilogram", _TIME: "second", _VOLUME: "liter", "speed": "meter/second", "area": "meter**2",
+    "energy": "joule", "power": "watt", "pressure": "pascal", "temp": "kelvin",
+}  # fmt: skip
 
 
 class Units(Expert):

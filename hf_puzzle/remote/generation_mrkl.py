@@ -235,6 +235,23 @@ def vocabulary(tokenizer, size) -> Vocabulary:
     return _vocabularies[key]
 
 
+def _check(model, stock, generation_config, max_calls, seconds_per_call, max_call_tokens, call_tokens, result_tokens):
+    """MRKLError for arguments that calls cannot be made with."""
+    if wrong := [name for name in NOT_WITH_CALLS if name in stock]:
+        raise MRKLError(f"{wrong[0]} cannot be given together with experts")
+    sources = (stock, generation_config, model.generation_config)
+    values = (s.get("num_beams") if isinstance(s, dict) else getattr(s, "num_beams", None) for s in sources)
+    if (next((value for value in values if value is not None), 1) or 1) > 1:
+        raise MRKLError("num_beams: a call cannot be taken back; use num_beams=1, greedy or sampling")
+    if max_calls < 0 or seconds_per_call <= 0 or max_call_tokens < 1:
+        given = f"max_calls {max_calls}, seconds_per_call {seconds_per_call}, max_call_tokens {max_call_tokens}"
+        raise MRKLError(f"{given}: expected at least 0, more than 0 and at least 1")
+    if len(call_tokens) != 2 or len(result_tokens) != 2 or not all((*call_tokens, *result_tokens)):
+        raise MRKLError(
+            f"call_tokens {short(call_tokens)} and result_tokens {short(result_tokens)} are pairs of texts"
+        )
+
+
 def generate(
     inputs: torch.Tensor | None = None,
     generation_config=None,
@@ -253,8 +270,7 @@ def generate(
 ):
     """`model.generate` with calls of experts.
 
-    Takes all of stock `generate`'s arguments but beams and assisted decoding: greedy, sampling,
-    `num_return_sequences`, batches, streamers, stopping criteria, logits processors.
+    Takes all of stock `generate`'s arguments but beams and assisted decoding.
 
     Args:
         inputs: (Q, L) ids, also as `input_ids`.
@@ -269,8 +285,7 @@ def generate(
         call_tokens, result_tokens: What opens and closes; plain text or tokens of the tokenizer.
     Returns: what stock `generate` returns; calls and results are part of the sequences and of `max_new_tokens`; a call
         that `max_new_tokens` cuts off is not run.
-    Raises MRKLError, before any compute, for beams, assisted decoding, experts that are not valid and a cache under an
-        unknown name; and for soft prompts that the installed PEFT does not carry.
+    Raises MRKLError for what cannot be: beams, experts that are not valid, a cache under an unknown name.
     """
     stock = {name: value for name, value in kwargs.items() if value is not None}
     ids = stock.pop("input_ids", inputs)
@@ -283,22 +298,9 @@ def generate(
     stock |= base_model_settings(model)
     plain = functools.partial(type(model).generate, model)
     if experts is None:
-        if tokenizer is not None:
-            stock["tokenizer"] = tokenizer
-        return plain(ids, generation_config=generation_config, **stock)
-    if wrong := [name for name in NOT_WITH_CALLS if name in stock]:
-        raise MRKLError(f"{wrong[0]} cannot be given together with experts")
-    sources = (stock, generation_config, model.generation_config)
-    values = (s.get("num_beams") if isinstance(s, dict) else getattr(s, "num_beams", None) for s in sources)
-    if (next((value for value in values if value is not None), 1) or 1) > 1:
-        raise MRKLError("num_beams: a call cannot be taken back; use num_beams=1, greedy or sampling")
-    if max_calls < 0 or seconds_per_call <= 0 or max_call_tokens < 1:
-        given = f"max_calls {max_calls}, seconds_per_call {seconds_per_call}, max_call_tokens {max_call_tokens}"
-        raise MRKLError(f"{given}: expected at least 0, more than 0 and at least 1")
-    if len(call_tokens) != 2 or len(result_tokens) != 2 or not all((*call_tokens, *result_tokens)):
-        raise MRKLError(
-            f"call_tokens {short(call_tokens)} and result_tokens {short(result_tokens)} are pairs of texts"
-        )
+        own = {} if tokenizer is None else {"tokenizer": tokenizer}
+        return plain(ids, generation_config=generation_config, **stock, **own)
+    _check(model, stock, generation_config, max_calls, seconds_per_call, max_call_tokens, call_tokens, result_tokens)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(model.config._name_or_path)
     experts = experts if isinstance(experts, Experts) else Experts(experts)

@@ -12,7 +12,8 @@ DateX <- tomorrow : near 1
 DateX <- yesterday : near -1
 DateX <- day after tomorrow : near 2
 DateX <- day before yesterday : near -2
-DateX <- (next|coming|following|upcoming) Weekday : weekday_near next
+DateX <- (coming|following|upcoming) Weekday : weekday_near next
+DateX <- next Weekday : weekday_coming
 DateX <- (last|past|previous) Weekday : weekday_near last
 DateX <- this [coming|upcoming] Weekday : weekday_this
 DateX <- Holiday [,|of|in] [Year] : holiday

@@ -218,7 +218,9 @@ class Known:
         return self._units.get(_unit_tokens(text.replace("_", " ")), text)
 
     def _add(self, name, reference):
-        tokens = tuple(WORD.findall(name.lower()))
+        tokens = tuple(re.findall(rf"{WORD.pattern}|&", name.lower()))
+        if "&" in tokens:
+            self._add(name.replace("&", " and "), reference)
         if tokens and not (len(tokens) == 1 and (tokens[0] in STOP_ENTITIES or len(tokens[0]) < 2)):
             self._entities.setdefault(tokens[0], []).append((tokens, reference))
 

@@ -287,8 +287,11 @@ class Vocabulary:
 
     def nodes(self, value: str) -> tuple:
         """`value` with the tokenizer's control tokens as tokens."""
-        control = {t.content: i for i, t in self.tokenizer.added_tokens_decoder.items() if self.bytes[i] is None}
-        control |= dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=False))
+        added = self.tokenizer.added_tokens_decoder.items()
+        # a token that was added behind the model's vocabulary cannot be written
+        control = {token.content: i for i, token in added if i < self.size and self.bytes[i] is None}
+        special = zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=False)
+        control |= {content: i for content, i in special if i < self.size}
         found, at, begun = [], 0, 0
         while at < len(value):
             names = [name for name in control if name and value.startswith(name, at)]

@@ -55,8 +55,8 @@ CUSTOM_PIPELINES = {
     "mrkl": {"impl": "pipeline_mrkl.MrklPipeline", "pt": ["AutoModelForCausalLM"], "type": "text"},
 }
 ON_ERROR = ("report", "lm", "raise")
-# a model's own choice of a call: what a model of 135 M parameters gets right of them (benchmarks/tool_calls.json)
-OWN_CALLS = 0.5
+# a model's own calls: 3 of 18 gave the answer that was asked for, by a model of 135 M (benchmarks/tool_calls.json)
+OWN_CALLS = 0.17
 # phrasing is asked for as a continuation where the model has no chat template
 PHRASING = (
     "Say the answer to the question in one sentence. Keep every number, date and name exactly as it is in the answer."

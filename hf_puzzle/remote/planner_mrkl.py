@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from .calls_mrkl import Expert, MRKLError, Result, run_with_deadline
+from .confidence_mrkl import FITTED, features
 from .custom_mrkl import customs
 from .known_mrkl import Known
 from .plan_mrkl import Plan, Step, number_in, say
@@ -24,8 +25,8 @@ __all__ = ["BUILT_IN", "Decision", "Limits", "Plan", "Planner", "Step", "refusal
 BUILT_IN = ("calculator", "currency", "units", "dates", "database", "weather", "wiki")
 # experts whose answer may be looked at before a plan is chosen: they are ours, local and without effects
 LOCAL = frozenset(BUILT_IN)
-# how sure an accepted reading is; measured on wordings that nobody wrote rules for (benchmarks/mrkl_wordings.json)
-SURE, UNSURE, OWN = 0.99, 0.9, 0.94
+# that nothing is asked which an expert holds, where no reading explains the question; and a call of a user's expert
+UNSURE, OWN = 0.9, 0.94
 
 
 @dataclass
@@ -89,11 +90,11 @@ class Planner:
             return Decision(None, 0.99, status="refused", message=reason)
         text, instructed = set_aside(query)
         plans = [plan for plan in self.reader.plans(text) if len(plan.steps) <= self.limits.calls]
-        decision = self.choose(plans)
+        decision = self.choose(plans, text)
         return decision if plans else self.own(text) or decision
 
-    def choose(self, plans) -> Decision:
-        """The plan that all readings agree on."""
+    def choose(self, plans, text: str = "") -> Decision:
+        """The plan that all readings of a text agree on."""
         if not plans:
             return Decision(None, UNSURE, {"readings": 0}, "abstain", "no reading explains every word")
         best = agreed(plans, self.worth)
@@ -102,7 +103,9 @@ class Planner:
                 f"{len(plans)} readings with different answers" if len(plans) <= MAX_READINGS else "too many readings"
             )
             return Decision(None, UNSURE, {"readings": len(plans)}, "abstain", what)
-        return Decision(best, SURE if not best.cost else UNSURE, {"readings": len(plans), "cost": best.cost})
+        taken = features(text, best.steps, best.cost)
+        named = [name for name, value in taken.items() if value]
+        return Decision(best, FITTED(taken), {"readings": len(plans), "cost": best.cost, "taken": named})
 
     def worth(self, plan: Plan):
         """What a plan answers, to compare readings by; None where that cannot be known without effects."""

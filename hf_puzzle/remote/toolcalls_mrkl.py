@@ -113,6 +113,13 @@ class ToolCalls:
             for call in calls:
                 self._run(*call, found, memo)
 
+    def call_once(self, chat: Sequence[Mapping], choice: str = "auto", **generate) -> Turns:
+        """As a call of this, without the model's sentence behind its calls."""
+        found = Turns()
+        for call in self._turn(chat, choice == "required", False, found, generate):
+            self._run(*call, found, {})
+        return found
+
     def _turn(self, chat, required, last, found, generate) -> list:
         encoded = {name: tensor.to(self.model.device) for name, tensor in self.encode(chat).items()}
         settings = dict(generate)

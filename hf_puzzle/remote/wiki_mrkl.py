@@ -277,40 +277,39 @@ def _kind(rest, query):
 
 def _candidates(tokens, kind, head, given):
     """(start, end, unit, bonus) of the spans of `tokens` that have the kind."""
+    yield from _figures(tokens, kind, head)
+    if kind not in ("year", "measure", "count"):
+        yield from _named(tokens, kind, head, given)
+    if kind == "name":
+        for i, token in enumerate(tokens):
+            plain = token.isalpha() and token.islower() and token not in STOPWORDS | PREPOSITIONS
+            led = i and tokens[i - 1] in ("the", "a", "an", "of")
+            if plain and led and token not in given and not CONCEPTS.get(stem(token)):
+                yield i, i + 1, None, 0.1
+
+
+def _figures(tokens, kind, head):
     for i, token in enumerate(tokens):
         after = tokens[i + 1] if i + 1 < len(tokens) else ""
-        if kind == "count" and head and token in COUNTS and stem(after.casefold()) == stem(head):
+        headed = bool(head) and stem(after.casefold()) == stem(head)
+        if kind == "count" and token in COUNTS and headed:
             yield i, i + 1, None, 1.0
         if not token[0].isdigit():
             continue
-        after = tokens[i + 1] if i + 1 < len(tokens) else ""
         unit = after if after.casefold() in UNIT_WORDS else None
         if after.casefold() in ("square", "cubic") and i + 2 < len(tokens) and tokens[i + 2].casefold() in UNIT_WORDS:
             unit = f"{after} {tokens[i + 2]}"
-        before = tokens[i - 1] if i else ""
-        year = (
-            unit is None
-            and re.fullmatch(r"[12][0-9]{3}", token)
-            and (
-                not after.isalpha()
-                or before.casefold() in ("in", "since", "year", *(month.casefold() for month in MONTHS))
-            )
-        )
-        found = "measure" if unit else "year" if year else "count"
-        if found == kind:
-            bonus = 1.0 if head and stem(after.casefold()) == stem(head) else 0.0
-            yield i, i + 1, unit, bonus
-    if kind in ("year", "measure", "count"):
-        return
+        before = tokens[i - 1].casefold() if i else ""
+        dated = not after.isalpha() or before in ("in", "since", "year", *(month.casefold() for month in MONTHS))
+        year = unit is None and re.fullmatch(r"[12][0-9]{3}", token) and dated
+        if kind == ("measure" if unit else "year" if year else "count"):
+            yield i, i + 1, unit, float(headed)
+
+
+def _named(tokens, kind, head, given):
     for i, j in _names(tokens, given):
-        before = next(
-            (
-                t.casefold()
-                for t in reversed(tokens[:i])
-                if t.casefold() not in ("the", "a", "an", "town", "city", "village")
-            ),
-            "",
-        )
+        skipped = ("the", "a", "an", "town", "city", "village")
+        before = next((t.casefold() for t in reversed(tokens[:i]) if t.casefold() not in skipped), "")
         local = before in ("in", "near", "at", "from", "of", "to", "on")
         # "the nearest town is Pellan"
         said = before == "is" and head and stem(head) in {stem(t.casefold()) for t in tokens[max(0, i - 4) : i]}
@@ -325,17 +324,6 @@ def _candidates(tokens, kind, head, given):
             yield i, j, None, 2.0
         elif kind == "name" and (not local or before == "of"):
             yield i, j, None, 0.0
-    if kind == "name":
-        for i, token in enumerate(tokens):
-            plain = token.isalpha() and token.islower() and token not in STOPWORDS | PREPOSITIONS
-            if (
-                plain
-                and token not in given
-                and not CONCEPTS.get(stem(token))
-                and i
-                and tokens[i - 1] in ("the", "a", "an", "of")
-            ):
-                yield i, i + 1, None, 0.1
 
 
 def _names(tokens, given):
