@@ -311,7 +311,7 @@ def _tables(result, digits) -> list[str]:
             lines.append(f"| {titles[name]} | " + " | ".join(f"{cell:.2f}" for cell in row) + " |")
     if "readers" in result:
         lines += _reader_table(result["readers"])
-    return lines + _answer_lines(result["answers"])
+    return lines + (_answer_lines(result["answers"]) if "answers" in result else [])
 
 
 def _reader_table(readers) -> list[str]:
