@@ -50,7 +50,8 @@ PROMPTS = (
     "How do I boil an egg so that the yolk stays soft?",
     "Summarise in two sentences what a library is for.",
 )
-# requests that a server has at once, further ones wait here: llama-cpp-python's ends at the second one
+# requests that a server has at once, further ones wait here: llama-cpp-python's was seen to end at the second one, before
+# engines/llama_server.py
 IN_FLIGHT = {"transformers": 16, "llama.cpp": 1}
 _places: dict[int, threading.Semaphore] = {}  # by port
 
