@@ -18,6 +18,7 @@ import torch
 
 SAMPLE = 8  # values per tensor that each call looks at
 CHUNK = 1 << 16  # words whose products are held at once: they fit into a core's cache
+FOLD = 29  # bits; no sign of a smaller type comes to lie on another one
 # what may change without changing a model's function
 VOLATILE = {
     "_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "architectures", "auto_map",
@@ -145,9 +146,10 @@ def _values_at(tensor: torch.Tensor, count: int, step: int) -> torch.Tensor:
 
 
 def _checksum(tensor: torch.Tensor) -> str:
-    """Of all bits: the sums, for each `CHUNK` of 64-bit words, of words times fixed odd factors, modulo 2^64.
+    """Of all bits: the sums, for each `CHUNK` of 64-bit words, of folded words times fixed odd factors, modulo 2^64.
 
-    One changed word always changes it, several do but for about one time in 2^64.
+    One changed word always changes it. The upper bits of a word go into its lower ones first: a product never carries bits
+    down, so that two flipped signs at the top of words would cancel.
     """
     if tensor.is_meta:
         return "offloaded"
@@ -156,7 +158,7 @@ def _checksum(tensor: torch.Tensor) -> str:
         flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8))
     factors, sums = _factors(tensor.device), []
     for words in flat.view(torch.int64).split(CHUNK):
-        own = factors[: len(words)]
+        words, own = words ^ ((words >> FOLD) & (1 << 64 - FOLD) - 1), factors[: len(words)]
         sums.append(torch.dot(words, own) if words.device.type == "cpu" else (words * own).sum())
     return str(torch.stack(sums).tolist()) if sums else ""
 

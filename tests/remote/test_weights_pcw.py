@@ -68,6 +68,17 @@ def test_checksums_see_every_place_and_every_exchange(dtype):
         changed[i] = 0
         seen.add(_checksum(changed))
     assert len(seen) == len(values)
+    tops = torch.zeros(16, 8, dtype=torch.uint8)  # the highest bit of two words each
+    pairs = [(i, j) for i in range(16) for j in range(i)]
+    found = {_checksum(tops)}
+    for pair in pairs:
+        tops[pair, 7] ^= 128
+        found.add(_checksum(tops))
+        tops[pair, 7] ^= 128
+    assert len(found) == 1 + len(pairs)
+    values = torch.arange(1, 65).to(torch.float32)
+    rows = {_checksum(torch.cat([-values[:n], values[n:]]).to(dtype)) for n in range(0, 65, 4)}
+    assert len(rows) == (17 if dtype != torch.bool else 1)
     signs = torch.randn(64)
     assert _checksum(signs) != _checksum(torch.cat([-signs[:2], signs[2:]]))
     assert _checksum(signs) != _checksum(signs.flip(0))
