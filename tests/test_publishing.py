@@ -189,7 +189,7 @@ def test_all_that_is_published_opens_where_hf_puzzle_is_not_installed(server, fo
     # one repository holds the code of both formats, their children none
     code = {
         *("caches_puzzle.py", "configuration_decilm.py", "lowrank_puzzle.py"),
-        *("modeling_decilm.py", "modeling_puzzle.py"),
+        *("modeling_decilm.py", "modeling_puzzle.py", "recurrent_puzzle.py"),
     }
     assert set(server.files("me/code")) == code | {"README.md", ".gitattributes"}
     for name in ("me/shared", "me/other"):

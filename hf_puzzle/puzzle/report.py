@@ -75,7 +75,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
     return [
         ("throughput, tokens/s", f"{speed['parent_tokens_per_s']:.0f}", f"{speed['tokens_per_s']:.0f}", ratio("total")),
         ("prefill speed-up", "", "", ratio("prefill")),
-        *([("decode speed-up", "", "", ratio("decode"))] if evaluation["workload"]["decode_tokens"] > 1 else []),
+        *([("decode speed-up", "", "", ratio("decode"))] if evaluation.get("workload", {}).get("decode_tokens") != 1 else []),
         ("speed-up against the parent in the same code", "", "", ratio("same_code")),
         *_decision_rows(evaluation),
         ("decisions right" if decides else "top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
