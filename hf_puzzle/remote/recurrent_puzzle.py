@@ -22,7 +22,7 @@ from .caches_puzzle import CacheError, find_cache, is_paged
 
 
 CHUNK = 64  # tokens within which all pairs are computed; between chunks goes the state
-KERNEL = 4  # tokens that the convolution of keys and values sees
+KERNEL = 4  # tokens that the convolution of the inputs sees
 MEMORY = (8.0, 1024.0)  # tokens after which the first and the last state have forgotten to 1/e, before training
 EPSILON = 1e-6
 INPUTS = ("q_proj", "k_proj", "v_proj")  # of the attention that it starts from
