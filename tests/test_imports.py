@@ -69,7 +69,7 @@ def ours(module, source):
 
 
 def test_every_module_has_a_place():
-    known = SHARED | SYSTEMS | ABOVE | {"stages", "recipe", "remote", "__init__"}
+    known = SHARED | SYSTEMS | ABOVE | {"stages", "recipe", "strict", "remote", "__init__"}
     assert {module.split("/")[0] for module in MODULES} <= known
 
 
@@ -82,9 +82,11 @@ def test_imports_go_downwards(module):
             assert place == "remote", target
         elif top in SHARED:
             # recipes are plain dataclasses and stages plain functions: everyone may read them
-            assert place in SHARED | {"recipe", "remote"} | ({"stages"} if top == "fanout" else set()), target
-        elif top in ("recipe", "stages"):
-            assert place in {"artifacts", "progress"}, target
+            assert place in SHARED | {"recipe", "strict", "remote"} | ({"stages"} if top == "fanout" else set()), (
+                target
+            )
+        elif top in ("recipe", "stages", "strict"):
+            assert place in {"artifacts", "progress"} | ({"strict"} if top == "recipe" else set()), target
         elif top in SYSTEMS:
             assert place in SHARED | {top, "recipe", "stages", "remote"}, target
         elif top == "__init__":
