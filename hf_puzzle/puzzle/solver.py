@@ -22,6 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
+from .grouped_knapsack import (
+    Dual,
+    Problem,
+    above_lowest,
+    drop_dominated,
+    drop_hopeless,
+    lagrangian,
+    largest_magnitude,
+    totals_of,
+    with_row,
+)
+
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +196,7 @@ def _solve_with(
     problem = _build_problem(layers, limits)
     if fixed_distance is not None:
         incumbent, max_different = fixed_distance
-        problem = _with_row(problem, ~_is_block(layers, incumbent), max_different)
+        problem = with_row(problem, ~_is_block(layers, incumbent), max_different)
     max_shared = len(layers) - max(1, math.ceil(min_distance * len(layers) - 1e-9))
 
     solutions: list[Solution] = []
@@ -204,7 +216,7 @@ def _solve_with(
             )  # fmt: skip
             break
         solutions.append(solution)
-        problem = _with_row(problem, _is_block(layers, solution.blocks), max_shared)
+        problem = with_row(problem, _is_block(layers, solution.blocks), max_shared)
     return sorted(solutions, key=lambda solution: solution.score)
 
 
@@ -239,8 +251,8 @@ def lagrangian_bound(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]
     """Lower bound on the best score, from relaxing `limits` with multipliers; independent of any MIP solver."""
     _check_choices(layers, limits)
     limits = [limit for limit in limits if limit.maximum < math.inf]
-    problem, lowest = _above_lowest(_build_problem(layers, limits))
-    return _lagrangian(problem).bound + lowest
+    problem, lowest = above_lowest(_build_problem(layers, limits))
+    return lagrangian(problem).bound + lowest
 
 
 # ---- input ----
@@ -402,16 +414,7 @@ def _ask(solver: str, program: dict, time_limit_s: float, relative_gap: float) -
 # ---- the problem as arrays ----
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Minimise `scores` under `costs <= maxima`; a choice that is absent or was pruned has the score inf."""
-
-    scores: np.ndarray  # (L, J)
-    costs: np.ndarray  # (R, L, J), 0 where absent
-    maxima: np.ndarray  # (R,), slack included
-
-
-def _build_problem(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) -> _Problem:
+def _build_problem(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) -> Problem:
     shape = (len(layers), max(len(choices) for choices in layers))
     scores = np.full(shape, np.inf)
     costs = np.zeros((len(limits), *shape))
@@ -420,30 +423,11 @@ def _build_problem(layers: Sequence[Sequence[Choice]], limits: Sequence[Limit]) 
         for row, limit in enumerate(limits):
             costs[row, layer_idx, : len(choices)] = [choice.costs[limit.quantity] for choice in choices]
     maxima = [limit.maximum + _SLACK * _magnitude(layers, limit.quantity) for limit in limits]
-    return _Problem(scores, costs, np.array(maxima))
-
-
-def _above_lowest(problem: _Problem) -> tuple[_Problem, float]:
-    """Scores minus the smallest of their layer, and the sum of what was taken away.
-
-    Exact, as one choice of each layer is taken. Solvers stop at a gap relative to the objective: a constant in all
-    scores would let them stop far from the optimum.
-    """
-    smallest = problem.scores.min(1, keepdims=True)
-    return replace(problem, scores=problem.scores - smallest), math.fsum(smallest.ravel())
+    return Problem(scores, costs, np.array(maxima))
 
 
 def _magnitude(layers: Sequence[Sequence[Choice]], quantity: str) -> float:
     return math.fsum(max(abs(choice.costs[quantity]) for choice in choices) for choices in layers)
-
-
-def _with_row(problem: _Problem, row: np.ndarray, maximum: int) -> _Problem:
-    """Add a constraint that counts layers; `row` is 0/1 of shape (L, J)."""
-    return replace(
-        problem,
-        costs=np.concatenate([problem.costs, row[None].astype(float)]),
-        maxima=np.append(problem.maxima, maximum + 1e-6),
-    )
 
 
 def _is_block(layers: Sequence[Sequence[Choice]], blocks: Sequence[str]) -> np.ndarray:
@@ -452,113 +436,6 @@ def _is_block(layers: Sequence[Sequence[Choice]], blocks: Sequence[str]) -> np.n
     for layer_idx, (block, choices) in enumerate(zip(blocks, layers, strict=True)):
         mask[layer_idx, [choice.block for choice in choices].index(block)] = True
     return mask
-
-
-def _totals(problem: _Problem, picks: np.ndarray) -> tuple[float, np.ndarray]:
-    """Score and row totals, shape (R,), of one choice index per layer."""
-    rows = np.arange(len(picks))
-    return math.fsum(problem.scores[rows, picks]), problem.costs[:, rows, picks].sum(1)
-
-
-def _largest(values: np.ndarray) -> float:
-    """Largest magnitude among the finite values, 1 if all are 0."""
-    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) or 1.0
-
-
-# ---- pruning, all exact ----
-
-
-def _drop_dominated(problem: _Problem) -> _Problem:
-    """Drop choices no better than another of their layer in the score and in every row; of equals keep the first."""
-    scores = problem.scores.copy()
-    for layer_idx in range(len(scores)):
-        kept = np.flatnonzero(np.isfinite(scores[layer_idx]))
-        points = np.vstack([scores[layer_idx, kept], problem.costs[:, layer_idx, kept]])  # (1 + R, kept)
-        no_worse = (points[:, :, None] <= points[:, None, :]).all(0)
-        equal_and_later = no_worse & no_worse.T & (np.arange(len(kept))[:, None] >= np.arange(len(kept)))
-        dominated = (no_worse & ~equal_and_later).any(0)
-        scores[layer_idx, kept[dominated]] = np.inf
-    return replace(problem, scores=scores)
-
-
-def _drop_hopeless(problem: _Problem, multipliers: np.ndarray, upper: float) -> _Problem:
-    """Drop choices that no selection scoring `upper` or less can contain (reduced-cost fixing)."""
-    reduced = problem.scores + np.tensordot(multipliers, problem.costs, 1)
-    best = reduced.min(1, keepdims=True)
-    bound_if_chosen = best.sum() - multipliers @ problem.maxima + (reduced - best)
-    # the rounding error of the line above is relative to its largest terms
-    terms = abs(upper) + np.abs(best).sum() + np.abs(multipliers * problem.maxima).sum()
-    return replace(problem, scores=np.where(bound_if_chosen > upper + 1e-9 * terms, np.inf, problem.scores))
-
-
-# ---- Lagrangian relaxation ----
-
-
-@dataclass(frozen=True)
-class _Dual:
-    bound: float
-    multipliers: np.ndarray  # (R,)
-    picks: np.ndarray | None  # best feasible selection met on the way, (L,)
-    upper: float  # its score, inf without one
-
-
-def _lagrangian(problem: _Problem, max_iterations: int = 200) -> _Dual:
-    """Maximise the dual function over the multipliers of all rows by subgradient steps (Polyak step length)."""
-    score_scale = _largest(problem.scores)
-    row_scales = np.array([_largest(row) for row in problem.costs])
-    scores = problem.scores / score_scale
-    costs = problem.costs / row_scales[:, None, None]
-    maxima = problem.maxima / row_scales
-    layer_ids = np.arange(len(scores))
-    ceiling = np.where(np.isfinite(scores), scores, -np.inf).max(1).sum()
-    multipliers = best_multipliers = np.zeros(len(maxima))
-    bound, upper, picks, step, stalled = -np.inf, np.inf, None, 1.0, 0
-    for _ in range(max_iterations):
-        reduced = scores + np.tensordot(multipliers, costs, 1)
-        candidate = reduced.argmin(1)
-        value = reduced[layer_ids, candidate].sum() - multipliers @ maxima
-        excess = costs[:, layer_ids, candidate].sum(1) - maxima
-        repaired = _repair(scores, costs, maxima, candidate) if value > bound or (excess <= 0).all() else None
-        if repaired is not None and scores[layer_ids, repaired].sum() < upper:
-            upper, picks = scores[layer_ids, repaired].sum(), repaired
-        if value > bound:
-            bound, best_multipliers, stalled = value, multipliers, 0
-        else:
-            stalled += 1
-        if stalled == 8:
-            multipliers, step, stalled = best_multipliers, step / 2, 0
-            continue
-        slope = np.where((multipliers == 0) & (excess < 0), 0.0, excess)
-        if not slope.any() or (picks is not None and upper - bound <= 1e-12 * abs(upper)):
-            break
-        ascent = max(min(upper, ceiling) - value, 1e-6)
-        multipliers = np.maximum(0.0, multipliers + step * ascent / (slope @ slope) * slope)
-    return _Dual(
-        bound=float(bound * score_scale),
-        multipliers=best_multipliers * score_scale / row_scales,
-        picks=picks,
-        upper=math.inf if picks is None else _totals(problem, picks)[0],
-    )
-
-
-def _repair(scores: np.ndarray, costs: np.ndarray, maxima: np.ndarray, picks: np.ndarray) -> np.ndarray | None:
-    """Swap single choices, the least score per excess removed first, until `picks` is feasible; None if stuck."""
-    layer_ids = np.arange(len(picks))
-    for _ in range(2 * len(picks)):
-        chosen = costs[:, layer_ids, picks]
-        excess = chosen.sum(1) - maxima
-        if (excess <= 0).all():
-            return picks
-        swapped = np.maximum(excess[:, None, None] + costs - chosen[:, :, None], 0.0).sum(0)  # (L, J)
-        removed = np.maximum(excess, 0.0).sum() - swapped
-        price = np.full(scores.shape, np.inf)
-        np.divide(scores - scores[layer_ids, picks][:, None], removed, out=price, where=removed > 0)
-        layer_idx, choice_idx = np.unravel_index(price.argmin(), price.shape)
-        if not np.isfinite(price[layer_idx, choice_idx]):
-            return None
-        picks = picks.copy()
-        picks[layer_idx] = choice_idx
-    return None
 
 
 # ---- the MIP ----
@@ -571,17 +448,17 @@ class _Answer:
     bound: float = -math.inf
 
 
-def _run_mip(problem: _Problem, backend: str, time_limit_s: float, relative_gap: float) -> _Answer:
+def _run_mip(problem: Problem, backend: str, time_limit_s: float, relative_gap: float) -> _Answer:
     """Solve `problem` in a fresh process."""
     kept = np.isfinite(problem.scores)
     if (np.where(kept, problem.costs, np.inf).min(2).sum(1) > problem.maxima).any():
         # CBC can crash on tiny infeasible models (github.com/coin-or/Cbc/issues/693): spare it the obvious ones
         return _Answer("INFEASIBLE")
-    score_scale = _TARGET_MAGNITUDE / _largest(problem.scores)
+    score_scale = _TARGET_MAGNITUDE / largest_magnitude(problem.scores)
     numbers = np.cumsum(kept).reshape(kept.shape) - 1  # of the variables, where kept
     rows = []
     for row, maximum in zip(problem.costs, problem.maxima, strict=True):
-        row_scale = _TARGET_MAGNITUDE / _largest(np.where(kept, row, 0.0))
+        row_scale = _TARGET_MAGNITUDE / largest_magnitude(np.where(kept, row, 0.0))
         used = kept & (row != 0)
         rows.append((numbers[used].tolist(), (row[used] * row_scale).tolist(), float(maximum * row_scale)))
     request = {
@@ -605,7 +482,7 @@ def _run_mip(problem: _Problem, backend: str, time_limit_s: float, relative_gap:
 
 def _solver_bound(problem, found, picks, score_scale, backend, relative_gap) -> float:
     """The solver's lower bound in units of the scores, -inf if its own objective does not match the tables."""
-    score, _ = _totals(problem, picks)
+    score, _ = totals_of(problem, picks)
     objective, bound = found["objective"], found["bound"]
     if not math.isclose(objective, score * score_scale, rel_tol=1e-5, abs_tol=1e-6):
         return -math.inf
@@ -615,17 +492,17 @@ def _solver_bound(problem, found, picks, score_scale, backend, relative_gap) -> 
     return bound / score_scale if math.isfinite(bound) else -math.inf
 
 
-def _search(problem: _Problem, backend: str, time_limit_s: float, relative_gap: float) -> tuple[_Answer, _Dual]:
+def _search(problem: Problem, backend: str, time_limit_s: float, relative_gap: float) -> tuple[_Answer, Dual]:
     """Prune, then run the MIP; once more if its answer shows that huge scores had squeezed the small ones to noise."""
     deadline = time.perf_counter() + time_limit_s
-    problem = _drop_dominated(problem)
-    dual = _lagrangian(problem)
-    pruned = _drop_hopeless(problem, dual.multipliers, dual.upper)
+    problem = drop_dominated(problem)
+    dual = lagrangian(problem)
+    pruned = drop_hopeless(problem, dual.multipliers, dual.upper)
     answer = _run_mip(pruned, backend, time_limit_s, relative_gap)
     if answer.picks is not None:
-        repruned = _drop_hopeless(pruned, dual.multipliers, _totals(problem, answer.picks)[0])
+        repruned = drop_hopeless(pruned, dual.multipliers, totals_of(problem, answer.picks)[0])
         seconds_left = deadline - time.perf_counter()
-        if _largest(repruned.scores) < 1e-2 * _largest(pruned.scores) and seconds_left > 0:
+        if largest_magnitude(repruned.scores) < 1e-2 * largest_magnitude(pruned.scores) and seconds_left > 0:
             again = _run_mip(repruned, backend, seconds_left, relative_gap)
             answer = again if again.picks is not None else answer
     return answer, dual
@@ -634,10 +511,10 @@ def _search(problem: _Problem, backend: str, time_limit_s: float, relative_gap: 
 def _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap) -> Solution | None:
     """One verified solution, None if there is none."""
     start = time.perf_counter()
-    problem, lowest = _above_lowest(problem)
+    problem, lowest = above_lowest(problem)
     answer, dual = _search(problem, backend, time_limit_s, relative_gap)
     picks, used = answer.picks, backend
-    if picks is None or dual.upper < _totals(problem, picks)[0]:
+    if picks is None or dual.upper < totals_of(problem, picks)[0]:
         picks, used = dual.picks, "LAGRANGIAN"
     if picks is None:
         if answer.status in ("INFEASIBLE", "INT_INFEASIBLE", "UNBOUNDED"):  # bounded: HiGHS says so when undecided
@@ -645,7 +522,7 @@ def _solve_once(layers, limits, problem, backend, time_limit_s, relative_gap) ->
         if answer.status != "NO_SOLUTION_FOUND":
             raise SolverFailedError(f"{backend} failed with status {answer.status}; try another solver of {SOLVERS}")
         raise TimeLimitError(f"{backend} found no solution in time_limit_s={time_limit_s:g}; raise time_limit_s")
-    above, totals = _totals(problem, picks)
+    above, totals = totals_of(problem, picks)
     excess = totals - problem.maxima - _LIMIT_TOLERANCE * np.abs(problem.costs).max(2).sum(1)
     if (excess > 0).any():
         rows = np.flatnonzero(excess > 0).tolist()
@@ -694,11 +571,11 @@ def _raise_jointly_infeasible(limits, problem, backend, time_limit_s, fixed_dist
     for row, limit in enumerate(limits):
         others = np.arange(len(problem.maxima)) != row
         objective = np.where(np.isfinite(problem.scores), problem.costs[row], np.inf)
-        cheapest = _Problem(objective, problem.costs[others], problem.maxima[others])
-        answer, dual = _search(_above_lowest(cheapest)[0], backend, time_limit_s, 1e-6)
+        cheapest = Problem(objective, problem.costs[others], problem.maxima[others])
+        answer, dual = _search(above_lowest(cheapest)[0], backend, time_limit_s, 1e-6)
         picks = dual.picks if answer.picks is None else answer.picks
         if picks is not None:
-            nearest[limit.constraint] = limit.to_user(_totals(cheapest, picks)[0])
+            nearest[limit.constraint] = limit.to_user(totals_of(cheapest, picks)[0])
             lines.append(_describe(limit, nearest[limit.constraint]))
     near = "" if fixed_distance is None else f" within {fixed_distance[1]} layers of the given blocks"
     asked = ", ".join(f"{limit.constraint}={limit.to_user(limit.maximum):g}" for limit in limits)

@@ -230,8 +230,8 @@ def test_pruning_changes_nothing(seed, monkeypatch, in_process):
     limits = limits_at(layers, 0.45)
     options = {"num_solutions": 3, "min_distance": 0.4, "fixed_distance": (["b2"] * 5, 4)}
     pruned = [solution.score for solution in solve(layers, limits, **options)]
-    monkeypatch.setattr(solver_module, "_drop_dominated", lambda problem: problem)
-    monkeypatch.setattr(solver_module, "_drop_hopeless", lambda problem, multipliers, upper: problem)
+    monkeypatch.setattr(solver_module, "drop_dominated", lambda problem: problem)
+    monkeypatch.setattr(solver_module, "drop_hopeless", lambda problem, multipliers, upper: problem)
     assert [solution.score for solution in solve(layers, limits, **options)] == pytest.approx(pruned, rel=2e-6)
 
 
@@ -239,7 +239,7 @@ def test_dominated_choices_and_ties_are_dropped():
     small, large = {"time_ms": 1.0}, {"time_ms": 2.0}
     layer = [Choice("a", 0.0, large), Choice("tie", 0.0, large), Choice("b", 1.0, small), Choice("bad", 1.5, large)]
     problem = solver_module._build_problem([layer], [Limit("latency_ms", "time_ms", 3.0)])
-    kept = np.isfinite(solver_module._drop_dominated(problem).scores)
+    kept = np.isfinite(solver_module.drop_dominated(problem).scores)
     assert kept.tolist() == [[True, False, True, False]]
 
 
@@ -381,9 +381,9 @@ def test_fewer_solutions_than_asked_warns(caplog):
 def test_time_limit_without_incumbent(monkeypatch):
     layers = random_layers(2)
     monkeypatch.setattr(solver_module, "_run_mip", lambda *args: solver_module._Answer("NO_SOLUTION_FOUND"))
-    dual = solver_module._lagrangian
+    dual = solver_module.lagrangian
     monkeypatch.setattr(
-        solver_module, "_lagrangian", lambda problem: dataclasses.replace(dual(problem), picks=None, upper=math.inf)
+        solver_module, "lagrangian", lambda problem: dataclasses.replace(dual(problem), picks=None, upper=math.inf)
     )
     with pytest.raises(RuntimeError, match="time_limit_s=0.5"):
         solve(layers, limits_at(layers, 0.4), time_limit_s=0.5)
