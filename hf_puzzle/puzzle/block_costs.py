@@ -262,7 +262,50 @@ def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> t
         known = name == PARENT or int(name) < len(fitted)
         row = {"name": name, "blocks": [b.id for b in blocks], "spread": spread, "unseen": not known}
         children.append(row | medians[name])
-    return _stack_times(space, config, {name: medians[name] for name in stacks}), children
+    noise = {name: _noise(measured[name], config.stack_layers) for name in stacks}
+    return _in_order(space, _stack_times(space, config, medians), noise), children
+
+
+def _noise(timings: list[Timing], copies: int) -> dict[str, float]:
+    """Standard error of a block's milliseconds, by phase, from rounds of a stack of it."""
+    if len(timings) < 2:
+        return dict.fromkeys(PHASES, 0.0)
+    rounds = [asdict(timing) for timing in timings]
+    return {p: statistics.stdev(r[p] for r in rounds) / math.sqrt(len(rounds)) / copies for p in PHASES}
+
+
+def _in_order(space: SearchSpace, times: dict, noise: dict[str, dict[str, float]]) -> dict:
+    """`times` where no narrower FFN and no attention of fewer KV heads is dearer by chance.
+
+    Neighbours in the wrong order that noise explains get their mean (pool adjacent violators); any others are what the
+    engine does.
+
+    Args:
+        noise: standard error of each variant's milliseconds, by phase.
+    """
+    found = {key: dict(row) for key, row in times.items()}
+    for phase in PHASES:
+        for kind, variants in space.variants.items():
+            pools: list[list[str]] = []  # keys that share a time, by size
+            for variant in sorted(v for v in variants if isinstance(v, int)):
+                pools.append([f"{kind}:{variant_id(kind, variant)}"])
+                while len(pools) > 1 and _by_chance(*(_mean_of(pool, times, noise, phase) for pool in pools[-2:])):
+                    pools[-2:] = [pools[-2] + pools[-1]]
+            for pool in pools:
+                for key in pool if len(pool) > 1 else ():
+                    found[key][phase] = _mean_of(pool, times, noise, phase)[0]
+    return found
+
+
+def _mean_of(pool: list[str], times: dict, noise: dict[str, dict[str, float]], phase: str) -> tuple[float, float]:
+    """Mean milliseconds of variants, and its standard error."""
+    error = math.sqrt(sum(noise[key][phase] ** 2 for key in pool)) / len(pool)
+    return statistics.fmean(times[key][phase] for key in pool), error
+
+
+def _by_chance(small: tuple[float, float], large: tuple[float, float]) -> bool:
+    """Whether the smaller one came out dearer, and not surely so."""
+    return 0 < small[0] - large[0] <= 2 * math.hypot(small[1], large[1])
 
 
 def _stacks(space: SearchSpace, config: CostConfig) -> dict[str, list[Block]]:

@@ -16,12 +16,14 @@ from hf_puzzle.puzzle.block_costs import (
     Fit,
     _affine,
     _fit,
+    _in_order,
     _size,
     calibration_layouts,
     kv_bytes_per_token,
     measure_costs,
     non_block_parameters,
     num_parameters,
+    variant_id,
 )
 from hf_puzzle.puzzle.network import Network
 from hf_puzzle.recipe import CostConfig
@@ -193,3 +195,16 @@ def test_calibration_layouts(space):
     assert sizes[1] > sizes[3] > sizes[6]
     words = {variant for layout in layouts for block in layout for variant in block}
     assert {"linear", "none"} <= words  # what the search picks is in the fit
+
+
+def test_sizes_in_the_wrong_order_share_their_mean_where_noise_explains_it(space):
+    names = [f"{kind}:{variant_id(kind, v)}" for kind, variants in space.variants.items() for v in variants]
+    times = {name: {"prefill_ms": 1.0, "decode_ms": 1.0} for name in names}
+    for phase, widths in {"prefill_ms": (4.0, 3.0, 6.0), "decode_ms": (9.0, 3.0, 6.0)}.items():
+        for width, value in zip((256, 512, 768), widths, strict=True):
+            times[f"ffn:w{width}"][phase] = value
+    noise = {name: {"prefill_ms": 0.4, "decode_ms": 0.4} for name in names}
+    found = _in_order(space, times, noise)
+    assert [found[f"ffn:w{w}"]["prefill_ms"] for w in (256, 512, 768)] == [3.5, 3.5, 6.0]  # 1.0 <= 2 x .57
+    assert [found[f"ffn:w{w}"]["decode_ms"] for w in (256, 512, 768)] == [9.0, 3.0, 6.0]  # the engine's own
+    assert _in_order(space, times, {name: dict.fromkeys(row, 0.0) for name, row in noise.items()}) == times
