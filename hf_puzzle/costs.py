@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,6 +135,18 @@ def without_drift(timings: dict[str, list[Timing]]) -> dict[str, list[Timing]]:
     return {
         name: [Timing(t.prefill_ms / by, t.decode_ms / by) for t, by in zip(rounds, slower, strict=True)]
         for name, rounds in timings.items()
+    }
+
+
+def summed(workloads: Iterable[dict[str, list[Timing]]]) -> dict[str, list[Timing]]:
+    """Rounds of several workloads as if each round ran them all, one after the other."""
+    workloads = list(workloads)
+    return {
+        name: [
+            Timing(sum(t.prefill_ms for t in rounds), sum(t.decode_ms for t in rounds))
+            for rounds in zip(*(timings[name] for timings in workloads), strict=True)
+        ]
+        for name in workloads[0]
     }
 
 

@@ -213,7 +213,12 @@ class CostConfig:
         "auto",
     )
     batch_sizes: list[int] = key("sequences generated at once; the search sweeps them", [1], least=1)
-    prefill_tokens: int = key("prompt tokens per sequence", 512, least=1)
+    prefill_tokens: int | list[int] = key(
+        "prompt tokens per sequence; a list: every length is measured, and as many batches of each are what throughput and "
+        "speed-up count; latency_ms and prefill_ms hold at each, memory at the longest",
+        512,
+        least=1,
+    )
     decode_tokens: int = key("generated tokens per sequence", 512, least=1)
     dtype: Literal["fastest", "float32", "bfloat16", "float16"] = key(
         "dtype of weights and cache when deployed; `fastest` as of `parent.dtype`", "bfloat16"
@@ -228,6 +233,11 @@ class CostConfig:
         "measure on each of these kinds (Ray's accelerator types), to `costs.<kind>.json`; the search uses the first",
         [],
     )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Prompt tokens of the workloads that are measured, one or several."""
+        return self.prefill_tokens if isinstance(self.prefill_tokens, list) else [self.prefill_tokens]
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,10 @@ def assess(run) -> dict:
         "quantized": [_quantized(run, targets, weights) for weights in config.quantized],
         "memory": _memory(run, blocks, costs.workload_of(batch_size)),
         "gkd_tokens": run.recipe.distill.num_tokens,
-        "workload": dataclasses.asdict(costs.workload_of(batch_size)),
+        "workload": {
+            "batch_size": batch_size,
+            **{name: costs.workload[name] for name in ("prefill_tokens", "decode_tokens")},
+        },
         "environment": artifacts.environment(),
     }
 
@@ -170,7 +173,7 @@ def _cloze(run, models: dict) -> dict:
 def _short_requests(run, child, batch_size: int) -> dict:
     """So many at once, by parent and child in turn in this process; of a prefill-only workload its prompts."""
     cost, models = run.recipe.cost, {"parent": run.parent, "child": child}
-    shape = (SHORT, SHORT) if cost.decode_tokens > 1 else (cost.prefill_tokens, 1)
+    shape = (SHORT, SHORT) if cost.decode_tokens > 1 else (max(cost.lengths), 1)
     workload = Workload(batch_size, *shape)
     clock, counters = run.recipe.cost.clock, Counters()
     with cpu_threads(run.recipe.cost.threads):

@@ -33,6 +33,7 @@ from ..costs import (
     median_timing,
     peak_memory_bytes,
     sessions_ratio,
+    summed,
 )
 from ..engines.measuring import OWN_PROCESS, open_model, process_of, time_elsewhere
 from ..formats import PER_LAYER
@@ -71,8 +72,9 @@ class Bench:
         self._stay = contextlib.ExitStack()
         self._spare: list[_Process] | None = None  # that were started and not asked, where there will be more sessions
 
-    def workload(self, batch_size: int) -> Workload:
-        return Workload(batch_size, self.config.prefill_tokens, self.config.decode_tokens)
+    def workload(self, batch_size: int, length: int | None = None) -> Workload:
+        """Behind prompts of `length` tokens; default: the longest."""
+        return Workload(batch_size, length or max(self.config.lengths), self.config.decode_tokens)
 
     def timings(
         self,
@@ -82,11 +84,13 @@ class Bench:
         description: str = "measure",
         parents: bool = True,
         tolerance: float = 0.0,
+        length: int | None = None,
     ) -> dict[str, list[Timing]]:
         """Rounds of every layout, by its name, after those of both parents (`PARENT`, `OWN`), all in turn.
 
         Args:
             rounds, tolerance: as of `costs.measure_interleaved`.
+            length: as of `workload`.
 
         Raises:
             rewrites.CannotRun: a child that the engine cannot run.
@@ -98,7 +102,7 @@ class Bench:
                 makers[OWN] = self._same_code
         makers |= {name: functools.partial(self._child, blocks) for name, blocks in layouts.items()}
         with cpu_threads(self.config.threads):
-            timings = self._timed(makers, self.workload(batch_size), rounds, description, tolerance)
+            timings = self._timed(makers, self.workload(batch_size, length), rounds, description, tolerance)
         return {PARENT: timings[PARENT], OWN: timings[PARENT]} | timings if parents else timings
 
     def _timed(self, makers: dict, workload: Workload, rounds: int, description: str, tolerance: float) -> dict:
@@ -123,6 +127,12 @@ class Bench:
                 else:
                     models[name] = self._open[kept]
             return measure_interleaved(models, workload, rounds, self.config.clock, description, tolerance)
+
+    def timings_by_length(
+        self, layouts: dict[str, list[Block]], batch_size: int, rounds: int
+    ) -> dict[int, dict[str, list[Timing]]]:
+        """`timings` behind prompts of every length of the recipe, one length after the other."""
+        return {n: self.timings(layouts, batch_size, rounds, length=n) for n in self.config.lengths}
 
     def confirm(
         self,
@@ -202,7 +212,7 @@ class Bench:
             yield [self._in_fresh_process] * count
             return
         if self._stays:
-            yield [self.timings] * count
+            yield [self.timings_by_length] * count
             return
         with tempfile.TemporaryDirectory() as folder:
             self.parent_config.save_pretrained(folder)
@@ -230,9 +240,9 @@ class Bench:
 
     def _in_fresh_process(
         self, layouts: dict[str, list[Block]], batch_size: int, rounds: int
-    ) -> dict[str, list[Timing]]:
+    ) -> dict[int, dict[str, list[Timing]]]:
         process_of(self.config.engine).close()  # the next question starts another
-        return self.timings(layouts, batch_size, rounds)
+        return self.timings_by_length(layouts, batch_size, rounds)
 
     @contextlib.contextmanager
     def _parent_elsewhere(self) -> Iterator[None]:
@@ -253,15 +263,31 @@ class Bench:
 
     # -- figures
 
-    def _speed(self, sessions: list[dict[str, list[Timing]]], name: str, batch_size: int) -> dict:
-        """What sessions say of a layout.
+    def _speed(self, sessions: list[dict[int, dict[str, list[Timing]]]], name: str, batch_size: int) -> dict:
+        """What sessions, of timings by length, say of a layout: over one batch of every length together.
+
+        Returns:
+            As of `_figures`; with several lengths also `by_length`, a list of the same figures for each, with its
+            `prefill_tokens`.
+        """
+        tokens = {n: self.workload(batch_size, n).tokens for n in self.config.lengths}
+        together = self._figures([summed(session.values()) for session in sessions], name, sum(tokens.values()))
+        if len(tokens) == 1:
+            return together
+        each = [
+            {"prefill_tokens": n, **self._figures([session[n] for session in sessions], name, tokens[n])}
+            for n in tokens
+        ]
+        return together | {"by_length": each}
+
+    def _figures(self, sessions: list[dict[str, list[Timing]]], name: str, tokens: int) -> dict:
+        """Of a layout that generates so many `tokens`, prompts included.
 
         Returns:
             `total`, `prefill`, `decode`: how many times faster than the stock parent, with bounds; `same_code`: than the
             parent's blocks in the child's code; `child_ms` and `child_prefill_ms` with upper bounds `*_at_most`;
             `parent_ms`; `tokens_per_s` with `tokens_per_s_at_least`; `parent_tokens_per_s`.
         """
-        workload = self.workload(batch_size)
 
         def ratio(slow: str, part: str) -> Ratio:
             return sessions_ratio([(s[slow], s[name]) for s in sessions], self.confidence, part)
@@ -277,9 +303,9 @@ class Bench:
         parent_ms = middle(PARENT)
         return result | {
             "parent_ms": parent_ms,
-            "tokens_per_s": workload.tokens / result["child_ms"] * 1e3,
-            "tokens_per_s_at_least": workload.tokens / result["child_ms_at_most"] * 1e3,
-            "parent_tokens_per_s": workload.tokens / parent_ms * 1e3,
+            "tokens_per_s": tokens / result["child_ms"] * 1e3,
+            "tokens_per_s_at_least": tokens / result["child_ms_at_most"] * 1e3,
+            "parent_tokens_per_s": tokens / parent_ms * 1e3,
         }
 
 
@@ -289,8 +315,9 @@ def least(speed: dict) -> Ratio:
 
 
 def jsonable(speed: dict) -> dict:
-    """Ratios as dicts."""
-    return {k: v.to_dict() if isinstance(v, Ratio) else v for k, v in speed.items()}
+    """Ratios as dicts, those of every length too."""
+    plain = {k: v.to_dict() if isinstance(v, Ratio) else v for k, v in speed.items()}
+    return plain | {"by_length": [jsonable(each) for each in speed["by_length"]]} if "by_length" in speed else plain
 
 
 class _Process:
@@ -317,14 +344,17 @@ class _Process:
 
     def __call__(
         self, about: dict, layouts: dict[str, list[Block]], batch_size: int, rounds: int
-    ) -> dict[str, list[Timing]]:
+    ) -> dict[int, dict[str, list[Timing]]]:
         names = {name: [block.id for block in blocks] for name, blocks in layouts.items()}
         asked = about | {"layouts": names, "batch_size": batch_size, "rounds": rounds}
         self.waits = False
         with contextlib.suppress(BrokenPipeError):  # it is dead: reading says why
             self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
-        return {name: [Timing(*pair) for pair in rows] for name, rows in self._read().items()}
+        return {
+            int(length): {name: [Timing(*pair) for pair in rows] for name, rows in timings.items()}
+            for length, timings in self._read().items()
+        }
 
     def _read(self) -> Any:
         """The next line that starts with our mark: libraries may print, too."""
@@ -359,8 +389,13 @@ def _answer() -> None:
     config = AutoConfig.from_pretrained(asked["folder"], attn_implementation=asked["attention"])
     parent = empty_model(config, getattr(torch, cost.dtype), asked["device"])
     layouts = {name: [Block.parse(text) for text in blocks] for name, blocks in asked["layouts"].items()}
-    timings = Bench(parent, cost, asked["fmt"]).timings(layouts, asked["batch_size"], asked["rounds"])
-    _say({name: [dataclasses.astuple(timing) for timing in each] for name, each in timings.items()})
+    timings = Bench(parent, cost, asked["fmt"]).timings_by_length(layouts, asked["batch_size"], asked["rounds"])
+    _say(
+        {
+            length: {name: [dataclasses.astuple(timing) for timing in rounds] for name, rounds in each.items()}
+            for length, each in timings.items()
+        }
+    )
 
 
 def _say(value) -> None:
@@ -377,10 +412,12 @@ def seconds_of_confirmation(p, rounds: int, children: int = 1) -> float:
     """Children timed by fresh processes, which share `rounds`: generations of both parents and the children in turn, and
     one to warm up."""
     cost, sessions = p.recipe.cost, p.recipe.solve.sessions
-    own, child = p.generations(Workload(max(cost.batch_sizes), cost.prefill_tokens, cost.decode_tokens))
     build = 2 * p.clock.init(p.parameters) + children * p.clock.init(p.child_parameters)
-    timed = (rounds_per_session(rounds, sessions) + 1) * (2 * own + children * child)
-    return sessions * (START_SECONDS + build + timed)
+    seconds = START_SECONDS
+    for length in cost.lengths:
+        own, child = p.generations(Workload(max(cost.batch_sizes), length, cost.decode_tokens))
+        seconds += build + (rounds_per_session(rounds, sessions) + 1) * (2 * own + children * child)
+    return sessions * seconds
 
 
 def memory_of_confirmation(p, targets: float, children: int = 1) -> dict[str, float]:

@@ -4,9 +4,11 @@
 """
 
 import functools
+import itertools
 import math
 import random
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -125,6 +127,9 @@ class CostTable:
     `times[batch_size]["attention:kv4"]` holds the stack's milliseconds per copy, `fits[batch_size]` maps their sum to a
     whole model, `children[batch_size]` are the measured models: the parent, its blocks in the children's code, the
     children of the fit, and those with `unseen: true` that tell its error.
+
+    Where the recipe names several prompt lengths, `lengths` holds a table for each, and all else is of one batch of each
+    length, one after the other: its times are sums (`mixed`).
     """
 
     workload: dict
@@ -136,9 +141,30 @@ class CostTable:
     fits: dict[int, dict[str, Fit]]
     children: dict[int, list[dict]] = field(default_factory=dict)
     state_bytes: dict[str, int] = field(default_factory=dict)  # per sequence, of variants that have a state
+    lengths: dict[int, "CostTable"] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        plain, lengths = asdict(replace(self, lengths={})), {n: table.to_dict() for n, table in self.lengths.items()}
+        del plain["lengths"]
+        return plain | ({"lengths": lengths} if lengths else {})
+
+    @classmethod
+    def mixed(cls, tables: list["CostTable"]) -> "CostTable":
+        """One batch of each length: calibrated milliseconds are summed, the model's error is of the sums."""
+        first, sizes = tables[0], list(tables[0].times)
+        times = {
+            b: {key: {p: sum(t.fits[b][p].slope * t.times[b][key][p] for t in tables) for p in PHASES} for key in row}
+            for b, row in first.times.items()
+        }
+        children = {
+            b: [_one_after_the_other(rows) for rows in zip(*(t.children[b] for t in tables), strict=True)]
+            for b in sizes
+        }
+        lines = {b: {p: Fit(sum(t.fits[b][p].offset_ms for t in tables), 1.0) for p in PHASES} for b in sizes}
+        fits = {b: _with_errors(lines[b], children[b], times[b]) for b in sizes}
+        lengths = {table.workload["prefill_tokens"]: table for table in tables}
+        workload = first.workload | {"prefill_tokens": list(lengths)}
+        return replace(first, workload=workload, times=times, fits=fits, children=children, lengths=lengths)
 
     @classmethod
     def from_dict(cls, raw: dict, where: str = "costs.json") -> "CostTable":
@@ -151,10 +177,20 @@ class CostTable:
             by_batch = {
                 name: {int(b): rows for b, rows in raw[name].items()} for name in ("times", "fits", "children")
             }
-            raw = {"state_bytes": {}, **raw, **by_batch}  # tables of before layers had states
+            each = {int(n): cls.from_dict(t, f"{where}: lengths.{n}") for n, t in raw.get("lengths", {}).items()}
+            raw = {"state_bytes": {}, **raw, **by_batch, "lengths": {}}  # tables of before layers had states
         try:
-            table = parse_as(cls, raw, where)
-            workload = {name: table.workload.get(name) for name in ("prefill_tokens", "decode_tokens")}
+            table = replace(parse_as(cls, raw, where), lengths=each)
+            asked = table.workload.get("prefill_tokens")
+            if (asked if isinstance(asked, list) else []) != list(each) or any(t.lengths for t in each.values()):
+                raise ArtifactError(
+                    f"{where}: workload.prefill_tokens {asked} and its tables differ: run its stage again"
+                )
+            if any(t.workload.get("prefill_tokens") != n or set(t.times) != set(table.times) for n, t in each.items()):
+                raise ArtifactError(f"{where}: lengths are of other workloads: run its stage again")
+            workload = {"decode_tokens": table.workload.get("decode_tokens")} | (
+                {} if each else {"prefill_tokens": asked}
+            )
             for name, tokens in workload.items():
                 if parse_as(int, tokens, f"{where}: workload.{name}") < 0:
                     raise ArtifactError(f"{where}: workload.{name} is {tokens}: expected at least 0")
@@ -176,7 +212,14 @@ class CostTable:
         return table
 
     def workload_of(self, batch_size: int) -> Workload:
-        return Workload(batch_size, self.workload["prefill_tokens"], self.workload["decode_tokens"])
+        """Of several lengths, the longest: what memory must hold."""
+        asked = self.workload["prefill_tokens"]
+        return Workload(batch_size, max(self.lengths, default=asked), self.workload["decode_tokens"])
+
+    def tokens(self, batch_size: int) -> int:
+        """Prompt and generated tokens that the table's milliseconds are of."""
+        tables = self.lengths.values() or [self]
+        return sum(table.workload_of(batch_size).tokens for table in tables)
 
     def predict(self, blocks: list[Block], batch_size: int) -> Timing:
         """Milliseconds of a whole child."""
@@ -190,7 +233,10 @@ class CostTable:
         return sum(self.times[batch_size][key][phase] for key in variant_keys(block))
 
     def block_costs(self, block: Block, batch_size: int) -> dict[str, float]:
-        """The additive quantities the solver limits; times are calibrated, without the model's offset."""
+        """The additive quantities the solver limits; times are calibrated, without the model's offset.
+
+        Of several lengths also those of each, e.g. `4096_total_ms`.
+        """
         attention, ffn = variant_keys(block)
         for key in (attention, ffn):
             rows = (self.parameters, self.times.get(batch_size, {}), *([self.kv_bytes_per_token] * (key == attention)))
@@ -198,8 +244,8 @@ class CostTable:
                 raise ArtifactError(f"costs.json has no {key} at batch size {batch_size}: run the stage `cost` again")
         parameters = self.parameters[attention] + self.parameters[ffn]
         weight_bytes = parameters * BYTES[self.dtype]
-        length = self.workload["prefill_tokens"] + self.workload["decode_tokens"]
-        tokens = batch_size * kv_tokens(block.attention, length)
+        workload = self.workload_of(batch_size)
+        tokens = batch_size * kv_tokens(block.attention, workload.prefill_tokens + workload.decode_tokens)
         times = {p: self.fits[batch_size][p].slope * self.block_ms(block, batch_size, p) for p in PHASES}
         return {
             "num_parameters": parameters,
@@ -208,7 +254,12 @@ class CostTable:
             + batch_size * self.state_bytes.get(attention, 0),
             "prefill_ms": times["prefill_ms"],
             "total_ms": times["prefill_ms"] + times["decode_ms"],
+            **self._by_length(lambda table: table.block_costs(block, batch_size)),
         }
+
+    def _by_length(self, costs: Callable[["CostTable"], dict[str, float]]) -> dict[str, float]:
+        each = ((length, costs(table)) for length, table in self.lengths.items())
+        return {f"{n}_{name}": found[name] for n, found in each for name in ("prefill_ms", "total_ms")}
 
     def non_block_costs(self, batch_size: int) -> dict[str, float]:
         """What a model costs besides its blocks, in the same quantities."""
@@ -218,6 +269,7 @@ class CostTable:
             "memory_bytes": self.non_block_parameters * BYTES[self.dtype],
             "prefill_ms": offsets["prefill_ms"],
             "total_ms": sum(offsets.values()),
+            **self._by_length(lambda table: table.non_block_costs(batch_size)),
         }
 
 
@@ -225,8 +277,15 @@ def variant_keys(block: Block) -> tuple[str, str]:
     return f"attention:{variant_id('attention', block.attention)}", f"ffn:{variant_id('ffn', block.ffn)}"
 
 
-def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0) -> CostTable:
-    """Measure every variant of `space` and calibrate; only shapes matter, so the measured models have random weights."""
+def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0, length: int | None = None) -> CostTable:
+    """Measure every variant of `space` and calibrate; only shapes matter, so the measured models have random weights.
+
+    Args:
+        length: prompt tokens; default: all lengths of the recipe, one after the other.
+    """
+    if length is None and len(bench.config.lengths) > 1:
+        return CostTable.mixed([measure_costs(bench, space, seed, n) for n in bench.config.lengths])
+    length = length or bench.config.lengths[0]
     config, parent_config = bench.config, bench.parent_config
     sizes, kv, states = {}, {}, {}
     for kind, variants in space.variants.items():
@@ -238,22 +297,23 @@ def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0) -> CostTable:
                     states[f"{kind}:{variant_id(kind, variant)}"] = size
     times, fits, children = {}, {}, {}
     for batch_size in config.batch_sizes:
-        times[batch_size], children[batch_size] = _measured(bench, space, batch_size, seed)
+        times[batch_size], children[batch_size] = _measured(bench, space, batch_size, seed, length)
         fits[batch_size] = _fit(children[batch_size], times[batch_size])
-    workload = {"prefill_tokens": config.prefill_tokens, "decode_tokens": config.decode_tokens, "clock": config.clock,
+    workload = {"prefill_tokens": length, "decode_tokens": config.decode_tokens, "clock": config.clock,
                 "threads": config.threads, "rounds": config.rounds, "engine": config.engine}  # fmt: skip
     ends = non_block_parameters(parent_config)
     return CostTable(workload, sizes, kv, ends, config.dtype, times, fits, children, states)
 
 
-def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int) -> tuple[dict, list[dict]]:
+def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int, length: int) -> tuple[dict, list[dict]]:
     """The table's `times` and `children` at a batch size, all from one session: what slows the machine meets both alike."""
     config = bench.config
     fitted, unseen = calibration_layouts(space, config, seed)
     layouts = {str(i): blocks for i, blocks in enumerate(fitted + unseen)}
     stacks = _stacks(space, config)
     models = stacks | {name: blocks for name, blocks in layouts.items() if name != OWN}
-    measured = without_drift(bench.timings(models, batch_size, config.rounds, "cost: models", tolerance=ENOUGH))
+    timed = bench.timings(models, batch_size, config.rounds, "cost: models", tolerance=ENOUGH, length=length)
+    measured = without_drift(timed)
     medians = {name: asdict(median_timing(timings)) for name, timings in measured.items()}
     children = []
     for name, blocks in {PARENT: fitted[0], **layouts}.items():
@@ -389,21 +449,29 @@ def _fit(children: list[dict], times: dict) -> dict[str, Fit]:
 
     The parent is not in the fit: it runs its own stock code, the children run ours.
     """
-    rows = [
-        (
-            {p: sum(times[key][p] for b in child["blocks"] for key in variant_keys(Block.parse(b))) for p in PHASES},
-            child,
-        )
-        for child in children[1:]
-    ]
+    rows = [(_block_sums(child, times), child) for child in children[1:]]
     lines = {p: _affine([(summed[p], row[p]) for summed, row in rows if not row["unseen"]]) for p in PHASES}
-    errors = [
-        abs(sum(lines[p](summed[p]) for p in PHASES) / sum(row[p] for p in PHASES) - 1)
-        for summed, row in rows
-        if row["unseen"]
-    ]
+    return _with_errors(lines, children, times)
+
+
+def _block_sums(child: dict, times: dict) -> dict[str, float]:
+    """Milliseconds of a measured child's blocks, before calibration, by phase."""
+    keys = [key for b in child["blocks"] for key in variant_keys(Block.parse(b))]
+    return {p: sum(times[key][p] for key in keys) for p in PHASES}
+
+
+def _with_errors(lines: dict[str, Fit], children: list[dict], times: dict) -> dict[str, Fit]:
+    """`lines` with what they are wrong by on children that they have not seen."""
+    unseen = [(_block_sums(child, times), child) for child in children[1:] if child.get("unseen")]
+    errors = [abs(sum(lines[p](total[p]) for p in PHASES) / sum(row[p] for p in PHASES) - 1) for total, row in unseen]
     known = {"error_mean": statistics.fmean(errors), "error_max": max(errors)} if errors else {}
     return {p: replace(line, **known) for p, line in lines.items()}
+
+
+def _one_after_the_other(rows: tuple[dict, ...]) -> dict:
+    """A child that was measured behind prompts of several lengths, as if it had run them all."""
+    times = {p: sum(row[p] for row in rows) for p in PHASES}
+    return rows[0] | times | {"spread": max(row["spread"] for row in rows)}
 
 
 def _affine(points: list[tuple[float, float]]) -> Fit:
@@ -426,15 +494,15 @@ def _affine(points: list[tuple[float, float]]) -> Fit:
     return Fit(offset, slope)
 
 
-def estimate_cost(p, accelerator: str | None = None) -> Estimate:
+def estimate_cost(p, accelerator: str | None = None, length: int | None = None) -> Estimate:
     """P w + the layers of all stacks and children, which share their ends + KV cache of one + A(T) of its prompt."""
     config, clock = p.recipe.cost, p.clock_for(p.recipe.cost.dtype, "float32")
     fitted, unseen = calibration_layouts(p.space, config, p.recipe.seed)
     models = [*_stacks(p.space, config).values(), *fitted[1 - p.other_code :], *unseen]
     sizes = [sum(p.shapes.weights(kind, v) for b in blocks for kind, v in zip(KINDS, b, strict=True)) for blocks in models]  # fmt: skip
     seconds = p.open()
-    for batch_size in config.batch_sizes:
-        workload = Workload(batch_size, config.prefill_tokens, config.decode_tokens)
+    for batch_size, n in itertools.product(config.batch_sizes, config.lengths if length is None else [length]):
+        workload = Workload(batch_size, n, config.decode_tokens)
         seconds += sum(clock.init(p.ends + size) for size in sizes)
         timed = [p.own, *models]
         seconds += (config.rounds + 1) * sum(p.generation(blocks, workload).total_ms / 1e3 for blocks in timed)

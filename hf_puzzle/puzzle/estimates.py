@@ -84,25 +84,31 @@ class Pieces:
     def _child_share(self) -> float:
         asked, cost, shares = self.recipe.constraints, self.recipe.cost, [1.0]
         batch = max(b for b in cost.batch_sizes if b <= (asked.max_batch_size or b))
-        workload = Workload(batch, cost.prefill_tokens, cost.decode_tokens)
-        ends, blocks = self.generation([], workload), self.generation(self.own, workload)
-        blocks = Timing(blocks.prefill_ms - ends.prefill_ms, blocks.decode_ms - ends.decode_ms)
-        total = ends.total_ms + blocks.total_ms
-        limits = [
-            asked.speedup and total / asked.speedup,
-            asked.throughput_tokens_per_s and workload.tokens / asked.throughput_tokens_per_s * 1e3,
-            asked.latency_ms,
-        ]
-        shares += [(limit - ends.total_ms) / blocks.total_ms for limit in limits if limit]
-        if asked.prefill_ms:
-            shares.append((asked.prefill_ms - ends.prefill_ms) / blocks.prefill_ms)
+        workloads = [Workload(batch, length, cost.decode_tokens) for length in cost.lengths]
+        timed = [self._ends_and_blocks(workload) for workload in workloads]
+        ends_ms, blocks_ms = (sum(times[i].total_ms for times in timed) for i in range(2))
+        if asked.speedup:
+            shares.append(((ends_ms + blocks_ms) / asked.speedup - ends_ms) / blocks_ms)
+        if asked.throughput_tokens_per_s:
+            most = sum(workload.tokens for workload in workloads) / asked.throughput_tokens_per_s * 1e3
+            shares.append((most - ends_ms) / blocks_ms)
+        for ends, blocks in timed:
+            if asked.latency_ms:
+                shares.append((asked.latency_ms - ends.total_ms) / blocks.total_ms)
+            if asked.prefill_ms:
+                shares.append((asked.prefill_ms - ends.prefill_ms) / blocks.prefill_ms)
         if asked.num_parameters:
             shares.append((asked.num_parameters - self.ends) / self.blocks)
         if asked.memory_gb:
-            kept = batch * self._kv_bytes(cost.prefill_tokens + cost.decode_tokens) * self.shapes.num_layers
+            kept = batch * self._kv_bytes(max(cost.lengths) + cost.decode_tokens) * self.shapes.num_layers
             width = BYTES[cost.dtype]
             shares.append((asked.memory_gb * 1e9 - self.ends * width) / (self.blocks * width + kept))
         return min(1.0, max(0.05, *[min(shares)]))
+
+    def _ends_and_blocks(self, workload: Workload) -> tuple[Timing, Timing]:
+        """What the parent's embeddings and head take, and its layers."""
+        ends, whole = self.generation([], workload), self.generation(self.own, workload)
+        return ends, Timing(whole.prefill_ms - ends.prefill_ms, whole.decode_ms - ends.decode_ms)
 
     # -- time
 
@@ -179,11 +185,11 @@ class Pieces:
     def generating(self) -> dict[str, float]:
         """What one timed generation holds besides weights."""
         config = self.recipe.cost
-        tokens, batch = config.prefill_tokens + config.decode_tokens, max(config.batch_sizes)
+        tokens, batch = max(config.lengths) + config.decode_tokens, max(config.batch_sizes)
         layers = max(self.shapes.num_layers, config.stack_layers) + 1  # a layer's cache is copied when it grows
         return {
             "cache": float(batch * self._kv_bytes(tokens) * layers),
-            "activations": self.activations(batch * config.prefill_tokens, BYTES[config.dtype]),
+            "activations": self.activations(batch * max(config.lengths), BYTES[config.dtype]),
         }
 
     def timed(self, blocks: float, **parts: float) -> dict[str, float]:

@@ -30,7 +30,7 @@ from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_re
 from ..remote.decisions_pcw import Decider
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
-from . import precision, systems
+from . import cost_stages, precision, systems
 from .assess import (
     assess,
     baseline_tasks,
@@ -43,7 +43,7 @@ from .assess import (
 )
 from .baselines import check_names
 from .bench import Bench, jsonable
-from .block_costs import CostTable, estimate_cost, measure_costs
+from .block_costs import CostTable
 from .block_distillation import (
     build_layers,
     check_precision,
@@ -426,18 +426,6 @@ class PuzzleRun:
         scored = sum(not library.is_dropped(i, block) for i, own in blocks for block in own)
         return sum(len(values) for values in stored.values()), scored * shards
 
-    def cost_tasks(self, workers: int) -> list[dict]:
-        return [{"accelerator": kind} for kind in self.recipe.cost.accelerators] or [{}]
-
-    def cost(self, accelerator: str | None = None) -> None:
-        """Costs on the machine this runs on; those of the first kind of accelerator are the search's."""
-        table = measure_costs(self.bench, self.space, self.recipe.seed).to_dict()
-        kinds = self.recipe.cost.accelerators
-        if accelerator is not None:
-            artifacts.write_json(artifacts.inside(self.run_dir, f"costs.{accelerator}.json"), table)
-        if accelerator in (None, *kinds[:1]):
-            artifacts.write_json(self.run_dir / "costs.json", table)
-
     def solve(self) -> None:
         search = Search(
             self.judge, self.bench, self.scores, self.costs, self.recipe.constraints, self.recipe.solve,
@@ -607,8 +595,7 @@ class PuzzleRun:
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True, estimate=estimate_library),
             Stage("score", self.score, score, ("library",), ("scores.jsonl",), ("scores.parts",),
                   tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress, estimate=estimate_score),
-            Stage("cost", self.cost, [to_dict(r.cost), to_dict(r.search_space), r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",),
-                  ("costs.json", *(f"costs.{kind}.json" for kind in r.cost.accelerators)), tasks=self.cost_tasks, estimate=estimate_cost),
+            *cost_stages.stages(self, [to_dict(r.search_space), r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",)),
             Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",), estimate=estimate_solve),
             Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",), estimate=estimate_child),
             Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",), estimate=estimate_distill),

@@ -77,6 +77,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         ("prefill speed-up", "", "", ratio("prefill")),
         *([("decode speed-up", "", "", ratio("decode"))] if evaluation.get("workload", {}).get("decode_tokens") != 1 else []),
         ("speed-up against the parent in the same code", "", "", ratio("same_code")),
+        *_length_rows(speed),
         *_decision_rows(evaluation),
         ("decisions right" if decides else "top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          kept_text(quality)),
@@ -90,6 +91,22 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         bytes_row("peak memory, loading and generating", "peak_bytes"),
         *_extra_rows(evaluation),
     ]  # fmt: skip
+
+
+def _length_rows(speed: dict) -> list[tuple[str, str, str, str]]:
+    """Throughput behind prompts of each of several lengths."""
+    return [
+        (f"throughput behind {each['prefill_tokens']} tokens, tokens/s", f"{each['parent_tokens_per_s']:.0f}",
+         f"{each['tokens_per_s']:.0f}", _gain(each["total"]))
+        for each in speed.get("by_length", [])
+    ]  # fmt: skip
+
+
+def prompt_text(tokens: int | list[int]) -> str:
+    """`64`, or `64, 256 and 4096` of several lengths."""
+    if isinstance(tokens, int):
+        return str(tokens)
+    return " and ".join([", ".join(map(str, tokens[:-1])), str(tokens[-1])])
 
 
 def _decision_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
@@ -237,7 +254,7 @@ def render(
     parts = [
         f"# {Path(name).name if Path(name).is_absolute() else name}: a cheaper child",
         f"Measured in {costs.workload.get('engine', 'transformers')} on {machine['gpu'] or machine['cpu']} ({machine['cpu_count']} cores), {costs.dtype}, batch {work['batch_size']}, "
-        f"{work['prefill_tokens']} prompt and {work['decode_tokens']} generated tokens, {costs.workload['clock']} clock, "
+        f"{prompt_text(work['prefill_tokens'])} prompt and {work['decode_tokens']} generated tokens, {costs.workload['clock']} clock, "
         f"{evaluation['speed']['total']['rounds']} interleaved rounds in {evaluation['speed']['total'].get('sessions', 1)} "
         "fresh processes; bounds are one-sided over the processes at "
         f"{evaluation['speed']['total']['confidence']:.0%}. Quality on {evaluation['quality']['distilled']['tokens']} test tokens "

@@ -85,7 +85,7 @@ def limits_for(
         memory_overhead: bytes that a measured child held besides weights and cache.
     """
     fixed = costs.non_block_costs(batch_size)
-    tokens = costs.workload_of(batch_size).tokens
+    tokens = costs.tokens(batch_size)
     limits = []
 
     def at_most(name: str, quantity: str, maximum: float, to_user: Callable[[float], float]) -> None:
@@ -99,10 +99,13 @@ def limits_for(
     if constraints.throughput_tokens_per_s is not None:
         budget = tokens / (constraints.throughput_tokens_per_s * margin / 1e3)
         at_most("throughput_tokens_per_s", "total_ms", budget, lambda ms: tokens / ms * 1e3 / margin)
-    if constraints.latency_ms is not None:
-        at_most("latency_ms", "total_ms", constraints.latency_ms / margin, lambda ms: ms * margin)
-    if constraints.prefill_ms is not None:
-        at_most("prefill_ms", "prefill_ms", constraints.prefill_ms / margin, lambda ms: ms * margin)
+    for name, quantity in (("latency_ms", "total_ms"), ("prefill_ms", "prefill_ms")):
+        if (most := getattr(constraints, name)) is None:
+            continue
+        if not costs.lengths:
+            at_most(name, quantity, most / margin, lambda ms: ms * margin)
+        for length in costs.lengths:  # each prompt must meet it
+            at_most(f"{name} behind {length} tokens", f"{length}_{quantity}", most / margin, lambda ms: ms * margin)
     if constraints.memory_gb is not None:
         budget = constraints.memory_gb * 1e9 - memory_overhead
         at_most("memory_gb", "memory_bytes", budget, lambda total: (total + memory_overhead) / 1e9)
@@ -113,6 +116,8 @@ def limits_for(
 
 def check_constraints(constraints: ConstraintsConfig, cost: CostConfig) -> None:
     """Raises RecipeError for values no child could ever satisfy."""
+    if len(set(cost.lengths)) < max(1, len(cost.lengths)):
+        raise RecipeError(f"cost.prefill_tokens: {cost.prefill_tokens}: give one length, or a list of different ones")
     for name, value in vars(constraints).items():
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise RecipeError(f"constraints.{name}: {value} is impossible; give a positive number")
@@ -130,7 +135,7 @@ def check_sizes(
     Raises:
         InfeasibleError: with the smallest feasible value.
     """
-    batch_size, length = min(cost.batch_sizes), cost.prefill_tokens + cost.decode_tokens
+    batch_size, length = min(cost.batch_sizes), max(cost.lengths) + cost.decode_tokens
     parameters = {
         (kind, v): num_parameters(config, kind, v, fmt) for kind, variants in space.variants.items() for v in variants
     }
@@ -171,7 +176,7 @@ def parent_tokens_per_ms(costs: CostTable, constraints: ConstraintsConfig) -> fl
 def _rate(costs: CostTable, batch_size: int, row: int) -> float:
     """Tokens per millisecond of a measured model: 0 is the stock parent, 1 its blocks in the child's code."""
     child = costs.children[batch_size][row]
-    return costs.workload_of(batch_size).tokens / (child["prefill_ms"] + child["decode_ms"])
+    return costs.tokens(batch_size) / (child["prefill_ms"] + child["decode_ms"])
 
 
 def _best_rate(costs: CostTable, constraints: ConstraintsConfig, row: int) -> float:
@@ -433,7 +438,8 @@ class Search:
             reached.append(rate / constraints.throughput_tokens_per_s)
         for name, key in (("latency_ms", "child_ms"), ("prefill_ms", "child_prefill_ms")):
             if getattr(constraints, name) is not None:
-                reached.append(getattr(constraints, name) / speed[f"{key}_at_most" if bounds else key])
+                slowest = max(each[f"{key}_at_most" if bounds else key] for each in speed.get("by_length", [speed]))
+                reached.append(getattr(constraints, name) / slowest)
         return min(reached, default=1.0)
 
     def _best_candidate(self, margin: float) -> Candidate:

@@ -132,6 +132,17 @@ def test_fresh_processes_time_the_same_models(llama):
     assert first["total"].sessions == 1  # hopeless: the second is not asked
 
 
+def test_several_lengths_are_timed_in_every_session(llama):
+    bench = Bench(llama, dataclasses.replace(CONFIG, prefill_tokens=[4, 12]), DECILM)
+    (speed,) = bench.confirm([BLOCKS], 2, 2, 2)
+    assert [each["prefill_tokens"] for each in speed["by_length"]] == [4, 12]
+    assert speed["child_ms"] < sum(each["child_ms"] for each in speed["by_length"]) * 1.5
+    assert speed["child_ms"] > max(each["child_ms"] for each in speed["by_length"])
+    assert speed["parent_tokens_per_s"] == pytest.approx(2 * (4 + 2 + 12 + 2) / speed["parent_ms"] * 1e3)
+    assert jsonable(speed)["by_length"][1]["total"]["sessions"] == 2
+    assert bench.workload(2).prefill_tokens == 12
+
+
 @pytest.mark.parametrize("engine", ["vllm", "openvino"])
 def test_sessions_in_an_engine_of_its_own_are_its_own_processes(llama, monkeypatch, engine):
     """One model after the other, none of this process's on the device; the parent as it is, children rewritten."""

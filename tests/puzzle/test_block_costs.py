@@ -1,13 +1,15 @@
 """Formulas against assembled children, and the cost model against what it was told."""
 
+import dataclasses
 import json
 import random
 
 import pytest
 import torch
 
+from hf_puzzle.artifacts import ArtifactError
 from hf_puzzle.blocks import Block
-from hf_puzzle.costs import Timing
+from hf_puzzle.costs import Timing, Workload
 from hf_puzzle.formats import DECILM
 from hf_puzzle.puzzle.bench import OWN, PARENT, Bench
 from hf_puzzle.puzzle.block_costs import (
@@ -80,6 +82,30 @@ def test_table_survives_json(costs):
     again = CostTable.from_dict(json.loads(json.dumps(costs.to_dict())))
     assert again == costs
     assert isinstance(again.fits[3]["prefill_ms"], Fit)
+
+
+def test_several_lengths_are_one_batch_of_each(costs, llama):
+    other = dataclasses.replace(costs, workload=costs.workload | {"prefill_tokens": 16})
+    both = CostTable.mixed([costs, other])
+    assert CostTable.from_dict(json.loads(json.dumps(both.to_dict()))) == both
+    assert "lengths" not in costs.to_dict()
+    assert (both.workload["prefill_tokens"], both.workload_of(3)) == ([4, 16], Workload(3, 16, 2))
+    blocks = [Block(4, 768), Block("none", 256), Block(1, "linear"), Block("linear", "none")]
+    one, two = costs.predict(blocks, 3), both.predict(blocks, 3)
+    assert (two.prefill_ms, two.decode_ms) == (pytest.approx(2 * one.prefill_ms), pytest.approx(2 * one.decode_ms))
+    assert both.children[3][2]["decode_ms"] == 2 * costs.children[3][2]["decode_ms"]
+    assert both.fits[3]["prefill_ms"].error_max == pytest.approx(costs.fits[3]["prefill_ms"].error_max)
+    each = both.block_costs(blocks[0], 3)
+    assert each["4_total_ms"] == each["16_total_ms"] == costs.block_costs(blocks[0], 3)["total_ms"]
+
+
+@pytest.mark.parametrize("asked", [[4], [4, 16, 64], 16, [16, 4]])
+def test_lengths_without_their_tables_are_refused(costs, asked):
+    other = dataclasses.replace(costs, workload=costs.workload | {"prefill_tokens": 16})
+    raw = json.loads(json.dumps(CostTable.mixed([costs, other]).to_dict()))
+    raw["workload"]["prefill_tokens"] = asked
+    with pytest.raises(ArtifactError, match="and its tables differ"):
+        CostTable.from_dict(raw)
 
 
 def test_table_is_complete(costs, space, llama):

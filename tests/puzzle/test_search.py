@@ -211,6 +211,85 @@ def test_batches_the_application_does_not_have_are_refused():
     check_constraints(ConstraintsConfig(max_batch_size=4, speedup=2.0), CostConfig(batch_sizes=[4, 8]))
 
 
+@pytest.mark.parametrize("lengths", [[], [64, 64]])
+def test_lengths_that_are_none_or_the_same_are_refused(lengths):
+    with pytest.raises(RecipeError, match="cost.prefill_tokens: .*: give one length, or a list of different ones"):
+        check_constraints(ConstraintsConfig(), CostConfig(prefill_tokens=lengths))
+
+
+# -- several prompt lengths: a prefill four times as long, decode of a live attention three times
+
+
+@pytest.fixture(scope="module")
+def both(costs):
+    def longer(key, row):
+        grows = 3 if key.startswith("attention:kv") else 1
+        return {"prefill_ms": 4 * row["prefill_ms"], "decode_ms": grows * row["decode_ms"]}
+
+    times = {b: {key: longer(key, row) for key, row in rows.items()} for b, rows in costs.times.items()}
+    children = {b: [row | {"prefill_ms": 4 * row["prefill_ms"], "decode_ms": 3 * row["decode_ms"]} for row in rows]
+                for b, rows in costs.children.items()}  # fmt: skip
+    workload = costs.workload | {"prefill_tokens": 4 * PREFILL}
+    return CostTable.mixed([costs, dataclasses.replace(costs, times=times, children=children, workload=workload)])
+
+
+def test_a_speedup_is_of_one_batch_of_every_length(both, costs):
+    tokens = 2 * DECODE + 5 * PREFILL
+    assert (costs.tokens(4), both.tokens(4)) == (4 * (PREFILL + DECODE), 4 * tokens)
+    rate = parent_tokens_per_ms(both, ConstraintsConfig())
+    assert rate == pytest.approx(4 * tokens / (1.5 * (5 * 23 + 4 * 85)))
+    (limit,) = limits_for(ConstraintsConfig(speedup=2.0), both, 4, rate)
+    assert limit.quantity == "total_ms"
+    assert limit.maximum + both.non_block_costs(4)["total_ms"] == pytest.approx(4 * tokens / (2.0 * rate))
+
+
+@pytest.mark.parametrize("name, quantity", [("latency_ms", "total_ms"), ("prefill_ms", "prefill_ms")])
+def test_a_prompt_of_any_length_is_answered_in_time(both, scores, name, quantity):
+    least = {
+        n: min(c.solution.costs[f"{n}_{quantity}"] for c in solve_all(scores, both, ConstraintsConfig(num_parameters=10**6), SOLVE))
+        for n in both.lengths
+    }  # fmt: skip
+    asked = ConstraintsConfig(**{name: 0.7 * least[4 * PREFILL]})
+    for candidate in solve_all(scores, both, asked, SOLVE):
+        for table in both.lengths.values():
+            predicted = table.predict(candidate.blocks, candidate.batch_size)
+            assert getattr(predicted, quantity) <= getattr(asked, name) * (1 + 1e-9)
+    with pytest.raises(InfeasibleError, match=f"{name} behind 128 tokens=.* is infeasible"):
+        solve_all(scores, both, ConstraintsConfig(**{name: 1.0}), SOLVE)
+
+
+def test_memory_is_that_of_the_longest(both, costs):
+    block = Block(4, 768)
+    more = 4 * 3 * PREFILL * costs.kv_bytes_per_token["attention:kv4"]
+    assert both.block_costs(block, 4)["memory_bytes"] == costs.block_costs(block, 4)["memory_bytes"] + more
+
+
+def test_what_long_prompts_make_cheaper_is_bought_where_they_are_named(both, costs):
+    """A linear map in the place of an attention gains more behind long prompts than a narrower FFN."""
+    ids = ["kv4+w768", "linear+w768", "kv4+w256"]
+    scores = [
+        Score(i, block, value, 0.0, 1, "kl")
+        for i in range(4)
+        for block, value in zip(ids, (0.0, 1.0, 1.0), strict=True)
+    ]
+    config = dataclasses.replace(SOLVE, num_solutions=1)
+    layouts = {}
+    for name, table in (("short", costs), ("both", both)):
+        (own, linear, narrow) = (table.block_costs(Block.parse(text), 4)["total_ms"] for text in ids)
+        rest = table.non_block_costs(4)["total_ms"]
+        asked = 4 * own + rest - 3.9 * max(own - linear, own - narrow)  # the better one in every layer
+        (found,) = solve_all(
+            scores,
+            table,
+            ConstraintsConfig(
+                latency_ms=None, throughput_tokens_per_s=table.tokens(4) / asked * 1e3, max_batch_size=4
+            ),
+            config,
+        )
+        layouts[name] = found.solution.blocks
+    assert layouts == {"short": ("kv4+w256",) * 4, "both": ("linear+w768",) * 4}
+
+
 @pytest.mark.parametrize("name, unit", [("num_parameters", 1), ("memory_gb", 1e-9)])
 def test_sizes_that_no_child_has_are_refused_from_shapes_alone(llama, space, name, unit):
     cost = CostConfig(batch_sizes=[4, 2], prefill_tokens=8, decode_tokens=8)
@@ -259,7 +338,7 @@ class Machine:
         self.slower, self.spread, self.own, self.peak = slower, spread, own, peak
         self.asked, self.confidence, self.config = [], 0.95, CostConfig(prefill_tokens=PREFILL, decode_tokens=DECODE)
 
-    workload, _speed = Bench.workload, Bench._speed
+    workload, _speed, _figures = Bench.workload, Bench._speed, Bench._figures
 
     def _session(self, layouts, batch_size, rounds, factor):
         scale = {1: 1.0, 4: 1.5}[batch_size]
@@ -268,7 +347,7 @@ class Machine:
         return {name: [Timing(0.2 * t, 0.8 * t)] * rounds for name, t in totals.items()}
 
     def _speeds(self, layouts, batch_size, rounds, factors):
-        sessions = [self._session(layouts, batch_size, rounds, factor) for factor in factors]
+        sessions = [{PREFILL: self._session(layouts, batch_size, rounds, factor)} for factor in factors]
         return [self._speed(sessions, f"layout {i}", batch_size) for i in range(len(layouts))]
 
     standing_by = contextlib.nullcontext
