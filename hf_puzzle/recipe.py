@@ -275,6 +275,12 @@ class SolveConfig:
         "`swap`: the child found is polished by exchanges judged whole, at the forward tokens that finding it took",
         "none",
     )
+    iterations: int = key(
+        "compress so many times, each child but the last being what the next one's blocks are cut from and scored in; its "
+        "targets lie between the parent and the constraints, and the tokens of library and distill are split among all",
+        1,
+        least=1,
+    )
     max_rounds: int = key("target -> measure -> recalibrate rounds", 6, least=1)
     sessions: int = key("fresh processes that a winner's speed is confirmed in", 4, least=1)
     measure_rounds: int = key("timing rounds of parent and child in turn, over all sessions", 12, least=1)

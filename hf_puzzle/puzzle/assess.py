@@ -137,7 +137,7 @@ def assess(run) -> dict:
         "gguf": gguf,
         "quantized": [_quantized(run, targets, weights) for weights in config.quantized],
         "memory": _memory(run, blocks, costs.workload_of(batch_size)),
-        "gkd_tokens": run.recipe.distill.num_tokens,
+        "gkd_tokens": run.recipe.solve.iterations * run.each.distill.num_tokens,
         "workload": {
             "batch_size": batch_size,
             **{name: costs.workload[name] for name in ("prefill_tokens", "decode_tokens")},

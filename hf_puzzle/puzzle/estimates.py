@@ -38,7 +38,7 @@ class Pieces:
     """
 
     def __init__(self, run, machine: Machine | None, workers: int, on_gpu: bool | None = None):
-        self.run, self.recipe, self.workers, self._named = run, run.recipe, workers, machine
+        self.run, self.recipe, self.workers, self._named = run, run.each, workers, machine
         self.shapes = Shapes(run.config)
         self.space, self.own = run.space, self.shapes.own
         self.length = self.recipe.data.sequence_length

@@ -44,15 +44,13 @@ def initial_weights(
     if num_experts(variant) is not None:
         return _cut_mixture(weights, parent_block_, target, channels, inner)
     return {
-        name: _cut(
-            weights[name], tensor.shape, kind, variant, config, channels, name, output_projection(parent_block_)
-        )
+        name: _cut(weights[name], tensor.shape, kind, variant, config, channels, name, parent_block_)
         for name, tensor in target.state_dict().items()
     }
 
 
 def _cut(
-    tensor, shape: torch.Size, kind: str, variant: Variant, config, channels, name: str, output: nn.Linear
+    tensor, shape: torch.Size, kind: str, variant: Variant, config, channels, name: str, block: nn.Module
 ) -> torch.Tensor:
     changed = [dim for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)) if old != new]
     if not changed:
@@ -61,13 +59,13 @@ def _cut(
     dim = changed[0]
     old, new = tensor.shape[dim], shape[dim]
     if kind == "attention":
-        own = attention_heads(config)
+        own = heads_of(block, config)
         # a fused projection holds queries, keys and values one after another
         pooled = (old - new) * own // (own - kv_heads(variant))
         parts = tensor.split([old - pooled, pooled // 2, pooled // 2] if old > pooled else [old], dim)
         keep, pool = (parts[:1], parts[1:]) if old > pooled else ((), parts)
         return torch.cat([*keep, *(_mean_heads(part, own, kv_heads(variant)) for part in pool)])
-    count = output.in_features
+    count = output_projection(block).in_features
     kept = channels[: new * count // old].sort().values.to(tensor.device)
     # a fused gate and up projection holds one run of all channels after the other
     offsets = torch.arange(0, old, count, device=tensor.device)[:, None]
@@ -114,6 +112,12 @@ def _cut_mixture(
     return cut
 
 
+def heads_of(attention: nn.Module, config) -> int:
+    """KV heads that an attention has, which may be fewer than its model's config says."""
+    groups = getattr(attention, "num_key_value_groups", None)
+    return attention_heads(config) if groups is None else stock_value(config, "num_attention_heads") // groups
+
+
 def _mean_heads(tensor: torch.Tensor, old: int, new: int) -> torch.Tensor:
     """Mean of consecutive groups of heads along dimension 0 (the GQA recipe); queries keep their order."""
     heads = tensor.reshape(new, old // new, -1, *tensor.shape[1:])
@@ -141,7 +145,7 @@ def product_of_weights(parent_layer: nn.Module, kind: str, config) -> torch.Tens
             raise ValueError(f"an FFN of {config.model_type} has no product of weights to start a linear block from")
         return down @ up[-down.shape[1] :]
     output, value = first("o_proj.weight", "dense.weight", "out_proj.weight"), first("v_proj.weight")
-    own, queries = attention_heads(config), stock_value(config, "num_attention_heads")
+    own, queries = heads_of(sub_block(parent_layer, kind), config), stock_value(config, "num_attention_heads")
     if value is None and "qkv_proj.weight" in weights:
         fused = weights["qkv_proj.weight"]
         value = fused[-own * (output.shape[1] // queries) :]
@@ -171,7 +175,7 @@ def shared_subspaces(
         Nothing where projections are fused or no head is saved, and no keys where norms follow on the projections.
     """
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
-    own, query_heads = attention_heads(config), stock_value(config, "num_attention_heads")
+    own, query_heads = heads_of(attention, config), stock_value(config, "num_attention_heads")
     projections = [getattr(attention, name, None) for name in names]
     if heads == own or not all(isinstance(p, nn.Linear) for p in projections) or not moments.isfinite().all():
         return {}

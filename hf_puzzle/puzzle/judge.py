@@ -69,25 +69,37 @@ class Judge:
 
     A layout is judged once, whoever asks again. The parent's targets are computed once, when they are first needed.
 
+    Args:
+        parent: model that blocks are put into; `space.parents` are its own.
+        teacher: model that networks are measured against; default: `parent`.
+
     Attributes:
         judged: `(value, standard error)` of every layout so far.
         forward_tokens: tokens that went through a whole network so far; through some of the layers, that share of them.
     """
 
-    def __init__(self, parent: PreTrainedModel, space: SearchSpace, library: BlockLibrary, metric: Metric):
+    def __init__(
+        self,
+        parent: PreTrainedModel,
+        space: SearchSpace,
+        library: BlockLibrary,
+        metric: Metric,
+        teacher: PreTrainedModel | None = None,
+    ):
         self.parent, self.space, self.library, self.metric = parent, space, library, metric
+        self.teacher = parent if teacher is None else teacher
         self.judged: dict[tuple[Block, ...], tuple[float, float]] = {}
         self.forward_tokens = 0.0
 
     def on(self, part: slice) -> "Judge":
         """The same on some of the rows."""
         metric = dataclasses.replace(self.metric, rows=self.metric.rows[part])
-        return Judge(self.parent, self.space, self.library, metric)
+        return Judge(self.parent, self.space, self.library, metric, self.teacher)
 
     @functools.cached_property
     def targets(self) -> Targets:
         self.forward_tokens += self.metric.rows.input_ids.numel()
-        return Targets(self.parent, self.metric.rows, rows_per_batch(self.metric.config), "parent")
+        return Targets(self.teacher, self.metric.rows, rows_per_batch(self.metric.config), "parent")
 
     def values(self, index: int, networks: list[torch.Tensor]) -> list[torch.Tensor]:
         """As of `Metric.values`."""
@@ -99,7 +111,7 @@ class Judge:
         layout = tuple(blocks)
         if layout not in self.judged:
             found, targets = [], self.targets  # the parent's, before it is swapped
-            with Network(self.parent.config, layout, self.library).inside(self.parent):
+            with Network(self.parent.config, layout, self.library, parents=self.space.parents).inside(self.parent):
                 for index, batch in enumerate(bar(targets.batches, desc="distance")):
                     found += self.values(index, [final_states(self.parent, batch)])
             self.forward_tokens += self.metric.rows.input_ids.numel()
@@ -129,8 +141,9 @@ class Judge:
         parent, parents, targets = self.parent, self.space.parents, self.targets
         incumbent = incumbent or list(parents)
         kept = [b == own for b, own in zip(incumbent, parents, strict=True)]
-        at_parent = [all(kept[:layer] + kept[layer + 1 :]) for layer in range(len(incumbent))]
-        standing = Network(parent.config, incumbent, self.library).swaps(parent)
+        is_teacher = self.teacher is parent  # then the parent's own answers are the targets
+        at_parent = [is_teacher and all(kept[:layer] + kept[layer + 1 :]) for layer in range(len(incumbent))]
+        standing = Network(parent.config, incumbent, self.library, parents=parents).swaps(parent)
         states = [first_states(parent, batch) for batch in targets.batches]
         offered = offered or scored_blocks(self.space, self.metric.config)
         progress = bar(total=sum(len(offered[i]) for i in layers) * len(states), desc="score")

@@ -30,17 +30,19 @@ class Network:
         blocks: one for each layer.
         library: trained blocks; layers that keep the parent's own block take the parent's weights. None: for shapes only.
         fmt: published format of the child.
+        parents: the block of each layer of the model whose weights the library goes with; default: the stock parent's.
     """
 
     parent_config: PretrainedConfig
     blocks: Sequence[Block]
     library: BlockLibrary | None = None
     fmt: str = DECILM
+    parents: Sequence[Block] | None = None
 
     @property
-    def own(self) -> list[Block]:
+    def own(self) -> Sequence[Block]:
         """The parent's block of each layer."""
-        return parent_blocks(self.parent_config)
+        return parent_blocks(self.parent_config) if self.parents is None else self.parents
 
     @property
     def config(self) -> PretrainedConfig:

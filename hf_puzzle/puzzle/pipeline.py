@@ -30,7 +30,7 @@ from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_re
 from ..remote.decisions_pcw import Decider
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
-from . import cost_stages, precision, systems
+from . import cost_stages, iterations, precision, systems
 from .assess import (
     assess,
     baseline_tasks,
@@ -58,7 +58,6 @@ from .distillation import (
     check_fsdp,
     check_validation,
     distill,
-    estimate_distill,
     gkd_arguments,
     num_processes,
     validation_rows,
@@ -66,13 +65,14 @@ from .distillation import (
 from .document_masks import check_document_masks
 from .estimates import estimate_data
 from .importance import channel_importance, estimate_importance
+from .iterations import Iteration
 from .judge import Judge, Metric, scored_blocks
 from .library import BlockLibrary
 from .loading import gathered, load_layers, load_sharded, resolve_dtype
 from .network import Network, meta_model
 from .parent_source import ParentSource
 from .preflight import check_machine
-from .refit import calibration_rows, check_tokens, estimate_child, refit
+from .refit import calibration_rows, check_tokens, refit
 from .report import estimate_report, write_report
 from .scoring import (
     Score,
@@ -84,7 +84,7 @@ from .scoring import (
     score_tasks,
     stored_values,
 )
-from .search import Candidate, Search, check_constraints, check_sizes, estimate_solve, solve_all
+from .search import Candidate, Search, check_constraints, check_sizes, solve_all
 from .search_space import SearchSpace, build_search_space
 from .states import Streamed, Upstream
 from .stored import read_costs, read_margin, read_scores
@@ -197,6 +197,11 @@ class PuzzleRun:
         return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence)
 
     @property
+    def each(self) -> PuzzleRecipe:
+        """The recipe with one iteration's share of the tokens that train."""
+        return iterations.each_of(self.recipe)
+
+    @property
     def sequence_length(self) -> int:
         return self.recipe.data.sequence_length
 
@@ -232,7 +237,7 @@ class PuzzleRun:
         recipe = self.recipe
         on_cpu = self.device.type == "cpu"
         training_arguments(self.run_dir, "library", recipe.library.args, use_cpu=on_cpu)
-        gkd_arguments(recipe.distill, self.sequence_length, self.run_dir, on_cpu)
+        gkd_arguments(self.each.distill, self.sequence_length, self.run_dir, on_cpu)
         check_precision(recipe.library)
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
@@ -243,6 +248,7 @@ class PuzzleRun:
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_evaluated(recipe.evaluate)
+        iterations.check_iterations(recipe, self.config if self.source.known else None)
         systems.opened(self)
         if self.source.known:
             check_parent(self.config, recipe.child.format)
@@ -370,7 +376,7 @@ class PuzzleRun:
 
     def build_layers(self, start: int, stop: int, below: str | None = None, above: str | None = None) -> None:
         """One job of BLD; `below` and `above` name the queues from and to its neighbours, in a pipeline."""
-        layers, config = range(start, stop), self.recipe.library
+        layers, config = range(start, stop), self.each.library
         source, parent = None, None
         if config.states != "resident":
             shards, placed = self.source.shards, {"dtype": self.recipe.parent.dtype, "device": self.device}
@@ -426,16 +432,16 @@ class PuzzleRun:
         scored = sum(not library.is_dropped(i, block) for i, own in blocks for block in own)
         return sum(len(values) for values in stored.values()), scored * shards
 
-    def solve(self) -> None:
+    def solve(self, step: Iteration) -> None:
         search = Search(
-            self.judge, self.bench, self.scores, self.costs, self.recipe.constraints, self.recipe.solve,
+            step.judge, self.bench, step.scores, self.costs, step.constraints, self.recipe.solve,
             engines.needs_one_kv_count(self.recipe.deploy),
         )  # fmt: skip
-        chosen, measured = search.run()
+        chosen, measured = search.run() if step.is_last else (search.propose(), None)
         artifacts.write_json(
-            self.run_dir / "solutions.json",
+            step.folder / "solutions.json",
             {
-                "constraints": to_dict(self.recipe.constraints),
+                "constraints": to_dict(step.constraints),
                 "chosen": {**chosen.to_dict(), "measured": measured and jsonable(measured)},
                 "rounds": search.rounds,
                 "judged": search.judged(),
@@ -448,38 +454,40 @@ class PuzzleRun:
         check_constraints(self.recipe.constraints, self.recipe.cost)
         margin = read_margin(self.run_dir)
         one_kv_count = engines.needs_one_kv_count(self.recipe.deploy)
-        return solve_all(self.scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
+        scores = Iteration(self, self.recipe.solve.iterations).scores
+        return solve_all(scores, self.costs, self.recipe.constraints, self.recipe.solve, margin, one_kv_count)
 
-    def make_child(self) -> None:
-        blocks = [Block.parse(text) for text in self.chosen["blocks"]]
-        if not self.recipe.child.refit and not self.source.in_memory:
+    def make_child(self, step: Iteration) -> None:
+        blocks, folder = step.blocks, step.folder / "child"
+        if not self.recipe.child.refit and not self.source.in_memory and step.number == 1:
             # layer by layer from the parent's files; the refit, and a parent without files, need the child in memory
             p, shards = self.recipe.parent, self.source.shards
             weights = self.network(blocks).weights(shards, p.dtype)
             dtype = resolve_dtype(p.dtype, self.config, shards)
             child = meta_model(self.network(blocks).config, dtype, self.parent_path, p.revision)
-            self._write("child", child, weights)
+            self._write(folder, child, weights)
             return
-        child = self.network(blocks).assembled(self.parent)
+        child = step.network(blocks).assembled(step.host)
         done = None
         if self.recipe.child.refit:
-            tokens, seed = self.tokens["train"], self.recipe.seed + 3
+            tokens, seed = self.tokens["train"], step.seed + 3
             rows = calibration_rows(child, tokens, self.sequence_length, self.recipe.child, seed)
             done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child))
-        self._write("child", child, refit=done)
+        self._write(folder, child, refit=done)
 
-    def distill(self) -> None:
-        child, done = self._distilled()
+    def distill(self, step: Iteration) -> None:
+        child, done = self._distilled(step)
         facts = dataclasses.asdict(done) if done is not None else None
         if self._shards_gkd:
             config = hub.read_config(self.run_dir / "child")
             empty = meta_model(config, config.dtype, self.run_dir / "child")
-            self._write("distilled", empty, self._gathered(child), gkd=facts)
+            self._write(step.folder / "distilled", empty, self._gathered(child), gkd=facts)
         else:
-            self._write("distilled", child, gkd=facts)
+            self._write(step.folder / "distilled", child, gkd=facts)
+        step.close()
 
-    def _distilled(self) -> tuple[PreTrainedModel, Distilled | None]:
-        config = self.recipe.distill
+    def _distilled(self, step: Iteration) -> tuple[PreTrainedModel, Distilled | None]:
+        config = self.each.distill
         config = dataclasses.replace(config, args={"report_to": self.recipe.report_to} | config.args)
         if self._shards_gkd:
             processes = num_processes()
@@ -491,15 +499,16 @@ class PuzzleRun:
             child = load_sharded(folder, hub.read_config(folder), processes, torch.float32)
             parent = load_sharded(self.parent_path, self.config, processes, p.dtype, p.revision)
         else:
-            child, parent = self.load_child("child"), self.parent
-        folder, seed = self.run_dir / "distill_checkpoints", self.recipe.seed
+            child = hub.open_model_folder(step.folder / "child").to(self.device).eval()
+            parent = self.parent
+        folder, seed = step.folder / "distill_checkpoints", step.seed
         rows = validation_rows(self.tokens["validation"], config, self.sequence_length, seed)
         done = None
         if config.num_tokens:
             child, done = distill(
                 child, parent, self.tokens["train"], config, self.sequence_length, folder, rows, seed
             )
-        if config.on_policy_tokens:
+        if config.on_policy_tokens and step.is_last:
             if num_processes() > 1:
                 raise RecipeError(
                     "distill.on_policy_tokens: the child writes in one process; run distill without torchrun"
@@ -541,16 +550,16 @@ class PuzzleRun:
         """Pieces of a sharded child in the dtype it is published in; all processes go through them together."""
         return gathered(child, hub.read_config(self.run_dir / "child").dtype)
 
-    def _write(self, name: str, child: PreTrainedModel, weights=None, **facts) -> None:
+    def _write(self, folder: Path, child: PreTrainedModel, weights=None, **facts) -> None:
         provenance = {
             "recipe": to_dict(self.recipe),
             "parent": origin(self.parent_path),
-            "chosen": self.chosen,
+            "chosen": artifacts.read_json(folder.parent / "solutions.json")["chosen"],
             "environment": artifacts.environment(),
             **facts,
         }
         also = self._write_decision_config if asks(self.recipe.data) else None
-        hub.write_model_folder(self.run_dir / name, child, self.tokenizer, provenance, also, weights)
+        hub.write_model_folder(folder, child, self.tokenizer, provenance, also, weights)
 
     def _write_decision_config(self, folder: Path) -> None:
         """The child asks as its parent does."""
@@ -579,7 +588,7 @@ class PuzzleRun:
         r = self.recipe
         # the recipe's word for the device: a driver without a GPU may lead workers that have one
         shared = {"seed": r.seed, "device": r.device, "threads": r.threads}
-        library, score, evaluated = to_dict(r.library), to_dict(r.score), to_dict(r.evaluate)
+        library, score, evaluated = to_dict(self.each.library), to_dict(r.score), to_dict(r.evaluate)
         for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
             del library[name]
         del score["tokens_per_task"], evaluated["systems"]
@@ -596,9 +605,7 @@ class PuzzleRun:
             Stage("score", self.score, score, ("library",), ("scores.jsonl",), ("scores.parts",),
                   tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress, estimate=estimate_score),
             *cost_stages.stages(self, [to_dict(r.search_space), r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",)),
-            Stage("solve", self.solve, [to_dict(r.constraints), to_dict(r.solve)], ("score", "cost"), ("solutions.json",), estimate=estimate_solve),
-            Stage("child", self.make_child, to_dict(r.child), ("solve",), ("child",), estimate=estimate_child),
-            Stage("distill", self.distill, to_dict(r.distill), ("child",), ("distilled",), ("distill_checkpoints",), estimate=estimate_distill),
+            *iterations.stages(self),
             Stage("evaluate", self.evaluate, evaluated, ("distill",), ("eval.json",), estimate=estimate_evaluate),
             Stage("baselines", self.baseline, [to_dict(r.baselines), evaluated], ("solve", "child", "distill"), ("baselines",),
                   ("baseline_checkpoints",), tasks=self.baseline_tasks, merge=self.finish_baselines, keeps_parts=True, estimate=estimate_baseline),
@@ -640,7 +647,7 @@ class PuzzleRun:
             raise RecipeError(f"--on {on}: a parent in memory cannot be sent to workers; save it and name its folder")
         self.check(here=on is None) if rank == 0 else self.check_recipe()
         if rank > 0:
-            child, _ = self._distilled()
+            child, _ = self._distilled(Iteration(self))
             for _ in self._gathered(child) if self._shards_gkd else ():  # the first process writes them
                 pass
             return

@@ -176,17 +176,21 @@ def stored_values(folder: Path) -> dict[tuple[int, int], dict[str, list[float]]]
 
 
 def merge_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score]:
-    """The scores of all tasks: values of the same block joined in the order of their rows, then averaged; `with_sums`."""
+    """The scores of all tasks, `with_sums`."""
+    return with_sums(measured_scores(space, metric, folder), space)
+
+
+def measured_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score]:
+    """Of all tasks: values of the same block joined in the order of their rows, then averaged."""
     joined: list[dict[str, list[float]]] = [{} for _ in space.layers]
     for (layer_idx, _), values in sorted(stored_values(folder).items()):
         for block, column in values.items():
             joined[layer_idx].setdefault(block, []).extend(column)
-    scores = [
+    return [
         Score.of(layer_idx, block, torch.tensor(column, dtype=torch.float64), metric)
         for layer_idx, columns in enumerate(joined)
         for block, column in columns.items()
     ]
-    return with_sums(scores, space)
 
 
 def estimate_score(p: Pieces, **arguments: int) -> Estimate:

@@ -316,6 +316,10 @@ class Search:
             candidate, measured = self._winner()
             return (candidate, measured) if self.config.refine == "none" else self._polished(candidate, measured)
 
+    def propose(self) -> Candidate:
+        """The best child by predicted cost: nothing is timed."""
+        return self._best_candidate(1.0)
+
     def _polished(self, candidate: Candidate, measured: dict | None) -> tuple[Candidate, dict | None]:
         """`candidate` after exchanges on the true loss, at the forward tokens that it took; itself if that is too slow."""
         layers = choices(self.scores, self.costs, candidate.batch_size)

@@ -170,27 +170,36 @@ def count_parameters(config, kind: str, variant: Variant) -> int:
 @contextlib.contextmanager
 def swapped(model: PreTrainedModel, blocks: dict[int, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
     """Run `model` with other sub-blocks, `{layer_idx: (attention, ffn)}`; the ones that were there come back."""
-    layers = layers_of(model)
+    layers, originals = layers_of(model), {}
+    try:
+        put_blocks(model, blocks, originals)
+        yield
+    finally:
+        for (idx, name), module in originals.items():
+            setattr(layers[idx], name, module)
+
+
+def put_blocks(
+    model: PreTrainedModel,
+    blocks: dict[int, tuple[nn.Module, nn.Module]],
+    originals: dict[tuple[int, str], nn.Module] | None = None,
+) -> None:
+    """As `swapped`, to stay; `originals` gets what was there, by layer and name."""
+    layers, originals = layers_of(model), {} if originals is None else originals
     places = {idx: places_of(layers[idx]) for idx in blocks}  # before anything moves
-    originals: dict[tuple[int, str], nn.Module] = {}
 
     def put(idx: int, name: str, module: nn.Module) -> None:
         originals[idx, name] = getattr(layers[idx], name)
         setattr(layers[idx], name, module)
 
-    try:
-        for idx, pair in blocks.items():
-            for kind, block in zip(KINDS, pair, strict=True):
-                if kind not in places[idx]:
-                    continue
-                norms = norms_of(layers[idx], kind) if isinstance(block, Nothing) else ()
-                put(idx, places[idx][kind], block)
-                for name in norms:  # a norm with a bias would add it behind a removed sub-block
-                    put(idx, name, NoNorm(getattr(layers[idx], name)))
-        yield
-    finally:
-        for (idx, name), module in originals.items():
-            setattr(layers[idx], name, module)
+    for idx, pair in blocks.items():
+        for kind, block in zip(KINDS, pair, strict=True):
+            if kind not in places[idx]:
+                continue
+            norms = norms_of(layers[idx], kind) if isinstance(block, Nothing) else ()
+            put(idx, places[idx][kind], block)
+            for name in norms:  # a norm with a bias would add it behind a removed sub-block
+                put(idx, name, NoNorm(getattr(layers[idx], name)))
 
 
 class _PassOn(nn.Module):
