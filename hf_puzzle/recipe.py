@@ -102,6 +102,18 @@ class DataConfig(CorpusConfig):
 
 
 @dataclass(frozen=True)
+class VocabularyConfig:
+    """Tokens that a child has."""
+
+    size: int | None = key(
+        "so many of the parent's, chosen before the search: bytes and special tokens, and those that the training text uses "
+        "most; text then takes more tokens, and speed counts text. BPE only; default: all",
+        None,
+        least=1,
+    )
+
+
+@dataclass(frozen=True)
 class ChatsConfig:
     """Chats that the parent writes, for `data.name: self`: what it was trained on, as far as it tells."""
 
@@ -422,6 +434,7 @@ class PuzzleRecipe:
     tensor_parallel: int = key("devices that the engines of `deploy` split attention heads over", 1)
     report_to: list[str] = key("trackers of the trainings, as in `transformers.TrainingArguments`", [])
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     chats: ChatsConfig = field(default_factory=ChatsConfig)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)

@@ -15,6 +15,7 @@ from ..blocks import Block
 from ..chat_evaluation import compare_chats, prompt_ids
 from ..corpora import reserved_chats
 from ..costs import (
+    Timing,
     Workload,
     assisted_generation,
     cpu_threads,
@@ -35,7 +36,7 @@ from ..recipe import EvaluateConfig, RecipeError
 from ..stages import Estimate
 from .baselines import FINALISTS, Baselines, describe
 from .bench import START_SECONDS, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
-from .block_costs import BYTES
+from .block_costs import BYTES, non_block_parameters
 from .deployed import in_llama_cpp
 from .distillation import distill, estimate_distill, validation_rows
 from .estimates import PROCESS_BYTES, Pieces, largest
@@ -43,6 +44,7 @@ from .judge import seconds_of_distance
 from .network import cast_parameters
 from .refit import calibration_rows, estimate_child, refit
 from .search import seconds_of_rival
+from .vocabulary import bits_per_byte
 
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,7 @@ def assess(run) -> dict:
             parent, distilled, prompts, config.assisted_new_tokens, config.assisted_draft_tokens,
             run.recipe.cost.clock,
         )  # fmt: skip
+    trimmed = _vocabulary(run, targets, distilled)
     requests = [_short_requests(run, distilled, size) for size in config.batch_sizes]
     chats = _chats(run, distilled) if config.chats else None
     keys = compare_keys(
@@ -132,6 +135,7 @@ def assess(run) -> dict:
         "speed": jsonable(speed),
         "assisted": drafted,
         "requests": requests,
+        **({} if trimmed is None else {"vocabulary": trimmed}),
         "chats": chats,
         "keys": keys,
         "gguf": gguf,
@@ -170,18 +174,38 @@ def _cloze(run, models: dict) -> dict:
     return tasks
 
 
+def _vocabulary(run, targets: Targets, child) -> dict | None:
+    """Of a run that leaves the parent some of its tokens only: what all three need for the same text, in bits per byte."""
+    if (kept := run.source.kept) is None:
+        return None
+    texts = [run.tokenizer.decode(row, skip_special_tokens=True) for row in targets.rows.input_ids.tolist()]
+    first, size = next(iter(run.source.end_tokens), 0), run.recipe.evaluate.batch_size
+    bits = {
+        "parent": bits_per_byte(run.source.original, run.source.original_tokenizer, texts, kept.kept[first], size),
+        **{name: bits_per_byte(m, run.tokenizer, texts, first, size) for name, m in (("trimmed", run.parent), ("distilled", child))},
+    }  # fmt: skip
+    facts = {name: getattr(kept, name) for name in ("parent_size", "parent_tokens", "tokens", "text_bytes")}
+    return {"size": len(kept.kept), **facts, "bits_per_byte": bits}
+
+
 def _short_requests(run, child, batch_size: int) -> dict:
-    """So many at once, by parent and child in turn in this process; of a prefill-only workload its prompts."""
-    cost, models = run.recipe.cost, {"parent": run.parent, "child": child}
+    """So many at once, by parent and child in turn in this process; of a prefill-only workload its prompts.
+
+    Where the child has fewer tokens, the parent's times are those of the same text.
+    """
+    cost, models, kept = run.recipe.cost, {"parent": run.source.original, "child": child}, run.source.kept
     shape = (SHORT, SHORT) if cost.decode_tokens > 1 else (max(cost.lengths), 1)
     workload = Workload(batch_size, *shape)
     clock, counters = run.recipe.cost.clock, Counters()
     with cpu_threads(run.recipe.cost.threads):
         timings = measure_interleaved(models, workload, 4, clock, f"batch {batch_size}")
+        if kept is not None:
+            timings["parent"] = [Timing(*(kept.share * ms for ms in vars(t).values())) for t in timings["parent"]]
         joules = {}
         for name, model in models.items() if counters.zones else ():
             used = counters.joules(lambda model=model: [time_generation(model, workload) for _ in range(3)])
-            joules[name] = None if used is None else used / 3 / workload.tokens
+            tokens = workload.tokens / (kept.share if kept is not None and name == "parent" else 1.0)
+            joules[name] = None if used is None else used / 3 / tokens
     ratios = {
         part: speed_ratio(timings["parent"], timings["child"], part=f"{part}_ms").to_dict()
         for part in ("total", "prefill", "decode")
@@ -215,19 +239,19 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
     parent_blocks = list(run.space.parents)
     rows = {}
     subjects = (
-        ("parent", parent_blocks, run.parent_path, run.recipe.parent.trust_remote_code),
+        ("parent", parent_blocks, run.source.original_path, run.recipe.parent.trust_remote_code),
         ("child", blocks, str(run.run_dir / "distilled"), False),
     )
     for name, layout, folder, trust in bar(subjects, desc="peak memory"):
         parts = [costs.block_costs(block, workload.batch_size) for block in layout]
-        parameters = costs.non_block_parameters + sum(part["num_parameters"] for part in parts)
-        total = costs.non_block_costs(workload.batch_size)["memory_bytes"] + sum(
-            part["memory_bytes"] for part in parts
-        )
+        in_blocks = sum(part["num_parameters"] for part in parts)
+        all_tokens = name == "parent" and run.source.trimmed
+        ends = non_block_parameters(run.source.original_config) if all_tokens else costs.non_block_parameters
+        parameters = ends + in_blocks
         rows[name] = {
             "num_parameters": parameters,
             "weight_bytes": parameters * BYTES[costs.dtype],
-            "kv_bytes": total - parameters * BYTES[costs.dtype],
+            "kv_bytes": sum(part["memory_bytes"] for part in parts) - in_blocks * BYTES[costs.dtype],
             "peak_bytes": None
             if run.source.in_memory and name == "parent"
             else peak_memory_bytes(folder, workload, costs.dtype, str(run.device), trust),
@@ -363,6 +387,7 @@ def estimate_evaluate(p: Pieces) -> Estimate:
         # plain, then the draft's tokens and the parent's steps, about half of the tokens
         own, child = p.generations(Workload(1, p.length // 2, config.assisted_new_tokens))
         seconds += (config.assisted_prompts + 1) * (1.5 * own + child)
+    seconds += 3 * compared if p.recipe.vocabulary.size is not None else 0.0
     seconds += sum(5 * sum(p.generations(Workload(size, SHORT, SHORT))) for size in config.batch_sizes)
     if config.chats:
         batch = min(config.batch_size, config.chats)

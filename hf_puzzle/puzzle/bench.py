@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from .. import hub
 from ..blocks import Block
@@ -60,10 +60,20 @@ class Bench:
         parent: the stock model; a copy is timed where its dtype is another than `config.dtype`.
         fmt: format of the children.
         confidence: of all bounds.
+        original: config of the parent with all its tokens, and how many of them it needs for one of `parent`'s, where that
+            was trimmed (`vocabulary.size`): this is then the parent that is timed, and it takes so much less a token.
     """
 
-    def __init__(self, parent: PreTrainedModel, config: CostConfig, fmt: str, confidence: float = 0.95):
+    def __init__(
+        self,
+        parent: PreTrainedModel,
+        config: CostConfig,
+        fmt: str,
+        confidence: float = 0.95,
+        original: tuple[PretrainedConfig, float] | None = None,
+    ):
         self._model, self.config, self.fmt, self.confidence = parent, config, fmt, confidence
+        self.original = original
         self.dtype = getattr(torch, config.dtype)
         self.parent_config = parent.config
         self.own = parent_blocks(parent.config)
@@ -103,7 +113,15 @@ class Bench:
         makers |= {name: functools.partial(self._child, blocks) for name, blocks in layouts.items()}
         with cpu_threads(self.config.threads):
             timings = self._timed(makers, self.workload(batch_size, length), rounds, description, tolerance)
-        return {PARENT: timings[PARENT], OWN: timings[PARENT]} | timings if parents else timings
+        if not parents:
+            return timings
+        timings = {PARENT: timings[PARENT], OWN: timings[PARENT]} | timings
+        if self.original is None:
+            return timings
+        share = self.original[1]  # of the same text, the parent reads fewer tokens
+        return timings | {
+            name: [Timing(share * t.prefill_ms, share * t.decode_ms) for t in timings[name]] for name in (PARENT, OWN)
+        }
 
     def _timed(self, makers: dict, workload: Workload, rounds: int, description: str, tolerance: float) -> dict:
         engine = self.config.engine
@@ -170,18 +188,23 @@ class Bench:
 
     def _stock(self) -> PreTrainedModel:
         if PARENT not in self._parents:
-            self._parents[PARENT] = in_dtype(self._model, self.dtype)
+            self._parents[PARENT] = (
+                in_dtype(self._model, self.dtype)
+                if self.original is None
+                else empty_model(self.original[0], self.dtype, self._model.device)
+            )
         return self._parents[PARENT]
 
     def _same_code(self) -> PreTrainedModel:
         """The parent's blocks in the child's code."""
         if OWN not in self._parents:
-            self._parents[OWN] = self._child(self.own)
+            self._parents[OWN] = self._child(self.own, None if self.original is None else self.original[0])
         return self._parents[OWN]
 
-    def _child(self, blocks: list[Block]) -> PreTrainedModel:
+    def _child(self, blocks: list[Block], config: PretrainedConfig | None = None) -> PreTrainedModel:
         device = "cpu" if self.config.engine in OWN_PROCESS else self._model.device
-        return Network(self.parent_config, blocks, fmt=self.fmt).random(self.dtype, device, self._stock())
+        config = config or self.parent_config
+        return Network(config, blocks, fmt=self.fmt).random(self.dtype, device, self._stock())
 
     # -- sessions
 
@@ -223,7 +246,11 @@ class Bench:
                 "device": str(self._model.device),
                 "cost": dataclasses.asdict(config),
                 "fmt": self.fmt,
+                "share": None,
             }
+            if self.original is not None:
+                self.original[0].save_pretrained(Path(folder) / "original")
+                about["share"] = self.original[1]
             spare = self._spare if self._spare is not None else []
             processes = [spare.pop() if spare else _Process() for _ in range(count)]
             try:
@@ -389,7 +416,14 @@ def _answer() -> None:
     config = AutoConfig.from_pretrained(asked["folder"], attn_implementation=asked["attention"])
     parent = empty_model(config, getattr(torch, cost.dtype), asked["device"])
     layouts = {name: [Block.parse(text) for text in blocks] for name, blocks in asked["layouts"].items()}
-    timings = Bench(parent, cost, asked["fmt"]).timings_by_length(layouts, asked["batch_size"], asked["rounds"])
+    original = None
+    if asked["share"] is not None:
+        folder = Path(asked["folder"]) / "original"
+        full = AutoConfig.from_pretrained(folder, attn_implementation=asked["attention"])
+        original = (full, asked["share"])
+    timings = Bench(parent, cost, asked["fmt"], original=original).timings_by_length(
+        layouts, asked["batch_size"], asked["rounds"]
+    )
     _say(
         {
             length: {name: [dataclasses.astuple(timing) for timing in rounds] for name, rounds in each.items()}

@@ -321,6 +321,8 @@ def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int, leng
         spread = statistics.stdev(totals) / statistics.fmean(totals) if len(totals) > 1 else 0.0
         known = name == PARENT or int(name) < len(fitted)
         row = {"name": name, "blocks": [b.id for b in blocks], "spread": spread, "unseen": not known}
+        if bench.original is not None and name in (PARENT, OWN):
+            row["all_tokens"] = True  # of a parent that has more tokens than its children
         children.append(row | medians[name])
     noise = {name: _noise(measured[name], config.stack_layers) for name in stacks}
     return _in_order(space, _stack_times(space, config, medians), noise), children
@@ -449,7 +451,7 @@ def _fit(children: list[dict], times: dict) -> dict[str, Fit]:
 
     The parent is not in the fit: it runs its own stock code, the children run ours.
     """
-    rows = [(_block_sums(child, times), child) for child in children[1:]]
+    rows = [(_block_sums(child, times), child) for child in children[1:] if not child.get("all_tokens")]
     lines = {p: _affine([(summed[p], row[p]) for summed, row in rows if not row["unseen"]]) for p in PHASES}
     return _with_errors(lines, children, times)
 

@@ -1,6 +1,7 @@
 """Where a run's parent comes from: memory, a folder or the Hub, a GGUF file, or a recipe that trains it."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -19,11 +20,12 @@ from transformers.utils import cached_file
 from .. import artifacts, data, hub
 from ..anatomy import frozen
 from ..formats import check_loading, model_is_tied, tell_tie, with_tie
-from ..recipe import ParentConfig, ParentRecipe, RecipeError, load_recipe, to_dict
+from ..recipe import DataConfig, ParentConfig, ParentRecipe, RecipeError, load_recipe, to_dict
 from ..stages import Estimate, Stage
 from .estimates import PROCESS_BYTES, Pieces
 from .loading import LoadingError, Shards, with_true_tie
 from .parent import estimate_parent, train_parent
+from .vocabulary import FILE, Trimmed, check_written, planned_config, read_trimmed, trimmed_parent
 
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class ParentSource:
         run_dir: a parent that is trained or unpacked goes to its folder `parent`.
         device: that the model is put on, unless `parent.device_map` spreads it.
         given: a model and its tokenizer that the caller has in memory.
+        vocabulary: tokens that are left to it, chosen by `text`; the trimmed parent goes to the folder, too.
     """
 
     def __init__(
@@ -49,11 +52,18 @@ class ParentSource:
         run_dir: Path,
         device: torch.device,
         given: tuple[PreTrainedModel | None, object] = (None, None),
+        vocabulary: int | None = None,
+        text: DataConfig | None = None,
     ):
         self.asked, self.recipe_dir, self.run_dir, self.device = asked, recipe_dir, run_dir, device
         self._model, self._tokenizer = given
+        self.vocabulary, self.text = vocabulary, text
         if asked.gguf_file is not None and asked.recipe is not None:
             raise RecipeError("parent.gguf_file and parent.recipe: a parent is unpacked or trained; leave one out")
+        if self.trimmed and (self.trained or self.unpacked):
+            raise RecipeError(
+                "vocabulary.size: the run makes this parent itself; name the folder `parent` of a run that did so"
+            )
 
     # -- where
 
@@ -77,10 +87,24 @@ class ParentSource:
         return not self.in_memory and self.asked.gguf_file is not None
 
     @property
+    def trimmed(self) -> bool:
+        """Whether the run leaves the parent some of its tokens only: its first stage."""
+        return self.vocabulary is not None
+
+    @property
     def path(self) -> str:
         """Folder that the parent is read from, or its Hub id."""
-        if self.trained or self.unpacked:
+        if self.trained or self.unpacked or self.trimmed:
             return str(self.run_dir / FOLDER)
+        return self._named_path
+
+    @property
+    def original_path(self) -> str:
+        """Of the parent with all its tokens."""
+        return self._named_path if self.trimmed else self.path
+
+    @property
+    def _named_path(self) -> str:
         return str(self._beside) if (self._beside / "config.json").exists() else self.asked.name
 
     @property
@@ -106,7 +130,7 @@ class ParentSource:
             file = self._beside / self.asked.gguf_file
             if file.is_file():
                 return artifacts.file_sha256(file)
-        path = Path(self.path)
+        path = Path(self.original_path)
         if path.is_dir() and not self.unpacked:
             return artifacts.folder_fingerprint(path)
         return f"{self.asked.name}@{self.asked.revision}"
@@ -119,8 +143,17 @@ class ParentSource:
         if self.unpacked and not self._is_made():
             name = str(self._beside) if self._beside.is_dir() else asked.name
             return {"pretrained_model_name_or_path": name, "gguf_file": asked.gguf_file, "revision": asked.revision}
+        return (
+            self._original
+            if self.trimmed and not self._is_made()
+            else {**self._original, "pretrained_model_name_or_path": self.path}
+        )
+
+    @property
+    def _original(self) -> dict:
+        asked = self.asked
         return {
-            "pretrained_model_name_or_path": self.path,
+            "pretrained_model_name_or_path": self.original_path,
             "revision": asked.revision,
             "trust_remote_code": asked.trust_remote_code,
         }
@@ -138,17 +171,44 @@ class ParentSource:
             raise RecipeError(f"parent.name {self.asked.name!r}{file} cannot be opened: {error}") from None
         if "gguf_file" in origin:  # it says itself whether it holds a head
             return config
+        if self.trimmed and not self._is_made():
+            return planned_config(self.original_config, self.vocabulary)
         with contextlib.suppress(LoadingError):  # whoever reads the weights says what is wrong with them
             config = with_true_tie(config, self.shards)
         return config
 
     @functools.cached_property
+    def original_config(self):
+        """Of the parent with all its tokens."""
+        if not self.trimmed:
+            return self.config
+        config = AutoConfig.from_pretrained(**self._original)
+        with contextlib.suppress(LoadingError):
+            config = with_true_tie(config, Shards(self.original_path, self.asked.revision))
+        return config
+
+    @functools.cached_property
     def model(self) -> PreTrainedModel:
-        if self.in_memory:
-            return frozen(self._model)
+        return frozen(self._model) if self.in_memory else self._opened(self.path)
+
+    @property
+    def original(self) -> PreTrainedModel:
+        """The parent with all its tokens, read anew where it was trimmed."""
+        return self._opened(self.original_path) if self.trimmed else self.model
+
+    @property
+    def original_tokenizer(self):
+        return AutoTokenizer.from_pretrained(**self._original) if self.trimmed else self.tokenizer
+
+    @property
+    def kept(self) -> Trimmed | None:
+        """What a trimmed parent kept."""
+        return read_trimmed(self.run_dir / FILE) if self.trimmed else None
+
+    def _opened(self, path: str) -> PreTrainedModel:
         asked = self.asked
         model, info = AutoModelForCausalLM.from_pretrained(
-            self.path,
+            path,
             revision=asked.revision,
             trust_remote_code=asked.trust_remote_code,
             dtype=asked.dtype,
@@ -197,6 +257,9 @@ class ParentSource:
             return Stage("parent", self._train, to_dict(self.recipe), (), (FOLDER,), (f"{FOLDER}-checkpoints",), estimate=estimate_parent)  # fmt: skip
         if self.unpacked:
             return Stage("parent", self.unpack, [to_dict(self.asked), self.fingerprint()], (), (FOLDER,), estimate=estimate_unpack)  # fmt: skip
+        if self.trimmed:
+            about = [to_dict(self.asked), self.fingerprint(), self.vocabulary, to_dict(self.text)]
+            return Stage("parent", self.trim, about, (), (FOLDER, FILE), estimate=estimate_trim)
         return None
 
     @property
@@ -230,6 +293,20 @@ class ParentSource:
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=asked.gguf_file, revision=asked.revision)
         hub.write_model_folder(self.run_dir / FOLDER, model, tokenizer)
 
+    def trim(self) -> None:
+        """The parent with some of its tokens as an ordinary folder, and `vocabulary.json`.
+
+        Raises:
+            VocabularyError: a tokenizer or a family that cannot be trimmed, or not so far.
+        """
+        vars(self).pop("config", None)
+        model, tokenizer, found = trimmed_parent(self.original, self.original_tokenizer, self.text, self.vocabulary)
+        checked = functools.partial(check_written, tokenizer=tokenizer, text=self.text)
+        hub.write_model_folder(self.run_dir / FOLDER, model, tokenizer, also=checked)
+        artifacts.write_json(self.run_dir / FILE, dataclasses.asdict(found))
+        for name in ("config", "tokenizer", "model"):  # of the parent before
+            vars(self).pop(name, None)
+
 
 def _ends(file: str) -> list[int]:
     """Tokens that a GGUF file names as ends besides eos, of a turn or a message: transformers does not read them."""
@@ -243,6 +320,16 @@ def _ends(file: str) -> list[int]:
 def _opening(origin: dict) -> tuple[type[Exception], ...]:
     """What opening may raise: a broken GGUF file, whatever its reader meets in it."""
     return (Exception,) if "gguf_file" in origin else (OSError, ValueError)
+
+
+def estimate_trim(p: Pieces) -> Estimate:
+    """All weights, and once more while they are written; the text is read by two tokenizers."""
+    source, size = p.run.source, p.parameters * p.width
+    more = (
+        (source.original_config.vocab_size - p.shapes.vocab) * p.shapes.hidden * p.width * (1 if p.shapes.tied else 2)
+    )
+    seconds = p.clock.open(2 * size) + 2 * p.clock.tokenize(p.recipe.data)
+    return Estimate(seconds, {"process": PROCESS_BYTES, "weights": 2 * size + more}, "", size)
 
 
 def estimate_unpack(p: Pieces) -> Estimate:

@@ -30,7 +30,7 @@ from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_re
 from ..remote.decisions_pcw import Decider
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
-from . import cost_stages, iterations, precision, systems
+from . import cost_stages, iterations, precision, systems, vocabulary
 from .assess import (
     assess,
     baseline_tasks,
@@ -127,7 +127,10 @@ class PuzzleRun:
         self._streams, self._importance, self._text = tokens, importance, text
         self.device = resolve_device(recipe.device)
         self.recipe = precision.resolved(recipe, self.run_dir, self.device)
-        self.source = ParentSource(self.recipe.parent, self.recipe_dir, self.run_dir, self.device, (parent, tokenizer))
+        given, size = (parent, tokenizer), self.recipe.vocabulary.size
+        self.source = ParentSource(
+            self.recipe.parent, self.recipe_dir, self.run_dir, self.device, given, size, self.recipe.data
+        )
 
     # -- what stages read
 
@@ -194,7 +197,9 @@ class PuzzleRun:
 
     @functools.cached_property
     def bench(self) -> Bench:
-        return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence)
+        kept = self.source.kept
+        original = None if kept is None else (self.source.original_config, kept.share)
+        return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence, original)
 
     @property
     def each(self) -> PuzzleRecipe:
@@ -249,6 +254,7 @@ class PuzzleRun:
         check_names(recipe.baselines.names)
         check_evaluated(recipe.evaluate)
         iterations.check_iterations(recipe, self.config if self.source.known else None)
+        vocabulary.check_vocabulary(recipe.vocabulary.size, recipe.data, self.source.in_memory)
         systems.opened(self)
         if self.source.known:
             check_parent(self.config, recipe.child.format)
@@ -553,7 +559,7 @@ class PuzzleRun:
     def _write(self, folder: Path, child: PreTrainedModel, weights=None, **facts) -> None:
         provenance = {
             "recipe": to_dict(self.recipe),
-            "parent": origin(self.parent_path),
+            "parent": origin(self.source.original_path),
             "chosen": artifacts.read_json(folder.parent / "solutions.json")["chosen"],
             "environment": artifacts.environment(),
             **facts,

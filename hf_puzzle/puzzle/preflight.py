@@ -33,7 +33,7 @@ def check_machine(run, here: bool = True) -> None:
         _check_room(run, here)
     if not run.source.trained:  # one that was made here is mended by its stage
         if not run.source.in_memory and not run.source.unpacked:
-            check_weights(run.parent_path, run.recipe.parent.revision)
+            check_weights(run.source.original_path, run.recipe.parent.revision)
         check_tokenizer(lambda: run.tokenizer, run.recipe.parent.name)
     if run.recipe.distill.on_policy_tokens:
         check_chats(None if run.source.trained else run.tokenizer, "distill.on_policy_tokens: the child")

@@ -78,6 +78,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         *([("decode speed-up", "", "", ratio("decode"))] if evaluation.get("workload", {}).get("decode_tokens") != 1 else []),
         ("speed-up against the parent in the same code", "", "", ratio("same_code")),
         *_length_rows(speed),
+        *_vocabulary_rows(evaluation.get("vocabulary")),
         *_decision_rows(evaluation),
         ("decisions right" if decides else "top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          kept_text(quality)),
@@ -99,6 +100,20 @@ def _length_rows(speed: dict) -> list[tuple[str, str, str, str]]:
         (f"throughput behind {each['prefill_tokens']} tokens, tokens/s", f"{each['parent_tokens_per_s']:.0f}",
          f"{each['tokens_per_s']:.0f}", _gain(each["total"]))
         for each in speed.get("by_length", [])
+    ]  # fmt: skip
+
+
+def _vocabulary_rows(trimmed: dict | None) -> list[tuple[str, str, str, str]]:
+    """Of a child with fewer tokens than its parent: what either needs for the same text."""
+    if trimmed is None:
+        return []
+    bits = trimmed["bits_per_byte"]
+    return [
+        ("tokens of the vocabulary", f"{trimmed['parent_size']}", f"{trimmed['size']}", f"{trimmed['size'] / trimmed['parent_size']:.1%}"),
+        ("tokens of a kilobyte of text", f"{1e3 * trimmed['parent_tokens'] / trimmed['text_bytes']:.0f}", f"{1e3 * trimmed['tokens'] / trimmed['text_bytes']:.0f}",
+         f"{trimmed['tokens'] / trimmed['parent_tokens']:.2f}x"),
+        ("bits per byte of text, each with its tokens", f"{bits['parent']:.4f}", f"{bits['distilled']:.4f}", f"+{bits['distilled'] - bits['parent']:.4f}"),
+        ("bits per byte of the parent without the other tokens", "", f"{bits['trimmed']:.4f}", f"+{bits['trimmed'] - bits['parent']:.4f}"),
     ]  # fmt: skip
 
 
@@ -307,7 +322,7 @@ def render(
 
 def _by_fit(costs: CostTable, batch_size: int) -> tuple[list[dict], list[dict]]:
     """Measured children that the cost model was fitted on, and those that it had not seen."""
-    children = costs.children[batch_size][1:]
+    children = [child for child in costs.children[batch_size][1:] if not child.get("all_tokens")]
     return [c for c in children if not c.get("unseen")], [c for c in children if c.get("unseen")]
 
 
