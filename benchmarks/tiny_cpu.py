@@ -19,6 +19,7 @@ from hf_puzzle import artifacts
 from hf_puzzle.costs import cpu_threads
 from hf_puzzle.puzzle.assess import test_targets
 from hf_puzzle.puzzle.distillation import distill, validation_rows
+from hf_puzzle.puzzle.iterations import Iteration
 from hf_puzzle.puzzle.pipeline import PuzzleRun
 from hf_puzzle.recipe import load_recipe
 
@@ -54,8 +55,8 @@ def child_of(target: float, seed: int, first_seed: int, runs: Path, settings: Se
     if not (run.run_dir / "child" / "config.json").exists():
         with cpu_threads(recipe.threads):
             if seed == first_seed:
-                run.solve()
-            run.make_child()
+                run.solve(Iteration(run))
+            run.make_child(Iteration(run))
     return run
 
 
