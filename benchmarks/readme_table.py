@@ -265,8 +265,8 @@ def gains_table() -> list[str]:
         return []
     data = json.loads(path.read_text())
     rows = data["engines"]
-    work = next(iter(rows.values()))["work"]
-    shapes = [f"{each['batch']} x {each['tokens']:,}" for each in work]
+    works = sorted({(each["batch"], each["tokens"]) for row in rows.values() for each in row["work"]})
+    shapes = [f"{batch} x {tokens:,}" for batch, tokens in works]
     lines = [
         f"Speed-ups over the parent ({data['parent']}; one thread, processor time, models in turn, median of rounds; sequences x "
         f"tokens in, and 128 tokens out; `hf_puzzle/engines/speed.json`: {data['note']}) of a child of several kinds of block, of "
@@ -276,12 +276,12 @@ def gains_table() -> list[str]:
         "|---" * (len(shapes) + 1) + "|",
     ]
     for name, row in rows.items():
-        cells = []
+        cells = dict.fromkeys(works, "-")
         for each in row["work"]:
             models = each["models"]
             gains = [models[child]["with 128 out"][0] for child in ("searched", "half depth", "uniform")]
-            cells.append(", ".join(f"{gain:.2f}x" for gain in gains))
-        lines.append(f"| {name} {row['version']} | {' | '.join(cells)} |")
+            cells[each["batch"], each["tokens"]] = ", ".join(f"{gain:.2f}x" for gain in gains)
+        lines.append(f"| {name} {row['version']} | {' | '.join(cells.values())} |")
     return lines
 
 

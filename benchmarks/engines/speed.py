@@ -53,7 +53,7 @@ MODELS = {
     "half depth": [Block(OWN, WIDE)] * (LAYERS // 2),
     "uniform": [Block(1, 256)] * LAYERS,
 }
-WORK = [(1, 128), (1, 1024), (16, 128)]  # sequences, tokens in
+WORK = [(1, 128), (1, 1024), (16, 128), (16, 1024)]  # sequences, tokens in
 DECODED = 8  # tokens, one by one
 ROWS = {"transformers": "transformers", "mlx-lm": "mlx-lm", "openvino": "openvino", "onnxruntime": "onnxruntime"}
 ROWS |= {"llama.cpp": "llama.cpp", "vllm": "vllm"}

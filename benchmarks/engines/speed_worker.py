@@ -56,18 +56,16 @@ class Mlx:
 
 
 class LlamaCpp:
-    LENGTH, SEQUENCES = 1200, 16
-
     def __init__(self, path: str):
         self.path, self.model = path, None
 
-    def clear(self, batch: int) -> None:
+    def clear(self, batch: int, length: int = 1024) -> None:
         from run_llama_cpp import Model
 
-        if self.model is None or self.batch != batch:
+        if self.model is None or self.sizes != (batch, length):
             if self.model is not None:
                 self.model.close()
-            self.batch, self.model = batch, Model(self.path, self.LENGTH if batch == 1 else 160, batch)
+            self.sizes, self.model = (batch, length), Model(self.path, length + 32, batch)
         self.model.clear()
         self.done = 0
 
@@ -127,12 +125,17 @@ def opened(path: str):
 
 def times(model, batch: int, length: int, decoded: int) -> list[float]:
     rest = np.random.default_rng(0).integers(3, 16_000, (batch, length))
-    model.clear(batch)
+    model.clear(batch, length) if isinstance(model, LlamaCpp) else model.clear(batch)
     marks = [time.process_time()]
     for _ in range(decoded + 1):
         rest = model.next(rest).argmax(-1)[:, None].astype(np.int64)
         marks.append(time.process_time())
     return [(marks[1] - marks[0]) * 1e3, (marks[-1] - marks[1]) * 1e3 / decoded]
+
+
+def rounds_of(work: dict, rounds: int) -> int:
+    """Fewer where a round takes minutes."""
+    return min(rounds, 2) if work["batch"] * work["tokens"] > 8192 else rounds
 
 
 def main() -> None:
@@ -143,7 +146,7 @@ def main() -> None:
             model = Vllm(path)
             model.times(1, 16, 2)
             for each in work:
-                for _ in range(asked["rounds"]):
+                for _ in range(rounds_of(each, asked["rounds"])):
                     each["times"][name].append(model.times(each["batch"], each["tokens"], asked["decoded"]))
             model.close()
     else:
@@ -151,7 +154,7 @@ def main() -> None:
         for each in work:
             for model in models.values():
                 times(model, each["batch"], 16, 2)
-            for _ in range(asked["rounds"]):
+            for _ in range(rounds_of(each, asked["rounds"])):
                 for name, model in models.items():
                     each["times"][name].append(times(model, each["batch"], each["tokens"], asked["decoded"]))
     Path(sys.argv[3]).write_text(json.dumps(work))
