@@ -1,7 +1,7 @@
 """`report.md` and its pictures, rendered from the run's JSON files alone."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -45,7 +45,9 @@ def write_report(run_dir: str | Path, recipe: PuzzleRecipe) -> None:
     if len({row["gkd_tokens"] for row in baselines}) > 1:
         draw_budgets(baselines, figures / "budgets.png")
     gkd = artifacts.read_json(run_dir / "distilled" / "puzzle.json").get("gkd")
-    artifacts.write_text(run_dir / "report.md", render(recipe, evaluation, solutions, costs, baselines, gkd, figures))
+    steps = _iteration_rows(run_dir, recipe.solve.iterations) if recipe.solve.iterations > 1 else []
+    text = render(recipe, evaluation, solutions, costs, baselines, gkd, figures, steps)
+    artifacts.write_text(run_dir / "report.md", text)
 
 
 # -- words
@@ -258,6 +260,7 @@ def render(
     baselines: list[dict],
     gkd: dict | None,
     figures: Path,
+    steps: Sequence[tuple] = (),
 ) -> str:
     """The report's text."""
     chosen, work = solutions["chosen"], evaluation["workload"]
@@ -302,6 +305,15 @@ def render(
         parts += [_baseline_table(baselines, evaluation.get("decides", False))]
         if (figures / "budgets.png").exists():
             parts += ["![budgets](figures/budgets.png)"]
+    if len(steps) > 1:
+        header = [
+            "iteration",
+            "target",
+            "distance from the parent, assembled",
+            "KL on validation text before GKD",
+            "after",
+        ]
+        parts += ["## Iterations", markdown_table(header, list(steps))]
     if solutions["rounds"]:
         rows = [
             (
@@ -318,6 +330,19 @@ def render(
         header = ["round", "margin", "measured", "at least", "in the same code, at least", "processes", "distance"]
         parts += ["## Rounds of the search", markdown_table(header, rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _iteration_rows(run_dir: Path, count: int) -> list[tuple]:
+    """Of every iteration: its target, and how far its child was from the parent."""
+    rows = []
+    for number in range(1, count + 1):
+        folder = run_dir if number == count else run_dir / "iterations" / str(number)
+        found = artifacts.read_json(folder / "solutions.json")
+        gkd = artifacts.read_json(folder / "distilled" / "puzzle.json").get("gkd") or {}
+        asked = ", ".join(f"{name} {value:.4g}" for name, value in found["constraints"].items() if value is not None)
+        kl = [_number(gkd.get(name)) for name in ("kl_before", "kl_after")]
+        rows.append((number, asked, _number(found["chosen"]["distance"]), *kl))
+    return rows
 
 
 def _by_fit(costs: CostTable, batch_size: int) -> tuple[list[dict], list[dict]]:

@@ -154,6 +154,9 @@ def test_the_second_child_is_cut_from_the_first(folder):
     child, evaluation = run.load_child("distilled"), artifacts.read_json(folder / "run/eval.json")
     assert evaluation["memory"]["child"]["num_parameters"] == child.num_parameters()
     assert evaluation["gkd_tokens"] == 256
+    report = (folder / "run/report.md").read_text()
+    assert "| 1 | speedup 1.225 |" in report
+    assert "| 2 | speedup 1.5 |" in report
     assert artifacts.read_json(folder / "run/distilled/puzzle.json")["chosen"] == chosen
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_puzzle import artifacts
+from hf_puzzle.cards import write_card
 from hf_puzzle.cli import main
 from hf_puzzle.data import train_tokenizer
 from hf_puzzle.puzzle.bench import OWN, PARENT, Bench
@@ -212,6 +214,15 @@ def test_its_report_compares_texts(folder):
     report = (folder / "trimmed/report.md").read_text()
     assert "| tokens of the vocabulary | 300 | 280 | 93.3% |" in report
     assert "bits per byte of text, each with its tokens" in report
+
+
+def test_its_card_names_both_vocabularies(folder, tmp_path):
+    shutil.copytree(folder / "trimmed/distilled", tmp_path / "staged")
+    write_card(tmp_path / "staged", folder / "trimmed", "me/x")
+    card = (tmp_path / "staged" / "README.md").read_text()
+    assert "| tokens of the vocabulary | 300 | 280 | |" in card
+    bits = artifacts.read_json(folder / "trimmed/eval.json")["vocabulary"]["bits_per_byte"]["distilled"]
+    assert f"| {bits:.4f} |" in card
 
 
 def test_all_tokens_are_the_same_run(folder, monkeypatch):
