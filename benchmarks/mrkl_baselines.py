@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from hf_puzzle.remote.calls_mrkl import MRKLError
 from hf_puzzle.remote.exact_mrkl import Calculator, Units
 from hf_puzzle.remote.experts_mrkl import Experts
-from hf_puzzle.remote.pipeline_mrkl import known_from
+from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.planner_mrkl import Planner
 from hf_puzzle.remote.sources_mrkl import Weather
 from hf_puzzle.remote.toolcalls_mrkl import ToolCalls
@@ -161,7 +161,7 @@ class Systems:
         self.model, self.tokenizer = model, tokenizer
         self.experts = Experts([Calculator(), Units(), Weather(TABLE, TODAY), weigh])
         self.all = ToolCalls(model, tokenizer, self.experts, max_calls=1)
-        self.planner = Planner(self.experts, known_from(self.experts, TODAY))
+        self.planner = Planner(self.experts, Known.of(self.experts, TODAY))
         self.decide = pipeline("decision", model=model, tokenizer=tokenizer)
         self.linear = Linear()
         self.made: dict = {}

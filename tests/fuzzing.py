@@ -548,7 +548,8 @@ def expert_files(folder: Path) -> Target:
         shutil.rmtree(other, ignore_errors=True)
         other.mkdir()
         (other / value[0]).write_bytes(value[1])
-        known, experts = Known.from_fixtures(other, world.today), Experts.from_fixtures(other, world.today)
+        experts = Experts.from_fixtures(other, world.today)
+        known = Known.of(experts, world.today)
         Planner(experts, known).ask("What is 3 USD in EUR?")
         for name, query in (
             ("currency", {"amount": 1, "from": "USD", "to": "EUR"}),
@@ -562,8 +563,8 @@ def expert_files(folder: Path) -> Target:
 
 def queries(folder: Path) -> Target:
     world = make_world(folder, "train", 2)
-    known = Known.from_fixtures(folder, world.today)
     experts = Experts.from_fixtures(folder, world.today)
+    known = Known.of(experts, world.today)
     planners = [Planner(experts, known)]
     table = next(iter(known.schema.columns))
     seeds = [
@@ -636,7 +637,7 @@ def tables(folder: Path) -> Target:
     """Calls of the experts with a table: units, currency, weather, documents, SQL."""
     world = make_world(folder, "train", 2)
     experts = Experts.from_fixtures(folder, world.today)
-    table = next(iter(Known.from_fixtures(folder, world.today).schema.columns))
+    table = next(iter(experts["database"].tables))
     calls = [
         ("units", {"value": "12.5", "from": "km", "to": "miles"}), ("units", {"value": 3, "from": "°C", "to": "fahrenheit"}),
         ("currency", {"amount": 20, "from": "EUR", "to": world.codes[-1], "date": world.rate_days[0]}),

@@ -338,7 +338,7 @@ def world_rows(count: int, seed: int, worlds: int = 4) -> list[tuple[str, tuple[
         known: dict = {}
         for path, world, example in world_examples("train", count, seed, folder, worlds):
             if path not in known:
-                known[path] = Known.from_fixtures(path, world.today)
+                known[path] = Known.of(Experts.from_fixtures(path, world.today), world.today)
             reading = read(example.query, known[path])
             items = plan_items(example.calls, reading, world.today)
             if items is not None:
@@ -355,7 +355,8 @@ def compare_readers(reader: PlanReader, examples: Sequence[tuple], precision: fl
     systems, rows, replies = {}, [], []
     for path, world, example in bar(examples, desc="readers"):
         if path not in systems:
-            experts, known = Experts.from_fixtures(path, world.today), Known.from_fixtures(path, world.today)
+            experts = Experts.from_fixtures(path, world.today)
+            known = Known.of(experts, world.today)
             systems[path] = Planner(experts, known), known, experts
         planner, known, experts = systems[path]
         by_grammar, written = planner.ask(example.query), reader.read(example.query, known, experts)

@@ -29,9 +29,8 @@ def factory(fixtures_dir, today: str):
 
     Raises: what the experts and `Known` raise for missing folders or a date that is none.
     """
-    known = Known.from_fixtures(fixtures_dir, today)
-    planner = Planner(Experts.from_fixtures(fixtures_dir, today), known, Limits())
-    return planner.ask
+    experts = Experts.from_fixtures(fixtures_dir, today)
+    return Planner(experts, Known.of(experts, today), Limits()).ask
 
 
 # -- held-back queries

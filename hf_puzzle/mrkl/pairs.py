@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..remote.calls_mrkl import exact_text
+from ..remote.exact_mrkl import Units
 from ..remote.known_mrkl import Known
 from ..remote.slots_mrkl import read
 from .data import in_words
@@ -105,7 +106,7 @@ MEASURES = (
     ("pounds", "kilograms", "grams", "ounces", "stones"),
     ("liters", "gallons", "pints", "milliliters", "cups"),
 )  # fmt: skip
-KNOWN = Known("2022-05-02", places=PLACES, currencies=CODES)
+KNOWN = Known("2022-05-02", places=PLACES, currencies=CODES, units=Units().forms())
 TASKS = ("calculator", "units", "currency", "weather")
 
 

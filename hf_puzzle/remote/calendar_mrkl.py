@@ -1,20 +1,134 @@
-"""What dates, spans and periods of a question mean (MRKL, arXiv 2205.00445).
+"""The calendar: exact arithmetic on days, and what dates, spans and periods of a question mean (MRKL, arXiv 2205.00445).
 
-A date is ("d", ISO text or call); a span ("span", ((number, unit), ...)) in calendar units, which no factor turns into
-seconds; a period ("period", first day, last day). Anchors such as "last Friday" are days at once, counted from the
-reference date; everything else is a call of the calendar expert.
+The calendar is the proleptic Gregorian one, years 1 to 9999; no clock is read. In a reading a date is ("d", ISO text or
+call); a span ("span", ((number, unit), ...)) in calendar units, which no factor turns into seconds; a period ("period",
+first day, last day). Anchors such as "last Friday" are days at once, counted from the reference date; everything else
+is a call of the calendar expert.
 """
 
+import calendar
 import datetime
+import re
 from fractions import Fraction
 
+from .calls_mrkl import ArgumentsError, short
 from .chart_mrkl import meaning
-from .dates_mrkl import WEEKDAYS, DateError, shift
 from .values_mrkl import call, constant, is_number, n, op
 
 
+# the locale must not name the days
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 DAYS = {"day": 1, "week": 7, "fortnight": 14}
 MONTHS = {"month": 1, "quarter": 3, "year": 12, "decade": 120, "century": 1200}
+# days in 9998 years: no shift can be longer
+MAX_DAYS = 3_652_058
+
+
+class DateError(ArgumentsError):
+    """A text is not one day, or a shift leaves the years 1 to 9999."""
+
+
+# -- days in figures
+
+
+def numeric_day(text: str) -> datetime.date | None:
+    """The day of 2022-05-01, 2022/5/1, 1.5.2022, 31/12/2021, 12/31/2021; None for what is no such date.
+
+    Raises:
+        DateError: There is no such day, or day and month could be either.
+    """
+    match = re.fullmatch(r"([0-9]{4})([-/])([0-9]{1,2})\2([0-9]{1,2})", text)
+    if match:
+        return _day(int(match[1]), int(match[3]), int(match[4]), text)
+    match = re.fullmatch(r"([0-9]{1,2})([./-])([0-9]{1,2})\2([0-9]{4})", text)
+    if not match:
+        return None
+    first, second, year = int(match[1]), int(match[3]), int(match[4])
+    readings = {(second, first), (first, second)} if match[2] != "." else {(second, first)}
+    possible = [each for each in readings if 1 <= each[0] <= 12]
+    if len(possible) > 1:
+        raise DateError(
+            f"{text!r} is {year}-{second:02d}-{first:02d} or {year}-{first:02d}-{second:02d}; write it as ISO"
+        )
+    return _day(year, *(possible or [(second, first)])[0], text)
+
+
+def _day(year, month, number, text):
+    try:
+        return datetime.date(year, month, number)
+    except (ValueError, OverflowError) as error:
+        raise DateError(f"{short(text)}: there is no such day") from error
+
+
+# -- arithmetic
+
+
+def shift(start: datetime.date, years=0, months=0, weeks=0, days=0) -> tuple[datetime.date, bool]:
+    """`start` moved by whole years and months first, then weeks and days.
+
+    Returns: the day, and whether a day that the month lacks was replaced by its last one.
+    Raises:
+        DateError: The day is outside the years 1 to 9999.
+    """
+    if max(abs(years), abs(months), abs(weeks), abs(days)) > MAX_DAYS:
+        raise DateError("a shift beyond the years 1 to 9999")
+    year, month = divmod(start.year * 12 + start.month - 1 + 12 * years + months, 12)
+    if not 1 <= year <= 9999:
+        raise DateError("a shift beyond the years 1 to 9999")
+    last = calendar.monthrange(year, month + 1)[1]
+    try:
+        moved = datetime.date(year, month + 1, min(start.day, last)) + datetime.timedelta(days=7 * weeks + days)
+    except OverflowError as error:
+        raise DateError("a shift beyond the years 1 to 9999") from error
+    return moved, start.day > last
+
+
+def years_between(start: datetime.date, end: datetime.date) -> int:
+    """Full years from `start` to `end`; negative when `end` is earlier."""
+    if end < start:
+        return -years_between(end, start)
+    return end.year - start.year - ((end.month, end.day) < (start.month, start.day))
+
+
+def months_between(start: datetime.date, end: datetime.date) -> int:
+    """Full months from `start` to `end`; negative when `end` is earlier."""
+    if end < start:
+        return -months_between(end, start)
+    return 12 * (end.year - start.year) + end.month - start.month - (end.day < start.day)
+
+
+def business_days_between(start: datetime.date, end: datetime.date) -> int:
+    """Days from Monday to Friday in (start, end]; negative when `end` is earlier."""
+    if end < start:
+        return -business_days_between(end, start)
+    weeks, rest = divmod((end - start).days, 7)
+    return 5 * weeks + sum((start.weekday() + ahead) % 7 < 5 for ahead in range(1, rest + 1))
+
+
+def shift_business(start: datetime.date, count: int) -> datetime.date:
+    """`start` moved by `count` days from Monday to Friday; holidays are not known.
+
+    Raises:
+        DateError: The day is outside the years 1 to 9999.
+    """
+    weeks, rest = divmod(abs(count), 5)
+    sign = 1 if count >= 0 else -1
+    moved, _ = shift(start, days=7 * weeks * sign)
+    if weeks and not rest and moved.weekday() > 4:
+        # whole weeks from a weekend end on the business day before or after it
+        moved, rest = shift(moved, days=-7 * sign)[0], 5
+    while rest:
+        moved, _ = shift(moved, days=sign)
+        rest -= moved.weekday() < 5
+    return moved
+
+
+def count_weekday(start: datetime.date, end: datetime.date, weekday: int) -> int:
+    """How often `weekday` (Monday is 0) comes in [start, end]."""
+    return max(0, ((end - start).days - (weekday - start.weekday()) % 7) // 7 + 1)
+
+
+# -- meanings
 
 
 def day_of(sense) -> datetime.date | None:
@@ -53,8 +167,7 @@ def checked_weekday(c, weekday, sense):
 
 @meaning("holiday")
 def holiday(c, monthday, year=None):
-    found = ymd(c, monthday[1], monthday[0], year)
-    return found
+    return ymd(c, monthday[1], monthday[0], year)
 
 
 @meaning("holiday_near")
@@ -64,64 +177,50 @@ def holiday_near(c, monthday, period):
     return holiday(c, monthday, period[1].year) if whole else None
 
 
-@meaning("weekday_beside")
-def weekday_beside(c, weekday, sense, side):
-    """The first such weekday after a day, or the last one before it."""
-    day = day_of(sense)
-    if day is None:
-        return None
-    if side == "1":
-        return date(moved(day, days=(weekday - day.weekday() - 1) % 7 + 1))
-    return date(moved(day, days=-((day.weekday() - weekday - 1) % 7 + 1)))
-
-
 @meaning("near")
 def near(c, days):
+    """Today, tomorrow, yesterday."""
     return date(moved(c.today, days=int(days)))
 
 
-@meaning("weekday_near")
-def weekday_near(c, weekday, which):
-    """The nearest such weekday before or after the reference date, which itself is neither."""
-    ahead = (weekday - c.today.weekday() - 1) % 7 + 1
-    return date(moved(c.today, days=ahead if which == "next" else ahead - 7 if ahead < 7 else -7))
+@meaning("weekday_beside")
+def weekday_beside(c, weekday, sense, side):
+    """The first such weekday after a day, or the last one before it; the day itself is neither."""
+    day = day_of(sense)
+    if day is None:
+        return None
+    ahead = (weekday - day.weekday() - 1) % 7 + 1
+    return date(moved(day, days=ahead if side == "1" else ahead - 7 if ahead < 7 else -7))
 
 
 @meaning("weekday_coming")
 def weekday_coming(c, weekday):
     """`next Friday`: the nearest one and that of the next week, which are not always the same."""
-    nearest = weekday_near(c, weekday, "next")
+    nearest = weekday_beside(c, weekday, date(c.today), "1")
     following = date(moved(c.today, days=7 - c.today.weekday() + weekday))
     return nearest if nearest == following else [nearest, following]
 
 
-@meaning("weekday_this")
-def weekday_this(c, weekday):
-    ahead = (weekday - c.today.weekday()) % 7
-    return date(moved(c.today, days=ahead))
-
-
 @meaning("nth_weekday")
 def nth_weekday(c, ordinal, weekday, period):
+    """`third Monday of`, ("last") `last Monday of` a period."""
     first, last = period[1:]
+    if ordinal == "last":
+        return date(last - datetime.timedelta(days=(last.weekday() - weekday) % 7))
     day = first + datetime.timedelta(days=(weekday - first.weekday()) % 7 + 7 * (ordinal - 1))
     return date(day) if 1 <= ordinal <= 5 and day <= last else None
 
 
-@meaning("last_weekday")
-def last_weekday(c, weekday, period):
-    return date(period[2] - datetime.timedelta(days=(period[2].weekday() - weekday) % 7))
+@meaning("nth_day")
+def nth_day(c, ordinal, period):
+    ordinal = ordinal if isinstance(ordinal, int) else int(constant(ordinal))
+    day = moved(period[1], days=ordinal - 1)
+    return date(day) if day and day <= period[2] else None
 
 
 @meaning("edge_of")
 def edge_of(c, period, which):
     return date(period[1] if which == "first" else period[2])
-
-
-@meaning("nth_day")
-def nth_day(c, ordinal, period):
-    day = moved(period[1], days=ordinal - 1)
-    return date(day) if day and day <= period[2] else None
 
 
 # -- periods
@@ -191,11 +290,6 @@ def date_range(c, start, end):
     return ("period", first, last) if first and last and first <= last else None
 
 
-@meaning("months_range")
-def months_range(c, first, last, year):
-    return from_to(c, month_of(c, first, year), month_of(c, last, year))
-
-
 # -- spans
 
 
@@ -215,11 +309,6 @@ def span(c, tree, unit):
     return ("span", ((n(value), unit),))
 
 
-@meaning("one_span")
-def one_span(c, unit):
-    return span(c, n(1), unit)
-
-
 @meaning("business_span")
 def business_span(c, tree):
     value = constant(tree)
@@ -234,12 +323,6 @@ def spans(c, left, right):
         if all(unit not in units for _, unit in right[1]) and "business" not in units
         else None
     )
-
-
-@meaning("halved_span")
-def halved_span(c, unit):
-    """`a year and a half`."""
-    return span(c, ("n", Fraction(3, 2)), unit)
 
 
 @meaning("shifted")
@@ -288,11 +371,6 @@ def shifted(c, length, start, sign):
     return ("d", call("dates", op="shift", date=start, **given))
 
 
-@meaning("from_today")
-def from_today(c, length, sign):
-    return shifted(c, length, date(c.today), sign)
-
-
 # -- what is asked
 
 
@@ -332,16 +410,6 @@ def since(c, unit, sense):
     return between(c, unit, sense, date(c.today))
 
 
-@meaning("age")
-def age(c, sense):
-    return call("dates", op="years_between", start=sense, end=date(c.today))
-
-
-@meaning("age_at")
-def age_at(c, start, end):
-    return call("dates", op="years_between", start=start, end=end)
-
-
 @meaning("between")
 def between(c, unit, start, end, whole=""):
     """Days, weeks, months, ... from one day to another; full ones where "full" is said or the unit has no fixed length."""
@@ -359,11 +427,6 @@ def between(c, unit, start, end, whole=""):
     return op("*", days, n(hours)) if hours else None
 
 
-@meaning("between_full")
-def between_full(c, unit, start, end):
-    return between(c, unit, start, end, "full")
-
-
 @meaning("between_period")
 def between_period(c, unit, period):
     """`How many days are there in 2024`: from its first day to the day after its last."""
@@ -371,22 +434,6 @@ def between_period(c, unit, period):
     if end is None or (unit in MONTHS and (period[2] - start).days < 27):
         return None
     return between(c, unit, date(start), date(end))
-
-
-@meaning("days_of_month")
-def days_of_month(c, unit, month, year):
-    return between_period(c, unit, month_of(c, month, year))
-
-
-@meaning("birthday_of")
-def birthday_of(c, tree, born):
-    found = shifted(c, span(c, tree, "year") or ("span", ()), born, "+")
-    return date_asked(c, found) if found and constant(tree) else None
-
-
-@meaning("inclusive")
-def inclusive(c, start, end):
-    return op("+", call("dates", op="days_between", start=start, end=end), n(1))
 
 
 @meaning("left_in")
@@ -412,13 +459,8 @@ def business_in(c, period):
 
 
 @meaning("count_weekday")
-def count_weekday(c, weekday, start, end):
+def weekdays_counted(c, weekday, start, end):
     return call("dates", op="count_weekday", start=start, end=end, weekday=WEEKDAYS[weekday])
-
-
-@meaning("count_weekday_in")
-def count_weekday_in(c, weekday, period):
-    return count_weekday(c, weekday, date(period[1]), date(period[2]))
 
 
 @meaning("quarter_number")
@@ -488,48 +530,3 @@ def span_value(c, length, unit):
         total += value * table[own]
     size = (DAYS if unit in DAYS else MONTHS)[unit]
     return op("/", n(total), n(size)) if total else None
-
-
-# -- the same in other orders of words
-
-
-@meaning("near_anchor")
-def near_anchor(c, start, days):
-    return shifted(c, span(c, n(1), "day"), start, "+" if days == "1" else "-")
-
-
-@meaning("nth_day_number")
-def nth_day_number(c, tree, period):
-    return nth_day(c, int(constant(tree)), period)
-
-
-@meaning("one_business")
-def one_business(c):
-    return business_span(c, n(1))
-
-
-@meaning("date_of_weekday")
-def date_of_weekday(c, weekday):
-    return date_asked(c, weekday_near(c, weekday, "next"))
-
-
-@meaning("today_asked")
-def today_asked(c):
-    return date_asked(c, date(c.today))
-
-
-@meaning("nights")
-def nights(c, start, end):
-    return between(c, "day", start, end)
-
-
-@meaning("start_shifted_asked")
-def start_shifted_asked(c, noun, start, length):
-    found = shifted(c, length, start, "+")
-    return None if found is None else date_asked(c, found)
-
-
-@meaning("start_shifted_date")
-def start_shifted_date(c, start, length, sign):
-    found = shifted(c, length, start, sign)
-    return None if found is None else date_asked(c, found)

@@ -4,19 +4,24 @@ A rule is a line `Category <- pattern : meaning argument ...`. In a pattern a lo
 itself, a capitalised word for a category, `[x]` for x or nothing, `(a|b c)` for one of several, `{X}` for a phrase of
 the list X, which a line `X = phrase | phrase` gives and which means nothing. A meaning is a
 function that was registered under its name; it gets what the pattern's categories mean and returns the meaning of the
-whole, None where the types do not fit, or a list of meanings; `name/102` hands them over in another order. The parser keeps every reading; a rule whose line ends
+whole, None where the types do not fit, or a list of meanings. `name/102 word` hands them over in another order, with a
+word behind them; `name($1, other($0, #100), word)` says which goes where: `$0` is the first category's meaning, and left
+out where the pattern has none, `#100` a number. The parser keeps every reading; a rule whose line ends
 in `!` is used only where no reading without one explains all words.
 """
 
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 
 
 MAX_EDGES = 20_000
 MAX_SENSES = 16
 MEANINGS: dict[str, Callable] = {}
+PLACE = re.compile(r"\$\d")
 TOKEN = re.compile(r"\(|\)|\[|\]|\||'[^' ]+'|\{[^{}]+\}|[^\s()\[\]|]+")
 
 
@@ -54,6 +59,56 @@ def takes(name: str, count: int) -> bool:
 
 def _place(function):
     return function.__module__, function.__qualname__, function.__code__.co_firstlineno
+
+
+def computed(meant: str, count: int) -> Callable:
+    """What a rule's meaning makes of (context, values of its `count` categories): a list of meanings.
+
+    Raises:
+        GrammarError: It names a meaning that nobody defined, or one that does not take so many values.
+    """
+    if "(" not in meant:
+        name, *words = meant.split()
+        name, _, digits = name.partition("/")
+        places = [place for place in map(int, digits) if place < count] if digits else range(count)
+        meant = f"{name}({', '.join([*(f'${place}' for place in places), *words])})"
+    tokens = re.findall(r"[(),]|[^\s(),]+", meant)
+    made, rest = _computed(tokens, count)
+    if rest:
+        raise GrammarError(f"{meant!r} goes on behind its last bracket")
+    return made
+
+
+def _computed(tokens, count):
+    """(function of (context, values), tokens that follow) of one expression."""
+    head, *rest = tokens
+    if rest[:1] != ["("]:
+        if PLACE.fullmatch(head):
+            place = int(head[1:])
+            return lambda context, values: (values[place],), rest
+        constant = ("n", Fraction(head[1:])) if head[0] == "#" else head
+        return lambda context, values: (constant,), rest
+    inner, rest = [], rest[1:]
+    while rest[0] != ")":
+        if rest[0] == "," or PLACE.fullmatch(rest[0]) and int(rest[0][1:]) >= count:
+            rest = rest[1:]
+        else:
+            made, rest = _computed(rest, count)
+            inner.append(made)
+    if head not in MEANINGS:
+        raise GrammarError(f"nobody defined the meaning {head!r}")
+    if not takes(head, len(inner)):
+        raise GrammarError(f"{head} does not take {len(inner)} values")
+    function = MEANINGS[head]
+
+    def run(context, values):
+        found = []
+        for chosen in itertools.product(*(each(context, values) for each in inner)):
+            sense = function(context, *chosen)
+            found += sense if isinstance(sense, list) else () if sense is None else (sense,)
+        return found
+
+    return run, rest[1:]
 
 
 # -- rules
@@ -132,7 +187,7 @@ class Grammar:
         rules = []
         for line in lines:
             phrases = re.fullmatch(r"([A-Z_]+) = (.+)", line)
-            rule = re.fullmatch(r"(\w+) <- (.+?)(?: : ([\w ./*%+$,=<>-]+?))?(?: (!))?", line)
+            rule = re.fullmatch(r"(\w+) <- (.+?)(?: : ([\w ./*%+$,=<>()#-]+?))?(?: (!))?", line)
             if phrases:
                 if () in expansions(f"({phrases[2]})"):
                     self._empty.add(phrases[1])
@@ -147,6 +202,16 @@ class Grammar:
                 if used not in named:
                     raise GrammarError(f"{category} <- {pattern}: there is no list {used}")
             self.add(category, pattern if category.startswith("{") else self._listed(pattern), meant, cost)
+
+    @functools.cached_property
+    def vocabulary(self) -> frozenset:
+        """Every word of the rules."""
+        found, open_ = set(), [self.root]
+        while open_:
+            state = open_.pop()
+            found |= set(state.words)
+            open_ += [*state.words.values(), *state.categories.values()]
+        return frozenset(found)
 
     def _listed(self, pattern):
         """`pattern` with each longer choice between phrases as a list without a name: the tree stays small."""
@@ -164,11 +229,6 @@ class Grammar:
         return re.sub(r"([(\[])([^()\[\]{}A-Z]+)[)\]]", name, pattern)
 
     def add(self, category, pattern, meant, cost):
-        name, *arguments = meant.split()
-        name, _, digits = name.partition("/")
-        order = tuple(int(digit) for digit in digits)
-        if name not in MEANINGS:
-            raise GrammarError(f"{category} <- {pattern}: nobody defined the meaning {name!r}")
         self.rules.append((category, pattern, meant))
         for symbols in expansions(pattern, self._empty):
             if not symbols:
@@ -180,14 +240,15 @@ class Grammar:
                 raise GrammarError(f"{category} <- {pattern} : {meant}: {symbols} is there twice")
             self._seen.add(key)
             values = sum(isinstance(symbol, tuple) and symbol[0][0] != "{" for symbol in symbols)
-            values = sum(place < values for place in order) if order else values
-            if not takes(name, values + len(arguments)):
-                raise GrammarError(f"{category} <- {pattern} : {meant} does not take {values} values")
+            try:
+                function = computed(meant, values)
+            except GrammarError as error:
+                raise GrammarError(f"{category} <- {pattern} : {meant}: {error}") from None
             state = self.root
             for symbol in symbols:
                 table = state.categories if isinstance(symbol, tuple) else state.words
                 state = table.setdefault(symbol[0] if isinstance(symbol, tuple) else symbol, State())
-            state.ends.append((category, MEANINGS[name], tuple(arguments), cost, order))
+            state.ends.append((category, function, cost))
 
 
 # -- parsing
@@ -238,9 +299,8 @@ class Chart:
                 agenda += self._agenda
 
     def _walk(self, state, at, args, cost):
-        for category, function, extra, more, order in state.ends:
-            values = tuple(args[place] for place in order if place < len(args)) if order else args
-            self._end(category, function, extra, cost + more, at, values)
+        for category, function, more in state.ends:
+            self._end(category, function, cost + more, at, args)
         if at >= len(self.words):
             return
         if state.words:
@@ -262,14 +322,11 @@ class Chart:
         bare.words, bare.categories = state.words, state.categories
         self._walk(bare, at, args, cost)
 
-    def _end(self, category, function, extra, cost, at, args):
+    def _end(self, category, function, cost, at, args):
         self.count += 1
         if self.count > MAX_EDGES:
             raise TooComplex
-        found = function(self.context, *args, *extra)
-        if found is None:
-            return
-        for sense in found if isinstance(found, list) else (found,):
+        for sense in function(self.context, args):
             self._agenda.append((category, at, sense, cost))
 
     def readings(self, category: str) -> list:

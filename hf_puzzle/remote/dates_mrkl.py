@@ -1,304 +1,107 @@
-"""Calendar expert of MRKL (Karpas et al. 2022, arXiv 2205.00445) and the one way in which all experts read dates.
+"""Reading dates, and the calendar expert of MRKL (Karpas et al. 2022, arXiv 2205.00445).
 
-A text is one day or it is an error: nothing is guessed, and the machine's clock is never read. The calendar is the
-proleptic Gregorian one, years 1 to 9999.
+The one way in which all experts read dates: by the grammar's own rules of days (`grammar_dates_mrkl.DAYS`). A text is one
+day or it is an error: nothing is guessed, and the machine's clock is never read.
 """
 
-import calendar
 import datetime
+import functools
 import re
+import types
 
+from .calendar_mrkl import (
+    WEEKDAYS,
+    DateError,
+    business_days_between,
+    count_weekday,
+    day_of,
+    months_between,
+    numeric_day,
+    shift,
+    shift_business,
+    years_between,
+)
 from .calls_mrkl import ArgumentsError, Expert, answered, failed, need, short
+from .chart_mrkl import Chart, Grammar, TooComplex
+from .grammar_dates_mrkl import DAYS
+from .known_mrkl import Known
+from .lexicon_mrkl import MAX_TOKENS, Lexicon
 
 
-# the locale must not name the days
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = str.split("january february march april may june july august september october november december")
-ORDINALS = {
-    "first": 1,
-    "1st": 1,
-    "second": 2,
-    "2nd": 2,
-    "third": 3,
-    "3rd": 3,
-    "fourth": 4,
-    "4th": 4,
-    "fifth": 5,
-    "5th": 5,
-}
-COUNTS = {
-    word: number
-    for number, word in enumerate(
-        str.split(
-            "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-            "seventeen eighteen nineteen twenty"
-        ),
-        1,
-    )
-} | {"a": 1, "an": 1}
-HOLIDAYS = {"christmas": (12, 25), "christmas day": (12, 25), "christmas eve": (12, 24), "boxing day": (12, 26)}
-HOLIDAYS |= {"new year's day": (1, 1), "new year's eve": (12, 31)}
 MAX_CHARACTERS = 60
-# days in 9998 years: no shift can be longer
-MAX_DAYS = 3_652_058
-
-
-class DateError(ArgumentsError):
-    """A text is not one day, or a shift leaves the years 1 to 9999."""
+# what no reference date changes is the same on both
+ANY_DAYS = (datetime.date(2000, 1, 3), datetime.date(2013, 8, 14))
 
 
 # -- reading dates
 
 
-def day(text: str) -> datetime.date:
-    """The day of an ISO date, `2022-05-01`.
-
-    Raises:
-        DateError: It is not one.
-    """
-    match = re.fullmatch(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})", str(text).strip())
-    if not match:
-        raise DateError(f"{short(text)} is not an ISO date, such as 2022-05-01")
-    return _day(*map(int, match.groups()), text)
-
-
-def _day(year, month, number, text):
-    try:
-        return datetime.date(year, month, number)
-    except (ValueError, OverflowError) as error:
-        raise DateError(f"{short(text)}: there is no such day") from error
-
-
-def parse_today(today) -> datetime.date | None:
-    """The reference date of an expert: a date, an ISO date or None.
-
-    Raises:
-        MRKLError: It is none of them.
-    """
-    if today is None or isinstance(today, datetime.date):
-        return today.date() if isinstance(today, datetime.datetime) else today
-    return day(today)
+@functools.cache
+def days() -> tuple[Grammar, Lexicon]:
+    """The rules of days, and the words that they need."""
+    grammar = Grammar((DAYS,))
+    return grammar, Lexicon(Known(ANY_DAYS[0].isoformat()), grammar.vocabulary)
 
 
 def parse_date(value, today: datetime.date | None = None) -> datetime.date:
     """The one day that `value` names.
 
-    Read: dates, 2022-05-01, 1 May 2022, May 1st, 2022, Sunday, 1 May 2022, 31/12/2021 and 12/31/2021 (where only one
-    reading is a date), Christmas 2021, first Monday of June 2022, last day of May 2022; and from `today`: today,
-    tomorrow, yesterday, 3 days ago, in two weeks, two weeks from tomorrow, a fortnight before 2022-05-01, last Friday
-    (the nearest before today), next Friday (the nearest after today), end of last month, start of next year.
-    Errors, because they are no one day: 03/04/2021, 5pm, Q3 2021, June 2022, 1 May, a weekday that the date has not.
+    Read: dates, 2022-05-01, 31/12/2021 and 12/31/2021 (where only one reading is a date), and what
+    `grammar_dates_mrkl.DAYS` reads: 1 May 2022, Christmas 2021, first Monday of June 2022, and from `today` tomorrow,
+    3 days ago, two weeks from tomorrow, last Friday, end of last month.
+    Errors, because they are no one day: 03/04/2021, 5pm, Q3 2021, June 2022, 1 May, a weekday that the date has not,
+    next Friday where that may be this week's or the next one's.
 
     Raises:
         DateError: `value` is not one day; the message says why.
     """
     if isinstance(value, datetime.date):
         return value.date() if isinstance(value, datetime.datetime) else value
-    text = re.sub(r"\s+", " ", str(value)).strip().rstrip(".?!").casefold()
+    text = re.sub(r"\s+", " ", str(value)).strip().rstrip(".?!")
     if len(text) > MAX_CHARACTERS:
         raise DateError(f"a date of more than {MAX_CHARACTERS} characters")
-    for read in (_absolute, _rule, _relative):
-        found = read(text, today)
-        if found is not None:
-            return found
-    if re.search(r"\bq ?[1-4]\b|quarter", text):
-        raise DateError(f"{short(value)} is a quarter, not one day")
-    if re.search(r"[0-9] ?[ap]\.?m\b|[0-9]:[0-9]", text):
-        raise DateError(f"{short(value)} is a time of day, not one day")
-    if re.fullmatch(r"([a-z]+ )?[0-9]{4}", text):
-        raise DateError(f"{short(value)} is not one day; add the day")
-    raise DateError(f"{short(value)} cannot be read as a date; write it as 2022-05-01")
-
-
-def _month(word):
-    close = [
-        i
-        for i, name in enumerate(MONTHS, 1)
-        if len(word) >= 3 and (name.startswith(word) or word == "sept" and i == 9)
-    ]
-    return close[0] if close else None
-
-
-def _absolute(text, today):
-    if re.fullmatch(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}", text):
-        return day(text)
-    weekday = re.match(rf"({'|'.join(WEEKDAYS).casefold()}),? (?:the )?(?=.*[0-9])", text)
-    if weekday:
-        found = _absolute(text[weekday.end() :], today)
-        if found and WEEKDAYS[found.weekday()].casefold() != weekday[1]:
-            raise DateError(f"{found} is a {WEEKDAYS[found.weekday()]}, not a {weekday[1].capitalize()}")
+    found = numeric_day(text)
+    if found is not None:
         return found
-    text = text.removeprefix("the ")
-    match = re.fullmatch(r"([0-9]{1,2})(?:st|nd|rd|th)?(?: of)?[ -]([a-z]+)\.?,?[ -]([0-9]{4})", text)
-    if match and _month(match[2]):
-        return _day(int(match[3]), _month(match[2]), int(match[1]), text)
-    match = re.fullmatch(r"([a-z]+)\.? (?:the )?([0-9]{1,2})(?:st|nd|rd|th)?,? ([0-9]{4})", text)
-    if match and _month(match[1]):
-        return _day(int(match[3]), _month(match[1]), int(match[2]), text)
-    match = re.fullmatch(r"([0-9]{1,2})([./-])([0-9]{1,2})\2([0-9]{4})", text)
-    if match:
-        first, second, year = int(match[1]), int(match[3]), int(match[4])
-        readings = {(second, first), (first, second)} if match[2] != "." else {(second, first)}
-        possible = [each for each in readings if 1 <= each[0] <= 12]
-        if len(possible) > 1:
-            raise DateError(
-                f"{text!r} is {year}-{second:02d}-{first:02d} or {year}-{first:02d}-{second:02d}; write it as ISO"
-            )
-        return _day(year, *(possible or [(second, first)])[0], text)
-    match = re.fullmatch(r"([0-9]{4})/([0-9]{1,2})/([0-9]{1,2})", text)
-    if match:
-        return _day(*map(int, match.groups()), text)
-    match = re.fullmatch(r"(.+?),? ([0-9]{4})", text)
-    if match and match[1].replace("\u2019", "'") in HOLIDAYS:
-        return _day(int(match[2]), *HOLIDAYS[match[1].replace("\u2019", "'")], text)
-    return None
+    read = [_read(text, each) for each in ([today] if today else ANY_DAYS)]
+    if read[0] != read[-1]:
+        raise DateError(f"{short(value)} needs a reference date, and none was given")
+    if len(read[0]) > 1:
+        raise DateError(f"{short(value)} may be {' or '.join(map(str, sorted(read[0])))}; write it as ISO")
+    if not read[0]:
+        raise DateError(f"{short(value)} cannot be read as one day; write it as 2022-05-01")
+    return read[0].pop()
 
 
-def _rule(text, today):
-    """`first Monday of June 2022`, `last day of May 2022`, `end of last month`."""
-    match = re.fullmatch(
-        r"(?:the )?(first day|last day|start|beginning|end|[a-z0-9]+ [a-z]+) (?:of|in) (?:the )?(.+)", text
-    )
-    span = _span(match[2], today) if match else None
-    if not span:
-        return None
-    first, last = span
-    which = match[1]
-    if which in ("first day", "start", "beginning"):
-        return first
-    if which in ("last day", "end"):
-        return last
-    ordinal, _, name = which.partition(" ")
-    names = [each.casefold() for each in WEEKDAYS]
-    if name not in names or (ordinal not in ORDINALS and ordinal != "last"):
-        return None
-    if ordinal == "last":
-        return last - datetime.timedelta(days=(last.weekday() - names.index(name)) % 7)
-    ahead = (names.index(name) - first.weekday()) % 7 + 7 * (ORDINALS[ordinal] - 1)
-    if ahead > (last - first).days:
-        raise DateError(f"{text!r}: there is no such day")
-    return first + datetime.timedelta(days=ahead)
-
-
-def _span(text, today):
-    """First and last day of `June 2022`, `2022`, `last month`, `next year`."""
-    match = re.fullmatch(r"(?:([a-z]+) )?([0-9]{4})", text)
-    if match and (match[1] is None or _month(match[1])):
-        first = _day(int(match[2]), _month(match[1]) if match[1] else 1, 1, text)
-        months = 1 if match[1] else 12
-    else:
-        match = re.fullmatch(r"(last|this|next) (month|year)", text)
-        if not match:
-            return None
-        step = {"last": -1, "this": 0, "next": 1}[match[1]]
-        months = 1 if match[2] == "month" else 12
-        start = _needed(today, text).replace(day=1)
-        first, _ = shift(start if months == 1 else start.replace(month=1), months=step * months)
-    following, _ = shift(first, months=months - 1)
-    return first, following.replace(day=calendar.monthrange(following.year, following.month)[1])
-
-
-def _needed(today, text):
-    if today is None:
-        raise DateError(f"{text!r} needs a reference date, and none was given")
-    return today
-
-
-def _relative(text, today):
-    near = {"today": 0, "tomorrow": 1, "yesterday": -1, "the day after tomorrow": 2, "day after tomorrow": 2}
-    near |= {"the day before yesterday": -2, "day before yesterday": -2, "now": 0}
-    if text in near:
-        return shift(_needed(today, text), days=near[text])[0]
-    match = re.fullmatch(rf"(?:on )?(last|past|next|coming) ({'|'.join(WEEKDAYS).casefold()})", text)
-    if match:
-        today, ahead = _needed(today, text), [each.casefold() for each in WEEKDAYS].index(match[2])
-        if match[1] in ("last", "past"):
-            return shift(today, days=-((today.weekday() - ahead - 1) % 7 + 1))[0]
-        return shift(today, days=(ahead - today.weekday() - 1) % 7 + 1)[0]
-    match = re.fullmatch(
-        r"(in )?(?:exactly )?([a-z]+|[0-9]{1,7}) (day|week|fortnight|month|year)s?"
-        r"(?: (ago|from|after|before|earlier than|later than)(?: (.+))?)?",
-        text,
-    )
-    if not match or not (match[2].isdigit() or match[2] in COUNTS):
-        return None
-    ahead, count, unit, how, origin = match[1], match[2], match[3], match[4], match[5]
-    if bool(ahead) == bool(how) or (how == "ago") != (origin is None and bool(how)):
-        return None
-    start = _needed(today, text) if origin in (None, "now") else parse_date(origin, today)
-    count = (int(count) if count.isdigit() else COUNTS[count]) * (
-        -1 if how in ("ago", "before", "earlier than") else 1
-    )
-    steps = {"days": count * 14} if unit == "fortnight" else {f"{unit}s": count}
-    return shift(start, **steps)[0]
-
-
-# -- arithmetic
-
-
-def shift(start: datetime.date, years=0, months=0, weeks=0, days=0) -> tuple[datetime.date, bool]:
-    """`start` moved by whole years and months first, then weeks and days.
-
-    Returns: the day, and whether a day that the month lacks was replaced by its last one.
-    Raises:
-        DateError: The day is outside the years 1 to 9999.
-    """
-    if max(abs(years), abs(months), abs(weeks), abs(days)) > MAX_DAYS:
-        raise DateError("a shift beyond the years 1 to 9999")
-    year, month = divmod(start.year * 12 + start.month - 1 + 12 * years + months, 12)
-    if not 1 <= year <= 9999:
-        raise DateError("a shift beyond the years 1 to 9999")
-    last = calendar.monthrange(year, month + 1)[1]
+def _read(text, today) -> set:
+    grammar, lexicon = days()
+    read = lexicon.read(text)
+    if not read.words or len(read.words) > MAX_TOKENS:
+        return set()
     try:
-        moved = datetime.date(year, month + 1, min(start.day, last)) + datetime.timedelta(days=7 * weeks + days)
-    except OverflowError as error:
-        raise DateError("a shift beyond the years 1 to 9999") from error
-    return moved, start.day > last
+        chart = Chart(grammar, read.words, read.edges, types.SimpleNamespace(today=today), read.skippable)
+    except TooComplex:
+        return set()
+    return {_computed(sense) for _, sense in chart.readings("DateX")}
 
 
-def years_between(start: datetime.date, end: datetime.date) -> int:
-    """Full years from `start` to `end`; negative when `end` is earlier."""
-    if end < start:
-        return -years_between(end, start)
-    return end.year - start.year - ((end.month, end.day) < (start.month, start.day))
+def _computed(sense) -> datetime.date:
+    """The day of a date that may be a call of the calendar."""
+    if isinstance(sense[1], str):
+        return day_of(sense)
+    steps = dict(sense[1][2])
+    moved = {name: int(steps[name]) for name in ("years", "months", "days") if name in steps}
+    found, _ = shift(_computed(steps["date"]), **moved)
+    return shift_business(found, int(steps.get("business_days", 0)))
 
 
-def months_between(start: datetime.date, end: datetime.date) -> int:
-    """Full months from `start` to `end`; negative when `end` is earlier."""
-    if end < start:
-        return -months_between(end, start)
-    return 12 * (end.year - start.year) + end.month - start.month - (end.day < start.day)
-
-
-def business_days_between(start: datetime.date, end: datetime.date) -> int:
-    """Days from Monday to Friday in (start, end]; negative when `end` is earlier."""
-    if end < start:
-        return -business_days_between(end, start)
-    weeks, rest = divmod((end - start).days, 7)
-    return 5 * weeks + sum((start.weekday() + ahead) % 7 < 5 for ahead in range(1, rest + 1))
-
-
-def shift_business(start: datetime.date, count: int) -> datetime.date:
-    """`start` moved by `count` days from Monday to Friday; holidays are not known.
+def parse_today(today) -> datetime.date | None:
+    """The reference date of an expert: a date, an ISO date or None.
 
     Raises:
-        DateError: The day is outside the years 1 to 9999.
+        DateError: It is none of them.
     """
-    weeks, rest = divmod(abs(count), 5)
-    sign = 1 if count >= 0 else -1
-    moved, _ = shift(start, days=7 * weeks * sign)
-    if weeks and not rest and moved.weekday() > 4:
-        # whole weeks from a weekend end on the business day before or after it
-        moved, rest = shift(moved, days=-7 * sign)[0], 5
-    while rest:
-        moved, _ = shift(moved, days=sign)
-        rest -= moved.weekday() < 5
-    return moved
-
-
-def count_weekday(start: datetime.date, end: datetime.date, weekday: int) -> int:
-    """How often `weekday` (Monday is 0) comes in [start, end]."""
-    return max(0, ((end - start).days - (weekday - start.weekday()) % 7) // 7 + 1)
+    return None if today is None else parse_date(today)
 
 
 # -- the expert
@@ -315,7 +118,7 @@ class Dates(Expert):
 
     Args:
         today: ISO date that "today", "last Friday", "two weeks ago" refer to; never the machine's clock.
-        free_text: Also try the package dateparser, English only, where the own grammar reads nothing.
+        free_text: Also try the package dateparser, English only, where the grammar reads nothing.
     """
 
     name = "dates"
@@ -377,33 +180,21 @@ class Dates(Expert):
         op = arguments["op"]
         try:
             days = {name: self._read(arguments[name]) for name in ("start", "end", "date") if name in arguments}
+            read = {name: each.isoformat() for name, each in days.items()}
             if op == "shift":
                 steps = {name: arguments.get(name, 0) for name in ("years", "months", "weeks", "days")}
                 found, clamped = shift(days["date"], **steps)
-                found = shift_business(found, arguments.get("business_days", 0))
+                notes = {"notes": ["the month has no such day; its last day was taken"]} if clamped else {}
+                return answered(shift_business(found, arguments.get("business_days", 0)), **read, **notes)
         except DateError as error:
             return failed("error", f"dates: {error}")
-        read = {name: each.isoformat() for name, each in days.items()}
-        if op == "days_between":
-            return answered((days["end"] - days["start"]).days, **read)
-        if op == "years_between":
-            return answered(years_between(days["start"], days["end"]), **read)
-        if op == "months_between":
-            return answered(months_between(days["start"], days["end"]), **read)
-        if op == "business_days_between":
-            note = "days from Monday to Friday after the first day, up to the last; no holidays"
-            return answered(business_days_between(days["start"], days["end"]), notes=[note], **read)
         if op == "count_weekday":
             name = arguments["weekday"].strip().capitalize()
             if name not in WEEKDAYS:
                 return failed("error", f"dates: {short(name)} is none of {', '.join(WEEKDAYS)}")
-            return answered(count_weekday(days["start"], days["end"], WEEKDAYS.index(name)), **read)
-        if op == "quarter":
-            return answered((days["date"].month + 2) // 3, **read)
-        if op == "weekday":
-            return answered(WEEKDAYS[days["date"].weekday()], **read)
-        notes = {"notes": ["the month has no such day; its last day was taken"]} if clamped else {}
-        return answered(found, **read, **notes)
+            return answered(count_weekday(*days.values(), WEEKDAYS.index(name)), **read)
+        notes = {"notes": [BUSINESS]} if op == "business_days_between" else {}
+        return answered(COMPUTED[op](*days.values()), **read, **notes)
 
     def _read(self, text):
         try:
@@ -413,6 +204,18 @@ class Dates(Expert):
             if found is None:
                 raise
             return found
+
+
+BUSINESS = "days from Monday to Friday after the first day, up to the last; no holidays"
+# operation -> its result from one day, or from the first and the last
+COMPUTED = {
+    "days_between": lambda start, end: (end - start).days,
+    "years_between": years_between,
+    "months_between": months_between,
+    "business_days_between": business_days_between,
+    "quarter": lambda day: (day.month + 2) // 3,
+    "weekday": lambda day: WEEKDAYS[day.weekday()],
+}
 
 
 def free_date(text: str, today: datetime.date | None) -> datetime.date | None:

@@ -19,6 +19,7 @@ from decimal import Context, Decimal, InvalidOperation, Overflow
 from fractions import Fraction
 from pathlib import Path
 
+from .calendar_mrkl import DateError
 from .calls_mrkl import (
     MAX_BITS,
     MAX_JSON_BYTES,
@@ -39,7 +40,8 @@ from .calls_mrkl import (
     reading,
     short,
 )
-from .dates_mrkl import DateError, day, parse_date, parse_today
+from .dates_mrkl import parse_date, parse_today
+from .words_mrkl import SEVERAL_UNITS
 
 
 # -- calculator
@@ -328,7 +330,7 @@ class Currency(Expert):
                 numbers = {code.upper(): parse_number(rate) for code, rate in row.items()}
                 if not all(number > 0 for number in numbers.values()):
                     raise MRKLError(f"rates of {text}: a rate must be greater than zero")
-                days[day(text)] = {**numbers, base: Fraction(1)}
+                days[parse_date(text)] = {**numbers, base: Fraction(1)}
         if not days:
             raise MRKLError("a table of rates needs at least one day")
         return base, sorted(days), days
@@ -364,7 +366,7 @@ class Currency(Expert):
             for row in csv.DictReader(io.StringIO(text)):
                 rates = {code.strip(): rate for code, rate in row.items() if code and code.strip() != "Date"}
                 kept = {code: rate for code, rate in rates.items() if rate and rate.strip() not in ("", "N/A")}
-                days[day(row["Date"])] = {**kept, "EUR": "1"}
+                days[parse_date(row["Date"])] = {**kept, "EUR": "1"}
         return "EUR", sorted(days), days
 
     @functools.cached_property
@@ -422,59 +424,59 @@ class Currency(Expert):
 _LENGTH, _MASS, _TIME, _VOLUME = "len", "mass", "time", "vol"
 UNITS = {
     "meter": (_LENGTH, "1", "m"),
-    "kilometer": (_LENGTH, "1000", "km"),
+    "kilometer": (_LENGTH, "1000", "km|klick|kms"),
     "decimeter": (_LENGTH, "0.1", "dm"),
     "centimeter": (_LENGTH, "0.01", "cm"),
     "millimeter": (_LENGTH, "0.001", "mm"),
     "micrometer": (_LENGTH, "0.000001", "µm|um|micron"),
     "nanometer": (_LENGTH, "0.000000001", "nm"),
     "mile": (_LENGTH, "1609.344", "mi|statute mile"),
-    "nautical_mile": (_LENGTH, "1852", "nmi"),
+    "nautical_mile": (_LENGTH, "1852", "nmi|sea mile"),
     "furlong": (_LENGTH, "201.168", ""),
     "chain": (_LENGTH, "20.1168", ""),
     "fathom": (_LENGTH, "1.8288", ""),
-    "yard": (_LENGTH, "0.9144", "yd"),
-    "foot": (_LENGTH, "0.3048", "feet|ft"),
-    "inch": (_LENGTH, "0.0254", "inches|in"),
-    "kilogram": (_MASS, "1", "kg|kilo|kilogramme"),
-    "gram": (_MASS, "0.001", "g|gramme"),
+    "yard": (_LENGTH, "0.9144", "yd|yds"),
+    "foot": (_LENGTH, "0.3048", "ft"),
+    "inch": (_LENGTH, "0.0254", 'in|"'),
+    "kilogram": (_MASS, "1", "kg|kilo|kilogramme|kgs"),
+    "gram": (_MASS, "0.001", "g|gramme|gms"),
     "milligram": (_MASS, "0.000001", "mg|milligramme"),
-    "tonne": (_MASS, "1000", "metric ton|t"),
+    "tonne": (_MASS, "1000", "metric ton|t|metric tonne"),
     "short_ton": (_MASS, "907.18474", "us ton"),
     "long_ton": (_MASS, "1016.0469088", "imperial ton"),
     "stone": (_MASS, "6.35029318", "st"),
-    "pound": (_MASS, "0.45359237", "lb|lbs|pound of mass"),
-    "ounce": (_MASS, "0.028349523125", "oz"),
-    "second": (_TIME, "1", "s|sec"),
+    "pound": (_MASS, "0.45359237", "lb|lbs|pound of mass|pound mass|pound weight|pound in weight"),
+    "ounce": (_MASS, "0.028349523125", "oz|ounce of weight|weight ounce"),
+    "second": (_TIME, "1", "s|sec|secs"),
     "millisecond": (_TIME, "0.001", "ms"),
-    "minute": (_TIME, "60", "min"),
-    "hour": (_TIME, "3600", "h|hr"),
-    "day": (_TIME, "86400", "d"),
+    "minute": (_TIME, "60", "min|mins"),
+    "hour": (_TIME, "3600", "h|hr|hrs"),
+    "day": (_TIME, "86400", "d|days of 24 hours"),
     "week": (_TIME, "604800", "wk"),
-    "liter": (_VOLUME, "1", "l|cubic decimeter"),
-    "milliliter": (_VOLUME, "0.001", "ml|cubic centimeter|cc"),
+    "liter": (_VOLUME, "1", "l|cubic decimeter|ltr"),
+    "milliliter": (_VOLUME, "0.001", "ml|cubic centimeter|cc|mls"),
     "centiliter": (_VOLUME, "0.01", "cl"),
     "deciliter": (_VOLUME, "0.1", "dl"),
     "cubic_meter": (_VOLUME, "1000", "m3|m³|m^3"),
-    "gallon": (_VOLUME, "3.785411784", "gal|us gallon"),
+    "gallon": (_VOLUME, "3.785411784", "gal|us gallon|american gallon|u.s. gallon"),
     "imperial_gallon": (_VOLUME, "4.54609", "uk gallon"),
     "quart": (_VOLUME, "0.946352946", "qt|us quart"),
-    "pint": (_VOLUME, "0.473176473", "us pint"),
+    "pint": (_VOLUME, "0.473176473", "us pint|pt"),
     "imperial_pint": (_VOLUME, "0.56826125", "uk pint"),
-    "fluid_ounce": (_VOLUME, "0.0295735295625", "fl oz|us fluid ounce"),
+    "fluid_ounce": (_VOLUME, "0.0295735295625", "fl oz|us fluid ounce|floz"),
     "cup": (_VOLUME, "0.2365882365", "us cup"),
     "tablespoon": (_VOLUME, "0.01478676478125", "tbsp|us tablespoon"),
     "teaspoon": (_VOLUME, "0.00492892159375", "tsp|us teaspoon"),
-    "meter_per_second": ("speed", "1", "m/s|mps"),
-    "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph"),
-    "mile_per_hour": ("speed", "0.44704", "mph|mi/h"),
-    "foot_per_second": ("speed", "0.3048", "ft/s|fps|feet per second"),
+    "meter_per_second": ("speed", "1", "m/s|mps|meter a second|metres each second"),
+    "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph|kilometer an hour|km per hour|km an hour"),
+    "mile_per_hour": ("speed", "0.44704", "mph|mi/h|mile an hour"),
+    "foot_per_second": ("speed", "0.3048", "ft/s|fps|feet a second"),
     "knot": ("speed", "463/900", "kn|kt|nautical mile per hour"),
-    "square_meter": ("area", "1", "m2|m²|m^2|sq m"),
+    "square_meter": ("area", "1", "m2|m²|m^2|sq m|sqm"),
     "square_kilometer": ("area", "1000000", "km2|km²|km^2|sq km"),
     "square_centimeter": ("area", "0.0001", "cm2|cm²|cm^2|sq cm"),
-    "square_foot": ("area", "0.09290304", "ft2|ft²|ft^2|sq ft|square feet"),
-    "square_inch": ("area", "0.00064516", "in2|in²|in^2|sq in|square inches"),
+    "square_foot": ("area", "0.09290304", "ft2|ft²|ft^2|sq ft"),
+    "square_inch": ("area", "0.00064516", "in2|in²|in^2|sq in"),
     "square_yard": ("area", "0.83612736", "yd2|yd²|yd^2|sq yd"),
     "square_mile": ("area", "2589988.110336", "mi2|mi²|mi^2|sq mi"),
     "hectare": ("area", "10000", "ha"),
@@ -493,11 +495,16 @@ UNITS = {
     "kilopascal": ("pressure", "1000", "kpa"),
     "bar": ("pressure", "100000", ""),
     "standard_atmosphere": ("pressure", "101325", "atm"),
-    "degC": ("temp", None, "celsius|°c|c|degree celsius|degree c|centigrade"),
-    "degF": ("temp", None, "fahrenheit|°f|f|degree fahrenheit|degree f"),
-    "kelvin": ("temp", None, "k"),
+    "degC": ("temp", None, "celsius|°c|c|degree celsius|degree c|centigrade|degrees celsius|deg c|degrees c|degree centigrade|degrees centigrade|celsius degrees"),
+    "degF": ("temp", None, "fahrenheit|°f|f|degree fahrenheit|degree f|degrees fahrenheit|deg f|degrees f|fahrenheit degrees"),
+    "kelvin": ("temp", None, "k|degree kelvin"),
     "degR": ("temp", None, "rankine|°r|degree rankine"),
-}
+}  # fmt: skip
+# names of units that only a user's table has
+MORE_NAMES = {
+    "ton": "short ton", "barrel": "bbl", "horsepower": "hp", "atmosphere": "atm", "kilobyte": "kb", "megabyte": "mb",
+    "gigabyte": "gb", "terabyte": "tb",
+}  # fmt: skip
 # kelvin = value * size + offset
 TEMPERATURES = {
     "degc": (Fraction(1), Fraction("273.15")),
@@ -505,7 +512,6 @@ TEMPERATURES = {
     "kelvin": (Fraction(1), Fraction(0)),
     "degr": (Fraction(5, 9), Fraction(0)),
 }
-SEVERAL_UNITS = {"ton": "tonne, short_ton, long_ton", "degree": "degC, degF", "°": "degC, degF", "mil": "mile, inch"}
 PINT_BASES = {
     _LENGTH: "meter", _MASS: "kilogram", _TIME: "second", _VOLUME: "liter", "speed": "meter/second", "area": "meter**2",
     "energy": "joule", "power": "watt", "pressure": "pascal", "temp": "kelvin",
@@ -550,10 +556,13 @@ class Units(Expert):
         self.units, self._exact, self._folded = {}, {}, {}
         with reading("the table of units"):
             given = own if table is None or self._pint else table
-            for name, entry in given.items():
+            self.given = {**given, **_extension(given, own)}
+            for name, entry in self.given.items():
                 self._add(name, entry)
-            for name, entry in _extension(given, own).items():
-                self._add(name, entry)
+        for name, aliases in {**{name: row[2] for name, row in UNITS.items()}, **MORE_NAMES}.items():
+            found = self.find(name)
+            for alias in filter(None, aliases.split("|")) if found else ():
+                self._spell(alias, found)
 
     def _add(self, name, entry):
         if entry["factor"] is None:
@@ -565,11 +574,13 @@ class Units(Expert):
             if size <= 0:
                 raise MRKLError(f"unit {name!r} needs a factor greater than zero, not {entry['factor']!r}")
         self.units[name] = (entry["dimension"], size, offset)
-        plain = name.replace("_", " ")
-        for first in [plain, *entry.get("forms", []), *UNITS.get(name, ("", "", ""))[2].split("|")]:
-            for form in _spellings(first):
-                self._exact.setdefault(form, name)
-                self._folded.setdefault(form.casefold(), name)
+        for form in (name.replace("_", " "), *entry.get("forms", [])):
+            self._spell(form, name)
+
+    def _spell(self, form, name):
+        for each in _spellings(form):
+            self._exact.setdefault(each, name)
+            self._folded.setdefault(each.casefold(), name)
 
     def find(self, name) -> str | None:
         """The table's name of the unit that `name` means; None where it has none."""
@@ -581,9 +592,12 @@ class Units(Expert):
                 return found
         return None
 
-    def forms(self) -> dict[str, str]:
-        """Every accepted spelling (case folded) and the unit it names; what a slot finder looks for."""
-        return dict(self._folded)
+    def forms(self) -> dict[str, list[str]]:
+        """Units and every accepted spelling (case folded) of each; what a lexicon looks for."""
+        found: dict = {name: [] for name in self.units}
+        for form, name in self._folded.items():
+            found[name].append(form)
+        return found
 
     def run(self, arguments):
         names, units = [arguments["from"], arguments["to"]], []
@@ -593,7 +607,7 @@ class Units(Expert):
             unit = self.find(name)
             units.append(unit)
             key = re.sub(r"s$", "", name.strip().casefold())
-            if unit is None and key in SEVERAL_UNITS:
+            if unit is None and "," in SEVERAL_UNITS.get(key, ""):
                 return failed("no_data", f"units: {name!r} may be any of {SEVERAL_UNITS[key]}; name one")
         if None in units:
             if self._pint:

@@ -25,7 +25,7 @@ UNITS = units|pieces|items|copies
 
 Rows <- Table : rows
 Rows <- People : people
-Count <- {HOWMANY} People {WORK} InVals : count_workers
+Count <- {HOWMANY} People {WORK} InVals : count(rows($0), $1)
 Rows <- (all|every|each|any|all of|our|my|these|those|their) Rows
 Rows <- Vals Rows : valued_rows
 Rows <- (a|an|one) Rows !
@@ -36,32 +36,32 @@ Vals <- Value : value
 InVals <- {INP} Vals
 InVals <- from Vals : sided from
 InVals <- to Vals : sided to
-Vals <- Vals (or|and|,|or in|and in|, or|, and|or from|and from) Value : either_value
-Vals <- either Value or Value : either_values
+Vals <- Vals (or|and|,|or in|and in|, or|, and|or from|and from) Value : either($0, value($1))
+Vals <- either Value or Value : either(value($0), value($1))
 Vals <- Value Col : of_column
 Vals <- Col Value : of_column/10
 Post <- InVals
 Post <- [(,|but)] {NOTIN} Vals : negated
-Post <- (neither in|not in) Value (nor|or|nor in|or in) Value : neither_value
+Post <- (neither in|not in) Value (nor|or|nor in|or in) Value : both(negated(value($0)), negated(value($1)))
 Post <- (that|who|which) VP
 Post <- Earn NumB : measured
 Post <- (named|called|with name|with first name|with last name|whose name is|whose first name is|whose last name is) Name : named
 Post <- Dated Days : dated
-Post <- not Dated Days : not_dated
+Post <- not Dated Days : negated(dated($0, $1))
 Post <- (with|having|that have|who have) NumB Col : measured/10
 Post <- (with|having|at) [a|an] Col [of|that is] NumB : measured
 Post <- whose Col (is|are|was) NumB : measured
-Post <- State : positive
+Post <- State : zero >
 Post <- Acts Post : act
 Post <- whose Col (is|are|was) Vals : whose_value
-Post <- whose Col (is|are|was) not Vals : whose_not
+Post <- whose Col (is|are|was) not Vals : negated(whose_value($0, $1))
 Post <- (in|during|of|for|throughout) Days0 : any_date
 Post <- Days : any_date
 Post <- [that are|who are] More than Number : compared >
 Post <- [that are|who are] Less than Number : compared <
 Post <- [that are|who are] More than Number Col : compared_of >
 Post <- [that are|who are] Less than Number Col : compared_of <
-Post <- (with|that have|having) no Col : no_column
+Post <- (with|that have|having) no Col : zero =
 VP <- {BE} Vals
 VP <- {BE} Post
 VP <- {BE} not Vals : negated
@@ -69,39 +69,39 @@ VP <- {BE} not InVals : negated
 VP <- {LINK} InVals
 VP <- {LINK} {NOTIN} Vals : negated
 VP <- {LIVE} InVals : lives
-VP <- {LIVE} {NOTIN} Vals : lives_not
-VP <- {DONOT} (live|reside) InVals : lives_not
+VP <- {LIVE} {NOTIN} Vals : negated(lives($0))
+VP <- {DONOT} (live|reside) InVals : negated(lives($0))
 VP <- {DONOT} (work|belong|come|sit|stay) InVals : negated
 VP <- {BE} not (employed|located|based|working|living) InVals : negated
 VP <- Earn NumB : measured
-VP <- {DONOT} Earn NumB : not_measured
+VP <- {DONOT} Earn NumB : negated(measured($0, $1))
 VP <- {HAVE} NumB Col : measured/10
 VP <- {HAVE} [a|an] Col [of|that is] NumB : measured
-VP <- {DONOT} have NumB Col : not_measured/10
-VP <- {HAVE} no Col : no_column
-VP <- {BE} State : positive
-VP <- {BE} not State : not_positive
+VP <- {DONOT} have NumB Col : negated(measured($1, $0))
+VP <- {HAVE} no Col : zero =
+VP <- {BE} State : zero >
+VP <- {BE} not State : zero =
 VP <- {BE} State by NumB : measured
 VP <- Has Vals : whose_value
-VP <- {DONOT} Has Vals : whose_not
+VP <- {DONOT} Has Vals : negated(whose_value($0, $1))
 VP <- [have|has|had] Acts Post : act
-VP <- [have|has|had] Acts [a|an|one|any] Vals : act_value
-VP <- [have|has|had] Acts [a|an|one|any] Vals Post : act_value
+VP <- [have|has|had] Acts [a|an|one|any] Vals : act
+VP <- [have|has|had] Acts [a|an|one|any] Vals Post : act
 VP <- {BE} Acts Post : act
 VP <- [have|has|had] Acts [a|an|any] Table Post : act_noun
 VP <- [have|has|had] Acts [a|an|any] Table : act_noun
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table Post : act_noun_never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Vals : act_never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts Post : act_never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [anything] : act_never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table : act_noun_never
-VP <- {DONOT} have any Col : no_column
-VP <- {BE} out of Col : no_column
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table Post : act_noun never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Vals : act never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts Post : act never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [anything] : act never
+VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table : act_noun never
+VP <- {DONOT} have any Col : zero =
+VP <- {BE} out of Col : zero =
 VP <- {BE} Dated Days : dated
-VP <- {BE} not Dated Days : not_dated
+VP <- {BE} not Dated Days : negated(dated($0, $1))
 VP <- Dated Days : dated
 VP <- (have|has) Dated Days : dated
-VP <- {DONOT} Dated Days : not_dated
+VP <- {DONOT} Dated Days : negated(dated($0, $1))
 VP <- {BE} More than Number : compared >
 VP <- {BE} Less than Number : compared <
 VP <- {BE} More than Number Col : compared_of >
@@ -119,10 +119,10 @@ NumB <- Amount : than =
 NumB <- between Amount and Amount : range_bound
 NumB <- from Amount to Amount : range_bound
 NumB <- NumB (and|but) NumB : bounds
-NumB <- (more than|above|over|higher than) average [Col] : than_average_of >
-NumB <- (less than|below|under|lower than) average [Col] : than_average_of <
-NumB <- (more than|above|over|higher than) average Col Post : than_average_of >
-NumB <- (less than|below|under|lower than) average Col Post : than_average_of <
+NumB <- (more than|above|over|higher than) average [Col] : than_average >
+NumB <- (less than|below|under|lower than) average [Col] : than_average <
+NumB <- (more than|above|over|higher than) average Col Post : than_average >
+NumB <- (less than|below|under|lower than) average Col Post : than_average <
 Amount <- Number
 Amount <- Qty
 Days <- on DateX : on_day on
@@ -146,9 +146,9 @@ Days <- (after|later than) Value : after_row >
 Count <- {HOWMANY} Rows {THEREARE} : count
 Count <- {HOWMANY} Rows VP : count
 Count <- {HOWMANY} Rows (are there|were there|do we have|exist|are there in total|did we have|happened|occurred|took place) Post : count
-Count <- {HOWMANY} Rows (date from|fall in|are from|fell in) Period : count_period
-Count <- (in|during) Period [,] {HOWMANY} Rows (were there|happened|are there|occurred|took place) : count_period/10
-Count <- how often (does|do|did) Value (show up|appear|occur|come up|feature) in Rows : often
+Count <- {HOWMANY} Rows (date from|fall in|are from|fell in) Period : count($0, any_date(on_period($1, on)))
+Count <- (in|during) Period [,] {HOWMANY} Rows (were there|happened|are there|occurred|took place) : count($1, any_date(on_period($0, on)))
+Count <- how often (does|do|did) Value (show up|appear|occur|come up|feature) in Rows : count($1, value($0))
 Count <- {HOWMANY} Rows (belong|belongs) to Vals : count
 Count <- {HOWMANY} Rows (fall under|count as|are under name|are in name of|come under|are marked) Vals : count
 Count <- count [of] Rows : count
@@ -172,8 +172,8 @@ Agg <- Worst Col Post : superlative min
 Agg <- {MAX} Rows in Col : rows_extreme max
 Agg <- {MIN} Rows in Col : rows_extreme min
 Agg <- {AVG} [number of] Col (per|for each|for a|of a|of each) Rows : aggregate avg
-Agg <- (combined|total) Col of Value and Value : cells_sum
-Agg <- Col of Value ({PLUS}|and) (that|those) of Value : cells_sum
+Agg <- (combined|total) Col of Value and Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
+Agg <- Col of Value ({PLUS}|and) (that|those) of Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
 Top <- (what|which) (percent|percentage) of Rows VP : share_rows
 Top <- percentage of Rows (that|who|which) VP : share_rows
 Top <- (which|what) is most common Col : most_common max
@@ -184,18 +184,18 @@ Count <- {HOWMANY} Rows (work|live) InVals (together|combined|in total) : count
 Count <- {HOWMANY} Rows (do|does) Vals (have) (together|combined) : count
 Count <- {HOWMANY} Rows has Vals (got|made|placed) : count !
 Count <- {HOWMANY} Rows are there for Vals : count !
-Count <- (how large|how big) is Value Col : headcount_of
+Count <- (how large|how big) is Value Col : headcount(of_column($0, $1))
 Count <- {HOWMANY} Rows did Vals {MADE} : count
-Count <- {HOWMANY} Rows did Vals {MADE} Days : count_when
+Count <- {HOWMANY} Rows did Vals {MADE} Days : count($0, $1, any_date($2))
 Count <- {HOWMANY} Rows (has|have) Vals (made|placed|ordered|had|bought|borrowed|taken out) : count
 Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowed|taken out|submitted) by Vals : count
-Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowed|taken out|submitted) by Vals Days : count_when
+Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowed|taken out|submitted) by Vals Days : count($0, $1, any_date($2))
 Count <- {HOWMANY} Rows (does|do) Vals (have|employ) : count
-Count <- {HOWMANY} Rows did not come from Vals : count_not
+Count <- {HOWMANY} Rows did not come from Vals : count($0, negated($1))
 Count <- {HOWMANY} (different|distinct|unique|separate) Col {THEREARE} : count_distinct
 Count <- {HOWMANY} Col {THEREARE} : count_distinct !
-Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct_of
-Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct_of
+Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct
+Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct
 Count <- (number of|count of) (different|distinct|unique) Col : count_distinct
 Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated : count_linked
 Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated Days : count_linked
@@ -211,17 +211,17 @@ Vals2 <- Vals
 Count <- [combined|total] headcount (of|in|for) Value2 and Value2 : headcount
 Count <- combined [number|total] [of] (headcounts) of Value2 and Value2 : headcount
 Value2 <- Value : value
-Count <- {HOWMANY} [{UNITS} of] Value (are|is|do we have|are there|are left|remain|do we still have|are still) [there|available|left|currently|still] in Col : units_in
-Count <- {HOWMANY} [{UNITS} of] Value (have we got in) Col : units_in
-Count <- how much Col of Value (is there|do we have|is left) : units_in/10
+Count <- {HOWMANY} [{UNITS} of] Value (are|is|do we have|are there|are left|remain|do we still have|are still) [there|available|left|currently|still] in Col : as_number(cell($1, $0))
+Count <- {HOWMANY} [{UNITS} of] Value (have we got in) Col : as_number(cell($1, $0))
+Count <- how much Col of Value (is there|do we have|is left) : as_number(cell($0, $1))
 Count <- {HOWMANY} Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
-Count <- {HOWMANY} Rows (came in|came|arrived|happened|took place|occurred|were there) Days : count_days
-Top <- how many Dur after Value (was|did) Value Dated : cells_between
-Top <- (what day of week|which day of week|what weekday|which weekday) (was|did) Value Dated on : cell_weekday
-Top <- how many Money (does|do|would|will|did) [a|an|one] Value Earn : cell_in
-Count <- (what|which) (quantity|amount) of Value (is|are|do we have) [left|available|there|currently] in Col : units_in
-Count <- [current] Col (level|count|quantity|on hand) (for|of) Value : units_in/10
-Count <- {HOWMANY} [{UNITS} of] Value (are left|are available|do we still have|are there left|do we have left|remain) : units_left
+Count <- {HOWMANY} Rows (came in|came|arrived|happened|took place|occurred|were there) Days : count($0, any_date($1))
+Top <- how many Dur after Value (was|did) Value Dated : between($0, as_date(cell($3, $1)), as_date(cell($3, $2)))
+Top <- (what day of week|which day of week|what weekday|which weekday) (was|did) Value Dated on : weekday_of(as_date(cell($1, $0)))
+Top <- how many Money (does|do|would|will|did) [a|an|one] Value Earn : in_unit(cell($2, $1), $0)
+Count <- (what|which) (quantity|amount) of Value (is|are|do we have) [left|available|there|currently] in Col : as_number(cell($1, $0))
+Count <- [current] Col (level|count|quantity|on hand) (for|of) Value : as_number(cell($0, $1))
+Count <- {HOWMANY} [{UNITS} of] Value (are left|are available|do we still have|are there left|do we have left|remain) : cell_about stock
 Count <- (what|which) (quantity|amount|number) of Vals (has been|have been|was|were) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
 Count <- total (units|number|quantity) of Vals [units] (sold|ordered|bought) : sum_quantity
 Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
@@ -255,7 +255,7 @@ Agg <- {MIN} Col (anyone|anybody|someone|a person|people) Post (gets|get|has|ear
 Agg <- (how much|what) (does|do|did) (someone|anyone|a person|people|everyone|somebody|staff|those) Post Earn on average : aggregate/10 avg
 Agg <- on average [,] (what|how much) Col do Rows (get|earn|have|make|receive) : aggregate avg
 Agg <- on average [,] (what|how much) do Rows Earn : aggregate/10 avg
-Agg <- how much does Best Rows Earn : earned_best max
+Agg <- how much does Best Rows Earn : superlative($0, $2, $1, max)
 Agg <- (what|how much) does a (typical|average) Rows Earn : aggregate/10 avg
 Agg <- {AVG} number of Col : aggregate avg
 Agg <- {AVG} number of Col (of|for|in|across|among) [a|all] Rows : aggregate avg
@@ -288,10 +288,10 @@ Cell <- (what|which) Col (does|do|did|is|was|has|are|were) Value [{LINKB}] [in|a
 Cell <- (in|at|from|for|to) (what|which) Col (does|do|did|is|was) Value [{LINKB}|employed|located|based|working|living] : cell
 Cell <- Value (works|lives|is) (in|at) (what|which) Col : cell/10
 Cell <- (how much|what) (is|was) Value Earn : cell/10
-Cell <- (how much|how much is|how much are) [a|an|one] Value [if i pay] : price_of
-Cell <- how much for [a|an|one] Value : price_of
-Cell <- how much (do we charge|do you charge|do they charge|would we charge) for [a|an|one] Value : price_of
-Cell <- how (expensive|dear|costly) is [a|an|one] Value : price_of
+Cell <- (how much|how much is|how much are) [a|an|one] Value [if i pay] : cell_about price
+Cell <- how much for [a|an|one] Value : cell_about price
+Cell <- how much (do we charge|do you charge|do they charge|would we charge) for [a|an|one] Value : cell_about price
+Cell <- how (expensive|dear|costly) is [a|an|one] Value : cell_about price
 Cell <- (how much|what) (would|will|does|do|did) [a|an|one] Value Earn [me|us] : cell/10
 Cell <- how much money (does|did) Value Earn : cell/10
 Cell <- (what|which) Col (does|do) Value (get|earn|receive|make|draw) : cell
@@ -299,23 +299,23 @@ Cell <- how (big|large|high) is Col of Value : cell
 Cell <- how How (is|was|are) [a|an|one] Value : cell
 Cell <- (how much|what) (does|do|did) Value Earn (per|an|a|each) Unit : cell_per
 Top <- (how much|what) (does|do|did|would|will) Value Earn (for|in) Qty : earned_for
-Top <- how old (is|are) Value [now|today] : row_age
-Top <- how many Dur (has|have) Value (worked here|been with us|been here|worked for us|been employed|been employed here) : tenure
-Top <- how long (has|have) Value (worked here|been with us|been here|worked for us|been employed) [,] in Dur : tenure/10
+Top <- how old (is|are) Value [now|today] : between(year, as_date(cell_about($0, birth)), near(0))
+Top <- how many Dur (has|have) Value (worked here|been with us|been here|worked for us|been employed|been employed here) : between($0, as_date(cell_about($1, hired)), near(0))
+Top <- how long (has|have) Value (worked here|been with us|been here|worked for us|been employed) [,] in Dur : between($1, as_date(cell_about($0, hired)), near(0))
 Cell <- (to|in|at) (which|what) Col does Value belong : cell
 Cell <- Value (is|works|belongs) (in|to|at) (which|what) Col : cell/10
 Cell <- where (does|is) Value [work|live|based] [,] (which|what) Col : cell/10
-Cell <- since when has Value (worked|been) (here|with us|employed) : hired_of
-Cell <- when did Value (begin|start) (working|work) [here|with us] : hired_of
-Cell <- (on what|on which) (day|date) did Value (start|join|begin) [working] [here] : hired_of
+Cell <- since when has Value (worked|been) (here|with us|employed) : cell_about hired
+Cell <- when did Value (begin|start) (working|work) [here|with us] : cell_about hired
+Cell <- (on what|on which) (day|date) did Value (start|join|begin) [working] [here] : cell_about hired
 Cell <- date on which Value Dated : cell/10
 Cell <- how many Col (does|do|did|has) Value (have|contain|has|had) : cell
 Cell <- how many Col (are|is) [there] (in|of) Value : cell
 Cell <- when (was|did|is|were) Value Dated : cell/10
 Cell <- (on what|on which|what) (date|day) (was|did) Value Dated : cell/10
-Cell <- (what|which) year (was|did) Value Dated : year_cell
-Cell <- where does Value (live|work|come from|reside|sit) : place_of
-Cell <- where is Value (based|from|located|living|working) : place_of
+Cell <- (what|which) year (was|did) Value Dated : as_number(cell($1, $0))
+Cell <- where does Value (live|work|come from|reside|sit) : cell_about place
+Cell <- where is Value (based|from|located|living|working) : cell_about place
 Cell <- [date|day|day that|date that|date when|day when|date on which|day on which] Value (was|is|got) Dated : cell/10
 Cell <- [date|day] Value Dated : cell/10
 Cell <- (Dated|Col) date of Value : cell !
@@ -423,18 +423,18 @@ Top <- how much less (does|do) Value Earn than Value : row_difference/120
 Top <- how much More is Value than Value : row_difference
 Top <- how much More is Value than Value in Col : row_difference_in
 Top <- how much Less is Value than Value : row_difference/021
-Top <- (does|do) Value Earn more than Value : row_is_more >
-Top <- (does|do) Value Earn less than Value : row_is_more <
-Top <- (does|do|did) Value have (more|higher|larger|greater) Col than Value : row_is_more >
-Top <- (does|do|did) Value have (less|fewer|lower|smaller) Col than Value : row_is_more <
+Top <- (does|do) Value Earn more than Value : yesno(as_number(cell($1, $0)), as_number(cell($1, $2)), >)
+Top <- (does|do) Value Earn less than Value : yesno(as_number(cell($1, $0)), as_number(cell($1, $2)), <)
+Top <- (does|do|did) Value have (more|higher|larger|greater) Col than Value : yesno(as_number(cell($1, $0)), as_number(cell($1, $2)), >)
+Top <- (does|do|did) Value have (less|fewer|lower|smaller) Col than Value : yesno(as_number(cell($1, $0)), as_number(cell($1, $2)), <)
 Top <- how (many|much) more Col (does|do|did) Value have than Value : row_difference
 Top <- how (many|much) (less|fewer) Col (does|do|did) Value have than Value : row_difference/021
-Top <- is Value More than Value : row_is_more >
-Top <- is Value Less than Value : row_is_more <
+Top <- is Value More than Value : yesno(as_number(cell($1, $0)), as_number(cell($1, $2)), >)
+Top <- is Value Less than Value : yesno(as_number(cell($1, $0)), as_number(cell($1, $2)), <)
 Top <- (does|did) Value {LINKB} InVals : row_meets
 Top <- (is|was) Value (in|from|based in|located in) Vals : row_meets
-Top <- (does|did) Value Earn NumB : row_meets_measured
-Top <- (was|did) Value Dated Days : row_meets_dated
+Top <- (does|did) Value Earn NumB : row_meets($0, measured($1, $2))
+Top <- (was|did) Value Dated Days : row_meets($0, dated($1, $2))
 """
 
 LOOKUPS = """
@@ -458,77 +458,77 @@ Wea <- On Field {AT} Spot : weather/120 !
 Wea <- [what was] weather (in|at) Spot On [:|,] [what (was|is)] Field : weather/201
 Wea <- Spot weather On [:|,] [what (was|is)] Field : weather/201
 Wea <- Spot On [:|,] Field : weather/201
-Wea <- how (hot|warm) (did it get|did it become|did day get|did temperature get|was it) (in|at) Spot On : weather_of tmax
-Wea <- how (hot|warm) was Spot On : weather_of tmax
-Wea <- On [,] how (hot|warm) did Spot get : weather_of/10 tmax
-Wea <- On [,] how (hot|warm) (was it|did it get) in Spot : weather_of/10 tmax
-Wea <- how cold was (it in Spot|Spot) On : weather_of tmin
-Wea <- On [,] what was (coldest|lowest) it got in Spot : weather_of/10 tmin
-Wea <- On [,] what was (warmest|hottest) it got in Spot : weather_of/10 tmax
-Wea <- what maximum did thermometer reach in Spot On : weather_of tmax
-Wea <- what minimum did thermometer reach in Spot On : weather_of tmin
-Wea <- what low did Spot (drop|fall|sink) to On : weather_of tmin
-Wea <- what high did Spot (reach|climb to|get to) On : weather_of tmax
-Wea <- did it rain in Spot On [,] and how much : weather_of rain
-Wea <- how wet was (it in Spot|Spot) On : weather_of rain
-Wea <- On [,] how much (rain|precipitation|rainfall) did Spot (see|get|have|receive) : weather_of/10 rain
-Wea <- (what|which) (rain|rainfall|precipitation) (did Spot|was recorded in Spot|fell in Spot) [record|see|get|have|receive] On : weather_of rain
-Wea <- (what|which) wind did Spot (have|get|see|record) On : weather_of wind
-Wea <- how strong a wind (blew|was there|was blowing) (in|at) Spot On : weather_of wind
-Wea <- how (strong|fast|hard) (were gusts|were winds|was it blowing) (in|at) Spot On : weather_of wind
-Wea <- how cold (did it get|did it become|did night get|did temperature get) (in|at) Spot On : weather_of tmin
-Wea <- how (hot|warm) did Spot get On : weather_of tmax
-Wea <- how cold did Spot get On : weather_of tmin
-Wea <- how high did (temperature|temperatures|thermometer|mercury) (climb|rise|go|get|reach) (in|at) Spot On : weather_of tmax
-Wea <- how low did (temperature|temperatures|thermometer|mercury) (drop|fall|go|get|sink|reach) (in|at) Spot On : weather_of tmin
-Wea <- how much did it rain (in|at) Spot On : weather_of rain
-Wea <- how much did it rain On (in|at) Spot : weather_of/10 rain
-Wea <- how much (rain|precipitation|rainfall|water) (fell|was there|came down|was recorded|was measured|dropped|was registered) (in|at|on|over) Spot On : weather_of rain
-Wea <- how much (rain|precipitation|rainfall) (fell|was there|came down|was recorded) On (in|at) Spot : weather_of/10 rain
-Wea <- how much (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather_of rain
-Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) (fell|were there|did it rain|came down|were recorded|were measured) (in|at|on|over) Spot On : weather_of rain
-Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather_of rain
-Wea <- how many (millimetres|millimeters|mm) did it rain (in|at) Spot On : weather_of rain
-Wea <- how (windy|breezy) was it (in|at) Spot On : weather_of wind
-Wea <- how (windy|breezy) was it On (in|at) Spot : weather_of/10 wind
-Wea <- what was wind like (in|at) Spot On : weather_of wind
-Wea <- how (windy|breezy) was Spot On : weather_of wind
-Wea <- how windy did it get (in|at) Spot On : weather_of wind
-Wea <- how (strong|fast|hard) (was|were) (wind|winds) (in|at) Spot On : weather_of wind
-Wea <- how (strong|fast|hard) did wind (blow|get) (in|at) Spot On : weather_of wind
-Wea <- (what|which) (highest|maximum) temperature (was|did) (reached|measured|recorded) (in|at) Spot On : weather_of tmax
-Wea <- what (highest|maximum) temperature did Spot (have|reach|see|record|get) On : weather_of tmax
-Wea <- what (lowest|minimum) temperature did Spot (have|reach|see|record|get) On : weather_of tmin
-Wea <- what was (hottest|warmest) it got (in|at) Spot On : weather_of tmax
-Wea <- what was (coldest|coolest) it got (in|at) Spot On : weather_of tmin
+Wea <- how (hot|warm) (did it get|did it become|did day get|did temperature get|was it) (in|at) Spot On : weather(tmax, $0, $1)
+Wea <- how (hot|warm) was Spot On : weather(tmax, $0, $1)
+Wea <- On [,] how (hot|warm) did Spot get : weather(tmax, $1, $0)
+Wea <- On [,] how (hot|warm) (was it|did it get) in Spot : weather(tmax, $1, $0)
+Wea <- how cold was (it in Spot|Spot) On : weather(tmin, $0, $1)
+Wea <- On [,] what was (coldest|lowest) it got in Spot : weather(tmin, $1, $0)
+Wea <- On [,] what was (warmest|hottest) it got in Spot : weather(tmax, $1, $0)
+Wea <- what maximum did thermometer reach in Spot On : weather(tmax, $0, $1)
+Wea <- what minimum did thermometer reach in Spot On : weather(tmin, $0, $1)
+Wea <- what low did Spot (drop|fall|sink) to On : weather(tmin, $0, $1)
+Wea <- what high did Spot (reach|climb to|get to) On : weather(tmax, $0, $1)
+Wea <- did it rain in Spot On [,] and how much : weather(rain, $0, $1)
+Wea <- how wet was (it in Spot|Spot) On : weather(rain, $0, $1)
+Wea <- On [,] how much (rain|precipitation|rainfall) did Spot (see|get|have|receive) : weather(rain, $1, $0)
+Wea <- (what|which) (rain|rainfall|precipitation) (did Spot|was recorded in Spot|fell in Spot) [record|see|get|have|receive] On : weather(rain, $0, $1)
+Wea <- (what|which) wind did Spot (have|get|see|record) On : weather(wind, $0, $1)
+Wea <- how strong a wind (blew|was there|was blowing) (in|at) Spot On : weather(wind, $0, $1)
+Wea <- how (strong|fast|hard) (were gusts|were winds|was it blowing) (in|at) Spot On : weather(wind, $0, $1)
+Wea <- how cold (did it get|did it become|did night get|did temperature get) (in|at) Spot On : weather(tmin, $0, $1)
+Wea <- how (hot|warm) did Spot get On : weather(tmax, $0, $1)
+Wea <- how cold did Spot get On : weather(tmin, $0, $1)
+Wea <- how high did (temperature|temperatures|thermometer|mercury) (climb|rise|go|get|reach) (in|at) Spot On : weather(tmax, $0, $1)
+Wea <- how low did (temperature|temperatures|thermometer|mercury) (drop|fall|go|get|sink|reach) (in|at) Spot On : weather(tmin, $0, $1)
+Wea <- how much did it rain (in|at) Spot On : weather(rain, $0, $1)
+Wea <- how much did it rain On (in|at) Spot : weather(rain, $1, $0)
+Wea <- how much (rain|precipitation|rainfall|water) (fell|was there|came down|was recorded|was measured|dropped|was registered) (in|at|on|over) Spot On : weather(rain, $0, $1)
+Wea <- how much (rain|precipitation|rainfall) (fell|was there|came down|was recorded) On (in|at) Spot : weather(rain, $1, $0)
+Wea <- how much (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather(rain, $0, $1)
+Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) (fell|were there|did it rain|came down|were recorded|were measured) (in|at|on|over) Spot On : weather(rain, $0, $1)
+Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather(rain, $0, $1)
+Wea <- how many (millimetres|millimeters|mm) did it rain (in|at) Spot On : weather(rain, $0, $1)
+Wea <- how (windy|breezy) was it (in|at) Spot On : weather(wind, $0, $1)
+Wea <- how (windy|breezy) was it On (in|at) Spot : weather(wind, $1, $0)
+Wea <- what was wind like (in|at) Spot On : weather(wind, $0, $1)
+Wea <- how (windy|breezy) was Spot On : weather(wind, $0, $1)
+Wea <- how windy did it get (in|at) Spot On : weather(wind, $0, $1)
+Wea <- how (strong|fast|hard) (was|were) (wind|winds) (in|at) Spot On : weather(wind, $0, $1)
+Wea <- how (strong|fast|hard) did wind (blow|get) (in|at) Spot On : weather(wind, $0, $1)
+Wea <- (what|which) (highest|maximum) temperature (was|did) (reached|measured|recorded) (in|at) Spot On : weather(tmax, $0, $1)
+Wea <- what (highest|maximum) temperature did Spot (have|reach|see|record|get) On : weather(tmax, $0, $1)
+Wea <- what (lowest|minimum) temperature did Spot (have|reach|see|record|get) On : weather(tmin, $0, $1)
+Wea <- what was (hottest|warmest) it got (in|at) Spot On : weather(tmax, $0, $1)
+Wea <- what was (coldest|coolest) it got (in|at) Spot On : weather(tmin, $0, $1)
 Atom <- Wea
 Top <- Wea
 APART = how many degrees|by how many degrees|how much|by how much
-Top <- {APART} (warmer|hotter|higher|more) was {FMAX} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmax
-Top <- {APART} (colder|cooler|lower|less) was {FMAX} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmax -
-Top <- {APART} (warmer|hotter|higher|more) was {FMIN} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmin
-Top <- {APART} (colder|cooler|lower|less) was {FMIN} (in|at) Spot than [it was] [that] (in|at|of) Spot On : apart_of tmin -
+Top <- {APART} (warmer|hotter|higher|more) was {FMAX} (in|at) Spot than [it was] [that] (in|at|of) Spot On : weather_apart(tmax, $0, $1, $2)
+Top <- {APART} (colder|cooler|lower|less) was {FMAX} (in|at) Spot than [it was] [that] (in|at|of) Spot On : weather_apart(tmax, $0, $1, $2, -)
+Top <- {APART} (warmer|hotter|higher|more) was {FMIN} (in|at) Spot than [it was] [that] (in|at|of) Spot On : weather_apart(tmin, $0, $1, $2)
+Top <- {APART} (colder|cooler|lower|less) was {FMIN} (in|at) Spot than [it was] [that] (in|at|of) Spot On : weather_apart(tmin, $0, $1, $2, -)
 Top <- {APART} (higher|greater|stronger|more) was Field (in|at) Spot than (in|at) Spot On : weather_apart
 Top <- {APART} (lower|less|weaker) was Field (in|at) Spot than (in|at) Spot On : weather_apart -
 Top <- {APART} (did|does) Field (in|at|of) Spot exceed (that|Field) (in|at|of) Spot On : weather_apart3
-Top <- {APART} (warmer|hotter) was [it in|in] Spot than [in|it was in] Spot On : apart_of tmax
-Top <- {APART} was [it in|in] Spot (warmer|hotter) than [in|it was in] Spot On : apart_of tmax
-Top <- On [,] {APART} (warmer|hotter) was [it in] Spot than [in] Spot : apart_of/120 tmax
-Top <- how many degrees (separate|separated|lie between|lay between) {FMAX} (of|in|at) Spot and [of|in] Spot On : apart_of tmax
-Top <- how many degrees (separate|separated|lie between|lay between) {FMIN} (of|in|at) Spot and [of|in] Spot On : apart_of tmin
+Top <- {APART} (warmer|hotter) was [it in|in] Spot than [in|it was in] Spot On : weather_apart(tmax, $0, $1, $2)
+Top <- {APART} was [it in|in] Spot (warmer|hotter) than [in|it was in] Spot On : weather_apart(tmax, $0, $1, $2)
+Top <- On [,] {APART} (warmer|hotter) was [it in] Spot than [in] Spot : weather_apart(tmax, $1, $2, $0)
+Top <- how many degrees (separate|separated|lie between|lay between) {FMAX} (of|in|at) Spot and [of|in] Spot On : weather_apart(tmax, $0, $1, $2)
+Top <- how many degrees (separate|separated|lie between|lay between) {FMIN} (of|in|at) Spot and [of|in] Spot On : weather_apart(tmin, $0, $1, $2)
 Top <- [what is|what was] gap between Field (of|in|at) Spot and [of|in] Spot On : weather_apart
-Top <- how much more (rain|precipitation) (fell|was there) (in|at) Spot than (in|at) Spot On : apart_of rain
-Top <- how much more (rain|precipitation) did Spot (get|have|receive|see) than Spot On : apart_of rain
-Top <- how much (windier) was [it in] Spot than [in] Spot On : apart_of wind
+Top <- how much more (rain|precipitation) (fell|was there) (in|at) Spot than (in|at) Spot On : weather_apart(rain, $0, $1, $2)
+Top <- how much more (rain|precipitation) did Spot (get|have|receive|see) than Spot On : weather_apart(rain, $0, $1, $2)
+Top <- how much (windier) was [it in] Spot than [in] Spot On : weather_apart(wind, $0, $1, $2)
 Top <- [signed] difference (between|in) Field (between|in|of|at) Spot and [in|at|of] Spot On : weather_apart
 Top <- [signed] difference between Field (in|of|at) Spot and [that|Field] [in|of|at] Spot On : weather_apart3
 Top <- Field (in|at) Spot On minus [that|Field] (in|at|of) Spot : weather_minus
-Top <- On [,] {APART} (warmer|hotter|higher) was {FMAX} (in|at) Spot than (in|at) Spot : apart_of/120 tmax
-Top <- (which|what) [town|place|city|one] was (windier) [on|,] On [,|:] Spot or Spot : which_place3
-Top <- {APART} (warmer|hotter) was [it in|it at] Spot On than [it was] On2 : apart_days tmax
-Top <- {APART} (colder|cooler) was [it in|it at] Spot On than [it was] On2 : apart_days tmax -
-Top <- {APART} was [it in|it at] Spot (warmer|hotter) On than [it was] On2 : apart_days tmax
-Top <- {APART} more (rain|rainfall) (fell|was there) in Spot On than On2 : apart_days rain
+Top <- On [,] {APART} (warmer|hotter|higher) was {FMAX} (in|at) Spot than (in|at) Spot : weather_apart(tmax, $1, $2, $0)
+Top <- (which|what) [town|place|city|one] was (windier) [on|,] On [,|:] Spot or Spot : which_place(wind, $1, $2, $0, max)
+Top <- {APART} (warmer|hotter) was [it in|it at] Spot On than [it was] On2 : apart_days(tmax, $0, $1, $2)
+Top <- {APART} (colder|cooler) was [it in|it at] Spot On than [it was] On2 : apart_days(tmax, $0, $1, $2, -)
+Top <- {APART} was [it in|it at] Spot (warmer|hotter) On than [it was] On2 : apart_days(tmax, $0, $1, $2)
+Top <- {APART} more (rain|rainfall) (fell|was there) in Spot On than On2 : apart_days(rain, $0, $1, $2)
 On2 <- On
 Top <- [what is|what was] (difference|gap|range|spread) between {FMAX} and {FMIN} (in|at|of|for) Spot On : weather_spread
 Top <- [what is|what was] difference between (highest and lowest|maximum and minimum|high and low) (temperature|temperatures) (in|at|of|for) Spot On : weather_spread
@@ -551,10 +551,10 @@ Top <- how many years (ago is it that|is it now since|since) Event : years_ago
 Top <- how long ago (was|did) Event [in years] : years_ago
 Top <- how old is Title [now|today] : title_age
 Top <- [what is] age of Title [in years] : title_age
-Top <- how many years after Event (was|did) Event : years_apart/10
-Top <- how many years before Event (was|did) Event : years_apart
+Top <- how many years after Event (was|did) Event : op(number($1), number($0), -)
+Top <- how many years before Event (was|did) Event : op(number($0), number($1), -)
 Top <- how many years after Title (was|did) Event : years_after_same
-DateX <- EventDay : event_day
+DateX <- EventDay
 Top <- how many Dur ago (was|did|were) EventDay : since
 Comp <- (higher|taller) : comparative high +1
 Comp <- longer : comparative long +1

@@ -1,46 +1,45 @@
 """The part of the grammar that is about the calendar: days, spans, periods and times of day; see `grammar_mrkl`."""
 
-DATES = """
+# one day, a span, or a period, whatever is asked of it; `dates_mrkl.parse_date` reads these alone
+DAYS = """
 DateX <- Date
 DateX <- (Day|Ordinal) [of] Month [of|,] Year : ymd
 DateX <- Month (Day|Ordinal) [,] Year : ymd/102
-DateX <- (Day|Ordinal) [of] Month : ymd
-DateX <- Month (Day|Ordinal) : ymd/102
 DateX <- Weekday [,] DateX : checked_weekday
 DateX <- (today|now) : near 0
 DateX <- tomorrow : near 1
 DateX <- yesterday : near -1
 DateX <- day after tomorrow : near 2
 DateX <- day before yesterday : near -2
-DateX <- (coming|following|upcoming) Weekday : weekday_near next
+DateX <- (coming|following|upcoming) Weekday : weekday_beside($0, near(0), 1)
 DateX <- next Weekday : weekday_coming
-DateX <- (last|past|previous) Weekday : weekday_near last
-DateX <- this [coming|upcoming] Weekday : weekday_this
-DateX <- Holiday [,|of|in] [Year] : holiday
+DateX <- (last|past|previous) Weekday : weekday_beside($0, near(0), -1)
+DateX <- this [coming|upcoming] Weekday : weekday_beside($0, near(-1), 1)
+DateX <- Holiday [,|of|in] Year : holiday
 DateX <- Holiday [of|in] NearPeriod : holiday_near
 DateX <- Weekday (after|following) DateX : weekday_beside 1
 DateX <- Weekday (before|preceding) DateX : weekday_beside -1
 DateX <- Ordinal of NearPeriod : nth_day
 DateX <- Ordinal Weekday (of|in) Period : nth_weekday
-DateX <- last Weekday (of|in) Period : last_weekday
+DateX <- last Weekday (of|in) Period : nth_weekday(last, $0, $1)
 DateX <- first day (of|in) Period : edge_of first
 DateX <- last day (of|in) Period : edge_of last
 DateX <- (start|beginning) of Period : edge_of first
 DateX <- end of Period : edge_of last
 DateX <- Ordinal day (of|in) Period : nth_day
-DateX <- (day|day number) Integer of Period : nth_day_number
+DateX <- (day|day number) Integer of Period : nth_day
 DateX <- Span (after|from|past|following|later than|beyond|onwards from) Anchor : shifted +
 DateX <- Span (before|prior to|earlier than|preceding|previous to) Anchor : shifted -
-DateX <- Span ago : from_today -
-DateX <- (in|within) Span [time] : from_today +
-DateX <- in Span [time] from (now|today) : from_today +
-DateX <- Span hence : from_today +
-DateX <- Span back : from_today -
+DateX <- Span ago : shifted($0, near(0), -)
+DateX <- (in|within) Span [time] : shifted($0, near(0), +)
+DateX <- in Span [time] from (now|today) : shifted($0, near(0), +)
+DateX <- Span hence : shifted($0, near(0), +)
+DateX <- Span back : shifted($0, near(0), -)
 DateX <- Anchor (plus|+) Span : shifted/10 +
 DateX <- Anchor (minus|-) Span : shifted/10 -
 DateX <- Anchor , Span later : shifted/10 +
-DateX <- Span (in future|ahead) : from_today +
-DateX <- Span (in past) : from_today -
+DateX <- Span (in future|ahead) : shifted($0, near(0), +)
+DateX <- Span (in past) : shifted($0, near(0), -)
 DateX <- Span (back from|off from) Anchor : shifted -
 DateX <- Span (ahead of|on from|forward from|ahead from|forwards from) Anchor : shifted +
 DateX <- (go|going|move|moving|count|counting|jump|step) Span (forward|ahead|on|forwards|further) from Anchor : shifted +
@@ -50,31 +49,27 @@ DateX <- (go|going|count|counting|move) (forward|ahead|on|forwards) Span from An
 DateX <- (starting|counting|beginning) (from|at|on) Anchor , [what date] Span (later|on|ahead|after) : shifted/10 +
 DateX <- (starting|counting|beginning) (from|at|on) Anchor , Span earlier : shifted/10 -
 DateX <- (take|subtract|deduct) Span off Anchor : shifted -
-DateX <- day (after|following) Anchor : near_anchor 1
-DateX <- day (before|preceding) Anchor : near_anchor -1
+DateX <- day (after|following) Anchor : shifted(span(#1, day), $0, +)
+DateX <- day (before|preceding) Anchor : shifted(span(#1, day), $0, -)
 DateX <- (add|adding) Span (to|onto) Anchor : shifted +
 DateX <- (subtract|subtracting|take) Span [away] from Anchor : shifted -
 Anchor <- DateX
-Anchor <- Weekday : weekday_near next
-Anchor <- DateCell
 WORKING = business day|business days|working day|working days|trading day|trading days|weekday|weekdays|workday|workdays
 Span <- Number CalUnit : span
-Span <- (a|an|one) CalUnit : one_span
+Span <- (a|an|one) CalUnit : span(#1, $0)
 Span <- Number [of] a CalUnit : span
 Span <- Number ({WORKING}) : business_span
-Span <- (a|one) ({WORKING}) : one_business
-Span <- a CalUnit and a half : halved_span
+Span <- (a|one) ({WORKING}) : business_span(#1)
+Span <- a CalUnit and a half : span(#3/2, $0)
 Span <- Span (and|,) Span : spans
 Span <- Span , and Span : spans
 Span <- Span Span : spans
 Period <- Month [of|,] Year : month_of
-Period <- Month : month_of
 Period <- [year] Year : year_of
 Period <- NearPeriod
 NearPeriod <- this CalUnit : near_period 0
 NearPeriod <- (last|previous|past) CalUnit : near_period -1
 NearPeriod <- (next|following|coming) CalUnit : near_period 1
-Period <- CalUnit : near_period 0 !
 Period <- last Month : month_near -1
 Period <- next Month : month_near 1
 Period <- this Month : month_of
@@ -85,28 +80,38 @@ Range <- between DateX and DateX : date_range
 Range <- from DateX (to|until|till|through|thru|up to) DateX : date_range
 Range <- between Period and Period : from_to
 Range <- from Period (to|until|till|through|thru|up to) Period : from_to
-Range <- between Month and Month [of|,] Year : months_range
-Range <- from Month (to|through|until) Month [of|,] Year : months_range
+Range <- between Month and Month [of|,] Year : from_to(month_of($0, $2), month_of($1, $2))
+Range <- from Month (to|through|until) Month [of|,] Year : from_to(month_of($0, $2), month_of($1, $2))
+"""
+
+# the same where a question leaves the year or the day to the reference date, and what is asked
+DATES = """
+DateX <- (Day|Ordinal) [of] Month : ymd
+DateX <- Month (Day|Ordinal) : ymd/102
+DateX <- Holiday : holiday
+Period <- Month : month_of
+Period <- CalUnit : near_period 0 !
+Anchor <- Weekday : weekday_beside($0, near(0), 1)
 
 WAS = is|was|are|were|will be|would be|is it|was it|will it be|falls on|fell on|do we have|is that|lies|comes|do you get|do you get if you|do we reach|is reached|do we get|do you reach|if you|would it be
 WHATDATE = what date|which date|what calendar date|which calendar date|what day and month|on what date|on which date|what day of calendar|what day of month
 Top <- [what is|what was|give me|tell me|find|calculate] [({WHATDATE}|date)] DateX : date_asked
 Top <- {WHATDATE} ({WAS}) [it] [on] DateX : date_asked
-Top <- {WHATDATE} ({WAS}) [it] [on] Weekday : date_of_weekday
+Top <- {WHATDATE} ({WAS}) [it] [on] Weekday : date_asked(weekday_beside($0, near(0), 1))
 Top <- {WHATDATE} (falls|occurs|do i get|results|will be reached) DateX : date_asked
 Top <- DateX (is what date|is which date|was what date|was which date|what date is it|what date is that|what is date|what date was it|what date will it be) : date_asked
-Top <- {WHATDATE} precedes Anchor by Span : start_shifted_date -
-Top <- {WHATDATE} follows Anchor by Span : start_shifted_date +
-Top <- if Span (pass|go by|elapse) (after|from) Anchor [,] (what is date|what date is it|which date is it) : start_shifted_date/10 +
-Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span later : start_shifted_date +
-Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span earlier : start_shifted_date -
+Top <- {WHATDATE} precedes Anchor by Span : date_asked(shifted($1, $0, -))
+Top <- {WHATDATE} follows Anchor by Span : date_asked(shifted($1, $0, +))
+Top <- if Span (pass|go by|elapse) (after|from) Anchor [,] (what is date|what date is it|which date is it) : date_asked(shifted($0, $1, +))
+Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span later : date_asked(shifted($1, $0, +))
+Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span earlier : date_asked(shifted($1, $0, -))
 Top <- [what is|what was|what will be|tell me|give me] date (of|on|for|is|was|is it|was it|will it be|it was|it will be|that is|that was|that falls|be|if you|that lies) DateX : date_asked
 Top <- what will date be DateX : date_asked
 Top <- what will be date DateX : date_asked
-Top <- what is [today] 's date : today_asked
-Top <- what is date [today] : today_asked
-Top <- what is date on Weekday : date_of_weekday
-Top <- (what|which) date is [it] today : today_asked
+Top <- what is [today] 's date : date_asked(near(0))
+Top <- what is date [today] : date_asked(near(0))
+Top <- what is date on Weekday : date_asked(weekday_beside($0, near(0), 1))
+Top <- (what|which) date is [it] today : date_asked(near(0))
 Top <- when (is|was|will be|is it|was it|will it be) DateX : date_asked
 Top <- if [you] DateX [,] {WHATDATE} (is it|do you get|is that) : date_asked
 Top <- what date (do you get|do i get|will it be|would it be|is it) (if|when) [you|i|we] DateX : date_asked
@@ -127,17 +132,17 @@ Top <- (name|find out) ({WEEKDAY}) (of|for|on) DateX : weekday_of
 Top <- find out ({WEEKDAY}) DateX (was|is) : weekday_of
 Top <- {WHATDATE} ({WAS}|comes|lies) DateX [,] and (which|what) (weekday|day of week|day) (is|was|will) (it|that) [be] : date_and_weekday
 OLD = full years old|years old|whole years old|complete years old
-Top <- {SOMEONE} (born|who was born) on DateX is how many [full] years old [today|now] : age
-Top <- how many {OLD} is {SOMEONE} (with birthday|born on|whose birthday is|with date of birth) DateX : age
-Top <- (what|which) age (is|has) {SOMEONE} (born|born on|who was born on|whose date of birth is|whose birthday is|with date of birth|whose birth date is) DateX : age
-Top <- age in years of {SOMEONE} (born|born on) DateX : age
-Top <- {SOMEONE} was born on DateX . how old are they [now|today] : age
+Top <- {SOMEONE} (born|who was born) on DateX is how many [full] years old [today|now] : between(year, $0, near(0))
+Top <- how many {OLD} is {SOMEONE} (with birthday|born on|whose birthday is|with date of birth) DateX : between(year, $0, near(0))
+Top <- (what|which) age (is|has) {SOMEONE} (born|born on|who was born on|whose date of birth is|whose birthday is|with date of birth|whose birth date is) DateX : between(year, $0, near(0))
+Top <- age in years of {SOMEONE} (born|born on) DateX : between(year, $0, near(0))
+Top <- {SOMEONE} was born on DateX . how old are they [now|today] : between(year, $0, near(0))
 SOMEONE = someone|somebody|a person|a man|a woman|anyone|a child|a baby|a kid|a person|a girl|a boy|a dog|a cat|he|she
 UNTIL = until|till|to|before|up to
 MANYT = how many|number of|how much|amount of|what is number of|what number of|count
 AREIT = |lies|do i count|does it take to get|separate|separating|elapse|does it take|are we|are there|is it|are|were there|is there|were|have passed|passed|have gone by|have elapsed|elapsed|lie|lay|will pass|do we have|is the distance|did pass|went by|there are|pass
 Top <- ({MANYT}) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to|through) DateX : between
-Top <- ({MANYT}) (full|whole|complete|completed) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to) DateX : between_full
+Top <- ({MANYT}) (full|whole|complete|completed) Dur ({AREIT}) (between|from) DateX (and|to|until|till|up to) DateX : between full
 Top <- ({MANYT}) Dur (separate|separating) DateX (from|and) DateX : between
 Top <- ({MANYT}) Dur apart are DateX and DateX : between
 Top <- (between|from) DateX (and|to|until) DateX [,] (how many|is how many|are how many) Dur [pass|are there|lie|elapse|is that|is it] : between/201
@@ -164,29 +169,29 @@ Top <- Dur since DateX : since
 Top <- ({MANYT}) Dur (are there in|are in|in|does|did|has|had|is) Period [have|has|long] : between_period
 Top <- length of Period in Dur : between_period/10
 Top <- Dur (left|remaining) in Period : left_in
-Top <- ({MANYT}) Dur does Month have in Year : days_of_month
-Top <- ({MANYT}) Dur (are there in|are in|in) Month in Year : days_of_month
-Top <- (on what date|when|what date|on which date) (will|would|did|do|does) {WHOEVER} (be|turn|become) Number [years old] [,] (if|when) [{WHOEVER}] [was|were|is] born [on] DateX : birthday_of
-Top <- if [{WHOEVER}] [was|were|is] born [on] DateX [,] (on what date|when|what date|on which date) (will|would|did|do|does) {WHOEVER} (be|turn|become) Number [years old] : birthday_of/10
+Top <- ({MANYT}) Dur does Month have in Year : between_period($0, month_of($1, $2))
+Top <- ({MANYT}) Dur (are there in|are in|in) Month in Year : between_period($0, month_of($1, $2))
+Top <- (on what date|when|what date|on which date) (will|would|did|do|does) {WHOEVER} (be|turn|become) Number [years old] [,] (if|when) [{WHOEVER}] [was|were|is] born [on] DateX : date_asked(shifted(span($0, year), $1, +))
+Top <- if [{WHOEVER}] [was|were|is] born [on] DateX [,] (on what date|when|what date|on which date) (will|would|did|do|does) {WHOEVER} (be|turn|become) Number [years old] : date_asked(shifted(span($1, year), $0, +))
 WHOEVER = i|he|she|someone|somebody|they|you|a person
 Top <- ({MANYT}) Dur (are left in|remain in|are remaining in|left in|are there left in|are still left in) Period : left_in
-Top <- ({MANYT}) days [,] (both|both days|both dates|first and last day|ends|endpoints|start and end|start and end date) (included|inclusive|counted) [,] from DateX (to|until|through) DateX : inclusive
-Top <- ({MANYT}) days ({AREIT}) (from|between) DateX (to|until|through|and) DateX [,] (inclusive|both included|both days included|inclusively|both inclusive|including both|including both days) : inclusive
-Top <- ({MANYT}) nights ({AREIT}) (from|between) DateX (to|until|and) DateX : nights
+Top <- ({MANYT}) days [,] (both|both days|both dates|first and last day|ends|endpoints|start and end|start and end date) (included|inclusive|counted) [,] from DateX (to|until|through) DateX : op(between(day, $0, $1), #1, +)
+Top <- ({MANYT}) days ({AREIT}) (from|between) DateX (to|until|through|and) DateX [,] (inclusive|both included|both days included|inclusively|both inclusive|including both|including both days) : op(between(day, $0, $1), #1, +)
+Top <- ({MANYT}) nights ({AREIT}) (from|between) DateX (to|until|and) DateX : between(day, $0, $1)
 Top <- ({MANYT}) ({WORKING}) ({AREIT}) (from|between) DateX (to|until|and|through) DateX : business_between
 Top <- ({MANYT}) ({WORKING}) ({AREIT}) (from|between) DateX (to|until|and|through) DateX [,] (inclusive|both included|inclusively|both inclusive) : business_between inclusive
 Top <- ({MANYT}) ({WORKING}) (are there in|are in|in|does|did) Period [have] : business_in
 Top <- ({MANYT}) Weekday ({AREIT}) (from|between) DateX (to|until|and|through) DateX [inclusive] : count_weekday
-Top <- ({MANYT}) Weekday (are there in|are in|in|does|did) Period [have] : count_weekday_in
-Top <- how old (is|are|would be|will be) {SOMEONE} (born|who was born|that was born|whose birthday is|with birthday|with birth date|with date of birth|if born) [on] DateX [today|now|be today] : age
-Top <- how old (would|will) {SOMEONE} (born|who was born) [on] DateX be [today|now] : age
-Top <- how old (is|was|will be|would be) {SOMEONE} (born|who was born) [on] DateX (on|by|as of) DateX : age_at
-Top <- [what is] age of {SOMEONE} (born|who was born) [on] DateX : age
-Top <- i was born [on] DateX [.|,|;] [and] how old am i [today|now] : age
-Top <- (he|she) was born [on] DateX [.|,|;] [and] how old is (he|she) [today|now] : age
-Top <- if i was born [on] DateX [,] how old am i [today|now] : age
-Top <- if {SOMEONE} (was|is) born on DateX [,] how old (is|are|would|will) (he|she|they|that person) [be] [now|today] : age
-Top <- born [on] DateX [,] (age|how old|what age|what is age) : age
+Top <- ({MANYT}) Weekday (are there in|are in|in|does|did) Period [have] : count_weekday($0, edge_of($1, first), edge_of($1, last))
+Top <- how old (is|are|would be|will be) {SOMEONE} (born|who was born|that was born|whose birthday is|with birthday|with birth date|with date of birth|if born) [on] DateX [today|now|be today] : between(year, $0, near(0))
+Top <- how old (would|will) {SOMEONE} (born|who was born) [on] DateX be [today|now] : between(year, $0, near(0))
+Top <- how old (is|was|will be|would be) {SOMEONE} (born|who was born) [on] DateX (on|by|as of) DateX : between(year, $0, $1)
+Top <- [what is] age of {SOMEONE} (born|who was born) [on] DateX : between(year, $0, near(0))
+Top <- i was born [on] DateX [.|,|;] [and] how old am i [today|now] : between(year, $0, near(0))
+Top <- (he|she) was born [on] DateX [.|,|;] [and] how old is (he|she) [today|now] : between(year, $0, near(0))
+Top <- if i was born [on] DateX [,] how old am i [today|now] : between(year, $0, near(0))
+Top <- if {SOMEONE} (was|is) born on DateX [,] how old (is|are|would|will) (he|she|they|that person) [be] [now|today] : between(year, $0, near(0))
+Top <- born [on] DateX [,] (age|how old|what age|what is age) : between(year, $0, near(0))
 Top <- (which|what) quarter (is|does|was) DateX (in|fall in|belong to|fall into) : quarter_number
 Top <- (in which|in what) quarter (is|does|was|did) DateX [fall|lie|be] : quarter_number
 Top <- [what is] (day number|day of year|ordinal day|number of day) (of|for) DateX [(in|of|within) (year|Period)] : day_number
@@ -200,7 +205,7 @@ Time <- (Number|Clock) a . m : clock am
 Time <- (Number|Clock) p . m : clock pm
 Top <- ({MANYT}) Unit ({AREIT}) (between|from) Time (and|to|until|till) Time : clock_between
 Top <- how long is it (between|from) Time (and|to|until) Time in Unit : clock_between/201
-Top <- (a|) Noun ships on DateX and takes Span . when does it arrive : start_shifted_asked
+Top <- (a|) Noun ships on DateX and takes Span . when does it arrive : date_asked(shifted($2, $1, +))
 Top <- [what is] Span in Dur : span_value
 Top <- how many Dur (is|are|are in|are there in|in|make up|make) Span : span_value/10
 Dur <- CalUnit

@@ -9,7 +9,7 @@ Value Table Noun Unknown. Values climb Atom < Pow < Neg < Prod < Sum < Val as op
 """
 
 from .grammar_data_mrkl import LOOKUPS, TABLES
-from .grammar_dates_mrkl import DATES
+from .grammar_dates_mrkl import DATES, DAYS
 
 
 NUMBERS = """
@@ -62,7 +62,7 @@ Sum <- Neg at Charge (off|discount) : pct_change -
 Prod <- Neg
 Prod <- Prod {TIMES} Neg : op *
 Prod <- Prod {OVER} Neg : op /
-Prod <- Prod '//' Neg : floor_division
+Prod <- Prod '//' Neg : op //
 Prod <- Prod (mod|modulo|%) Neg : op %
 Prod <- Bare Group : op *
 Bare <- Number
@@ -74,24 +74,24 @@ Neg <- Charge of Neg : pct_of
 Neg <- Charge out of Neg : pct_of
 Neg <- Charge share of Neg : pct_of
 Neg <- Number of Neg : fraction_of
-Neg <- (twice|double|two times|2 times) Neg : times_of 2
-Neg <- (thrice|triple|three times) Neg : times_of 3
-Neg <- quadruple Neg : times_of 4
+Neg <- (twice|double|two times|2 times) Neg : op(#2, $0, *)
+Neg <- (thrice|triple|three times) Neg : op(#3, $0, *)
+Neg <- quadruple Neg : op(#4, $0, *)
 Neg <- Number times as (much|many|big|large|long|high|great) as Neg : op *
-Neg <- (twice|double) as (much|many|big|large|long|high|great) as Neg : times_of 2
+Neg <- (twice|double) as (much|many|big|large|long|high|great) as Neg : op(#2, $0, *)
 Sum <- Number of Number {PLUS} Number : part_of_op +
 Sum <- Number of Number {MINUS} Number : part_of_op -
 ROOT = square root|sqrt|squareroot
-Prod <- {ROOT} of Number {TIMES} Number : root_op *
-Prod <- {ROOT} of Number {OVER} Number : root_op /
+Prod <- {ROOT} of Number {TIMES} Number : root(op($0, $1, *), #2)
+Prod <- {ROOT} of Number {OVER} Number : root(op($0, $1, /), #2)
 Pow <- Atom
-Pow <- Atom ('^'|'**') Neg : power
-Pow <- Atom squared : power_of 2
-Pow <- Atom cubed : power_of 3
-Pow <- Atom [raised] to power [of] Neg : power
-Pow <- Atom [raised] to Neg power : power
-Pow <- Atom raised to Neg : power
-Pow <- Atom [raised] to Ordinal [power] : power_of
+Pow <- Atom ('^'|'**') Neg : op **
+Pow <- Atom squared : op($0, #2, **)
+Pow <- Atom cubed : op($0, #3, **)
+Pow <- Atom [raised] to power [of] Neg : op **
+Pow <- Atom [raised] to Neg power : op **
+Pow <- Atom raised to Neg : op **
+Pow <- Atom [raised] to Ordinal [power] : op($0, n($1), **)
 Atom <- Number
 Atom <- Group
 Atom <- Func
@@ -104,7 +104,7 @@ Prod <- Number by Number : op * !
 Val <- how many Number (s|'s) (are|are there|fit|go) (in|into) Sum : op/10 /
 Val <- List (make|makes|give|gives|is|are) (how much|what|how many) : fold +
 Func <- difference (between|of|in|from) List : difference
-Func <- difference between Neg and Neg : difference_of
+Func <- difference between Neg and Neg : difference(list($0, $1))
 Func <- ratio (of|between) List : fold /
 Func <- ratio of Neg to Neg : op /
 Func <- (average|mean|arithmetic mean|average value|mean value) of List : average
@@ -115,12 +115,12 @@ Func <- (largest|biggest|greatest|highest|maximum|max) [number|value] (of|among|
 Func <- (smallest|least|lowest|minimum|min) [number|value] (of|among|out of|in|between) List : extreme min
 Func <- (lcm|least common multiple|lowest common multiple|smallest common multiple|least common denominator|lowest common denominator) of List : common lcm
 Func <- (gcd|hcf|greatest common divisor|highest common factor|greatest common factor|largest common factor) of List : common gcd
-Func <- (square root|sqrt|squareroot) [of] Atom : root 2
-Func <- (cube root|third root) [of] Atom : root 3
-Func <- Ordinal root of Atom : nth_root
-Func <- square of Atom : power_of 2
-Func <- cube of Atom : power_of 3
-Func <- (reciprocal|inverse) of Atom : reciprocal
+Func <- (square root|sqrt|squareroot) [of] Atom : root($0, #2)
+Func <- (cube root|third root) [of] Atom : root($0, #3)
+Func <- Ordinal root of Atom : root/10
+Func <- square of Atom : op($0, #2, **)
+Func <- cube of Atom : op($0, #3, **)
+Func <- (reciprocal|inverse) of Atom : op(#1, $0, /)
 Func <- Integer factorial : factorial
 Func <- Integer '!' : factorial
 Func <- factorial of Integer : factorial
@@ -138,7 +138,7 @@ Charge <- [a|an] Pct
 Charge <- Levy
 Levy <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
 Sum <- Sum [be] with Levy : pct_change +
-Val <- Sum as [a|an] (percent|percentage|per cent) : as_percent
+Val <- Sum as [a|an] (percent|percentage|per cent) : op(number($0), #100, *)
 Prod <- Prod {TIMES} Pct : pct_of/10
 Prod <- Pct {TIMES} Neg : pct_of
 Prod <- Prod {OVER} Pct : over_pct
@@ -154,17 +154,17 @@ List <- Neg (from|to) Neg : list !
 
 Val <- Sum
 Val <- Share
-Share <- what (percent|percentage|per cent|%) of Sum is Sum : what_pct/10
-Share <- (percent|percentage|per cent|%) of Sum that is Sum : what_pct/10
-Share <- (percent|percentage|share|fraction) that Sum is of Sum : what_pct
-Share <- Sum is what (percent|percentage|per cent|%) of Sum : what_pct
-Share <- Sum as [a|an] (percent|percentage|per cent) of Sum : what_pct
-Share <- what (percent|percentage|per cent|%) is Sum of Sum : what_pct
-Share <- how many percent [of] Sum is Sum : what_pct/10
-Share <- [by] [what] (percent|percentage|per cent|relative) (change|increase|growth|rise) (from|between|of) Sum (to|and) Sum : growth +
-Share <- [what] (percent|percentage|per cent) (decrease|drop|fall|decline|reduction) (from|between) Sum (to|and) Sum : growth -
-Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (increase|increased|grow|grown|grew|rise|risen|rose|go up|gone up|went up) from Sum to Sum : growth +
-Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (decrease|decreased|fall|fallen|fell|drop|dropped|decline|declined|go down|gone down|went down|shrink) from Sum to Sum : growth -
+Share <- what (percent|percentage|per cent|%) of Sum is Sum : op(number(op($1, $0, /)), #100, *)
+Share <- (percent|percentage|per cent|%) of Sum that is Sum : op(number(op($1, $0, /)), #100, *)
+Share <- (percent|percentage|share|fraction) that Sum is of Sum : op(number(op($0, $1, /)), #100, *)
+Share <- Sum is what (percent|percentage|per cent|%) of Sum : op(number(op($0, $1, /)), #100, *)
+Share <- Sum as [a|an] (percent|percentage|per cent) of Sum : op(number(op($0, $1, /)), #100, *)
+Share <- what (percent|percentage|per cent|%) is Sum of Sum : op(number(op($0, $1, /)), #100, *)
+Share <- how many percent [of] Sum is Sum : op(number(op($1, $0, /)), #100, *)
+Share <- [by] [what] (percent|percentage|per cent|relative) (change|increase|growth|rise) (from|between|of) Sum (to|and) Sum : op(op(number(op($1, $0, /)), #1, -), #100, *)
+Share <- [what] (percent|percentage|per cent) (decrease|drop|fall|decline|reduction) (from|between) Sum (to|and) Sum : op(op(#1, number(op($1, $0, /)), -), #100, *)
+Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (increase|increased|grow|grown|grew|rise|risen|rose|go up|gone up|went up) from Sum to Sum : op(op(number(op($1, $0, /)), #1, -), #100, *)
+Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (decrease|decreased|fall|fallen|fell|drop|dropped|decline|declined|go down|gone down|went down|shrink) from Sum to Sum : op(op(#1, number(op($1, $0, /)), -), #100, *)
 Val <- Sum rounded to Integer (decimal|decimals|places|decimal places|decimal place|digits) : rounded
 Val <- Sum to Integer (decimals|decimal places|places|decimal place) : rounded
 Top <- (if|when) (i|you|we) divide Sum by Sum [,] (what is left over|what is left|what is remainder|what remains) : op %
@@ -185,8 +185,8 @@ Val <- what (must|should|do i|do you|needs to|has to) [have to] (multiply) Sum b
 Val <- by how much is Sum (above|over|more than|higher than|greater than|larger than) Sum : op -
 Val <- how much is Sum (above|over|more than) Sum : op -
 Val <- by what amount is Sum (larger|bigger|greater|more|higher) than Sum : op -
-Val <- by (how much|what amount) does Sum (differ from) Sum : apart
-Val <- how far apart are Sum and Sum : apart
+Val <- by (how much|what amount) does Sum (differ from) Sum : difference(list($0, $1))
+Val <- how far apart are Sum and Sum : difference(list($0, $1))
 Val <- (add|put) Charge (to|on top of|onto|on) Sum : pct_change/10 +
 Val <- add up List : fold +
 Val <- sum up List : fold +
@@ -202,7 +202,7 @@ Val <- (multiply|times|multiplying) Sum (by|with|and|times) Sum : op *
 Val <- multiply List : fold *
 Val <- multiply List together : fold *
 Val <- (divide|dividing) Sum (by|with|through) Sum : op /
-Val <- (multiply|multiplying) Atom by itself : power_of 2
+Val <- (multiply|multiplying) Atom by itself : op($0, #2, **)
 Val <- (share|shared|share out|distribute) Neg (over|out among) Neg {PEOPLE} : op /
 Val <- one share when Neg is shared (by|among|between) Neg : op /
 Val <- (split|divide|share|distribute) Neg [equally|evenly] (between|among|amongst|by|into|over|across) Integer [equal] {PEOPLE} [equally|evenly] : op /
@@ -212,11 +212,11 @@ Val <- (split|divide|share) Neg [Noun] [equally|evenly|fairly] (between|among|am
 Val <- (split|divide|share) Qty [equally|evenly|fairly] (between|among|amongst|by|into|across) Integer [equal|Noun] [Noun|parts|ways] [equally|evenly|fairly] : split
 Close <- [.|:|,] how (much|many) [Noun] (does|do|will|would|should) (each|everyone|everybody|each person|each of them|each one) [Noun] (get|receive|pay|have|owe|end up with)
 
-Val <- (raise|take|bring) Atom to power [of] Neg : power
-Val <- raise Atom to Ordinal power : power_of
-Val <- (square|power two of) Atom : power_of 2
-Val <- cube Atom : power_of 3
-Val <- (halve) Sum : times_of 1/2
+Val <- (raise|take|bring) Atom to power [of] Neg : op **
+Val <- raise Atom to Ordinal power : op($0, n($1), **)
+Val <- (square|power two of) Atom : op($0, #2, **)
+Val <- cube Atom : op($0, #3, **)
+Val <- (halve) Sum : op(#1/2, $0, *)
 Val <- negate Sum : negative
 Val <- (increase|raise|grow) Sum by Charge : pct_change +
 Val <- (decrease|reduce|lower|discount|cut|shrink) Sum by Charge : pct_change -
@@ -228,10 +228,10 @@ Val <- [by] how much (bigger|larger|greater|higher|heavier|longer|taller|wider|o
 Val <- how much (smaller|less|lower|lighter|shorter|fewer|colder|cooler|slower|younger) is Sum than Sum : op/10 -
 Val <- how much more is Sum than Sum : op -
 Val <- by (how much|what amount) does Sum exceed Sum : op -
-Val <- (x|y|n) (+|plus) Sum (=|is|equals) Sum : solve +
-Val <- (x|y|n) (-|minus) Sum (=|is|equals) Sum : solve -
-Val <- (x|y|n) ('*'|times) Sum (=|is|equals) Sum : solve *
-Val <- (x|y|n) (/|divided by) Sum (=|is|equals) Sum : solve /
+Val <- (x|y|n) (+|plus) Sum (=|is|equals) Sum : op/10 -
+Val <- (x|y|n) (-|minus) Sum (=|is|equals) Sum : op/10 +
+Val <- (x|y|n) ('*'|times) Sum (=|is|equals) Sum : op/10 /
+Val <- (x|y|n) (/|divided by) Sum (=|is|equals) Sum : op/10 *
 Val <- solve Val [for (x|y|n)] : same
 
 IT = it|that|this|result|total|everything|all|what you get|answer|outcome|sum|difference|product|quotient|that number|what is left|that result|result of that|what comes out
@@ -240,15 +240,15 @@ Step <- (subtract|take away|deduct|remove|take) Sum [from {IT}] : step -
 Step <- multiply [{IT}] by Sum : step *
 Step <- times {IT} by Sum : step *
 Step <- (divide) [{IT}] by Sum : step /
-Step <- double [{IT}] : step_times 2
-Step <- triple [{IT}] : step_times 3
-Step <- halve [{IT}] : step_times 1/2
-Step <- square [{IT}] : step_power 2
-Step <- cube [{IT}] : step_power 3
-Step <- (increase|raise) {IT} by Charge : step_pct +
-Step <- (decrease|reduce|lower) {IT} by Charge : step_pct -
-Step <- add Charge : step_pct +
-Step <- (take off|take|subtract|deduct) Charge [off] : step_pct -
+Step <- double [{IT}] : step(#2, *)
+Step <- triple [{IT}] : step(#3, *)
+Step <- halve [{IT}] : step(#1/2, *)
+Step <- square [{IT}] : step(#2, **)
+Step <- cube [{IT}] : step(#3, **)
+Step <- (increase|raise) {IT} by Charge : step +
+Step <- (decrease|reduce|lower) {IT} by Charge : step -
+Step <- add Charge : step +
+Step <- (take off|take|subtract|deduct) Charge [off] : step -
 Seq <- (start|begin) (with|from|at) Sum
 Seq <- take Sum
 Seq <- i think of Sum
@@ -271,25 +271,25 @@ HOLDS = dinner|meal|bill|lunch|shirt|jacket|item|book|ticket|purchase|drum|tank|
 Qty <- Number Unit : measure
 Qty <- Func Unit : measure
 Qty <- Group Unit : measure
-Qty <- (-|minus|negative) Number Unit : negative_measure
-Qty <- (a|an|one) Unit : one
+Qty <- (-|minus|negative) Number Unit : measure(negative($0), $1)
+Qty <- (a|an|one) Unit : measure(#1, $0)
 Qty <- Number [of] (a|an) Unit : measure
-Qty <- a Unit and a half : one_half
+Qty <- a Unit and a half : measure(#3/2, $0)
 Qty <- Qty Qty : compound
 Qty <- Qty and Qty : compound
-Qty <- (add|adding|sum|total up|sum up) Number and Number Unit : pair
-Qty <- (add|adding|sum|total up|sum up) Number and Number Cur : pair
-Qty <- Number and Number Unit (together|combined|in total|added together|altogether) : pair
-Qty <- Number and Number Cur (together|combined|in total|added together|altogether) : pair
+Qty <- (add|adding|sum|total up|sum up) Number and Number Unit : measure(op($0, $1, +), $2)
+Qty <- (add|adding|sum|total up|sum up) Number and Number Cur : measure(op($0, $1, +), $2)
+Qty <- Number and Number Unit (together|combined|in total|added together|altogether) : measure(op($0, $1, +), $2)
+Qty <- Number and Number Cur (together|combined|in total|added together|altogether) : measure(op($0, $1, +), $2)
 Top <- Chain [,|and] {TO} Unit : in_unit
 Top <- Chain [,|and] {TO} Money : in_unit
 Qty <- Qty Number : bare_compound
 Qty <- Qty and Number : bare_compound !
-Qty <- Number Unit below zero : below_measure
+Qty <- Number Unit below zero : below_zero
 Qty <- Number below zero Unit : below_zero
 Qty <- Number below zero in Unit : below_zero
-Qty <- Number Unit below Number Unit : below_measure
-Qty <- Number below Number Unit : below_number
+Qty <- Number Unit below Number Unit : below_zero
+Qty <- Number below Number Unit : below_zero/021
 Qty <- [a|an] Qty of Noun
 Qty <- a Qty {HOLDS}
 Qty <- an Qty {HOLDS}
@@ -301,7 +301,7 @@ Qty <- Cur Number : measure/10
 Qty <- Sign Number : measure/10
 Qty <- Number Sign : measure
 Qty <- Sign Number Cur : sign_cur
-Qty <- (a|one) Cur : one
+Qty <- (a|one) Cur : measure(#1, $0)
 Qty <- Number (cents|cent) : money_cents
 Qty <- Number ¢ : money_cents $USD
 Qty <- Number (us|american) cents : money_cents $USD
@@ -315,8 +315,8 @@ Money <- Sign
 Top <- Val {TO} Unit : in_unit
 Top <- Val {TO} Unit and Unit : in_units
 Top <- Val {TO} Money : in_unit
-Top <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of|by rate of|from) DateX : in_unit_on
-Top <- Val (on|as of) DateX {TO} Money : in_unit_on/021
+Top <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of|by rate of|from) DateX : in_unit
+Top <- Val (on|as of) DateX {TO} Money : in_unit/021
 ISHOW = = how many|equal how many|equal how much|= how much|is how many|is how much in|equals how many|makes how many|corresponds to how many|is same as how many|is equal to how many|make how many|are how many|is equivalent to how many|gives how many|- how many|how many|is how much|comes to how many
 THAT = is that|is it|are that|would that be|does that make|do i get|will that be|are they|do i get for it|would it be
 Top <- Val {ISHOW} Unit [{THAT}] : in_unit
@@ -343,14 +343,14 @@ RateDate <- {RATEON} DateX
 RateDate <- (with|at|using) DateX (exchange rate|rate|rates)
 Top <- Top RateDate : redate
 Top <- RateDate [,] Top : redate/10
-Top <- Val {TO} Money DateX : in_unit_on
+Top <- Val {TO} Money DateX : in_unit
 Top <- Val = how (many|much) Money : in_unit
 MANY = how many | how much | number of | what number of | amount of | how much in | what amount of
 CONTAIN = is | are | in | are in | are there in | is in | make | makes | make up | does | do | equal | equals | is there in | correspond to | corresponds to | can you get from | do you get from | do i get for | do you get for | do i get from | would i get for | will i get for | can i get for | can i buy with | fit in | fit into | go into | are contained in | does it take to make | can be made from | are equal to | are equivalent to | amount to | comprise | have
 Top <- {MANY} Unit {CONTAIN} Val : in_unit/10
 Top <- {MANY} Unit (does|do) Val (equal|make|have|contain|come to|correspond to|amount to|measure|weigh|comprise|take|last) : in_unit/10
 Top <- {MANY} Money {CONTAIN} Val : in_unit/10
-Top <- {MANY} Money {CONTAIN} Val (on|at rate of|at rates of|as of) DateX : in_unit_on/102
+Top <- {MANY} Money {CONTAIN} Val (on|at rate of|at rates of|as of) DateX : in_unit/102
 Top <- {MANY} Money (does|do|is|are|would|will) Val (equal|make|come to|correspond to|amount to|cost|worth|be worth|be|buy|get me|give me|bring|fetch) : in_unit/10
 Top <- {MANY} cents {CONTAIN} Val : how_many_cents
 Top <- Unit (in|per) Val : in_unit/10
@@ -358,20 +358,20 @@ Top <- (convert|change|exchange|turn|translate|transform|express|swap|switch) To
 Top2 <- Val {TO} Unit : in_unit
 Top2 <- Val {TO} Money : in_unit
 Top2 <- Val {TO} Unit and Unit : in_units
-Top2 <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of) DateX : in_unit_on
-Top <- [convert|change] Val {TO} Money [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : in_unit_share
-Top <- [convert|change] Val {TO} Unit [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : in_unit_share
+Top2 <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of) DateX : in_unit
+Top <- [convert|change] Val {TO} Money [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : pct_of($2, in_unit($0, $1))
+Top <- [convert|change] Val {TO} Unit [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : pct_of($2, in_unit($0, $1))
 Top2 <- Number Noun (to|into|in) Unit : no_unit
 Top <- (what|how much) (is|are|was|were) Val worth (in) Money : in_unit
-Top <- (what|how much) (is|are|was|were) Val worth (in) Money on DateX : in_unit_on
+Top <- (what|how much) (is|are|was|were) Val worth (in) Money on DateX : in_unit
 Top <- Val worth in Money : in_unit
 Top <- Val worth of Money : in_unit !
-Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in|for|into|against) Money : rate
-Top <- [what (is|was)] Money (to|/|-|in) Money [exchange|conversion] rate : rate
-Top <- [what (is|was)] Money (to|/) Money [exchange|conversion] rate (on|of|for) DateX : rate
-Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in) Money on DateX : rate
-Top <- (what|how much) (is|was) [one|a] Money worth in Money : rate
-Top <- (what|how much) (is|was) [one|a] Money worth in Money on DateX : rate
+Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in|for|into|against) Money : in_unit(measure(#1, $0), $1, $2)
+Top <- [what (is|was)] Money (to|/|-|in) Money [exchange|conversion] rate : in_unit(measure(#1, $0), $1, $2)
+Top <- [what (is|was)] Money (to|/) Money [exchange|conversion] rate (on|of|for) DateX : in_unit(measure(#1, $0), $1, $2)
+Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in) Money on DateX : in_unit(measure(#1, $0), $1, $2)
+Top <- (what|how much) (is|was) [one|a] Money worth in Money : in_unit(measure(#1, $0), $1, $2)
+Top <- (what|how much) (is|was) [one|a] Money worth in Money on DateX : in_unit(measure(#1, $0), $1, $2)
 BIG = bigger|larger|greater|more|higher|heavier|longer|taller|wider|hotter|warmer|faster|farther|further|deeper
 SMALL = smaller|less|lower|lighter|shorter|narrower|colder|cooler|slower|nearer|fewer
 Top <- (is|are) Val {BIG} than Val : yesno >
@@ -379,7 +379,7 @@ Top <- (is|are) Val {SMALL} than Val : yesno <
 Top <- (is|are) Val (equal to|same as|as much as) Val : yesno =
 Top <- (is|are) Val Number : yesno =
 Top <- (does|do) Val (equal|make) Val : yesno =
-Top <- is Integer divisible by Integer : divisible
+Top <- is Integer divisible by Integer : yesno(op($0, $1, %), #0, =)
 Top <- which [one|number|value] is {BIG} [,|:] Val or Val : which max
 Top <- which [one|number|value] is {SMALL} [,|:] Val or Val : which min
 Top <- what is {BIG} [,|:] Val or Val : which max
@@ -413,13 +413,13 @@ Top <- how long (does|do|will|would) Qty take at Qty : duration
 Top <- how long (does|do|will|would) it take to (go|travel|drive|cover|ride|walk|run) Qty at Qty : duration
 Rate <- Unit per Unit : per
 Rate <- Unit / Unit : per
-Rate <- Unit per Number Unit : per_many
-Rate <- Unit / Number Unit : per_many
+Rate <- Unit per Number Unit : per/021
+Rate <- Unit / Number Unit : per/021
 Rate <- Money per Unit : per
 Rate <- Money a Unit : per
 Rate <- mpg : per_named mile gallon
-RateVal <- Number Rate : rate_value
-RateVal <- Sign Number per Unit : sign_rate
+RateVal <- Number Rate : rated
+RateVal <- Sign Number per Unit : rated($1, per($0, $2))
 Top <- RateVal {TO} Rate : rate_in
 Top <- (convert|change|turn) RateVal {TO} Rate : rate_in
 Top <- how many Rate (is|are|in) RateVal : rate_in/10
@@ -463,13 +463,13 @@ Owned <- [if] {WHO} {HAD} Stuff
 Owned <- there (are|were) Stuff
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GOT} Stuff : owned +
-Owned <- {WHO} {HAD} Number Noun of Number Noun [each] : packs
-Owned <- {WHO} {HAD} Number Noun (with|containing|holding) Number Noun (each|in each|apiece) : packs
-Owned <- there (are|were) Number Noun (of|with|containing|holding) Number Noun (each|in each|apiece) : packs
+Owned <- {WHO} {HAD} Number Noun of Number Noun [each] : stuff(op($0, $2, *), $3)
+Owned <- {WHO} {HAD} Number Noun (with|containing|holding) Number Noun (each|in each|apiece) : stuff(op($0, $2, *), $3)
+Owned <- there (are|were) Number Noun (of|with|containing|holding) Number Noun (each|in each|apiece) : stuff(op($0, $2, *), $3)
 Top <- Owned [.|,|;] how (many|much) [{LEFT}] : owned_left
 Top <- Owned [.|,|;] how (many|much) Noun [{LEFT}] [in total|altogether|in all|now] : owned_left
-Top <- Owned [.|,|;] how (many|much) Unit {LEFT} : owned_unit
-Top <- Owned [.|,|;] how (many|much) Money {LEFT} : owned_unit
+Top <- Owned [.|,|;] how (many|much) Unit {LEFT} : in_unit(owned_left($0), $1)
+Top <- Owned [.|,|;] how (many|much) Money {LEFT} : in_unit(owned_left($0), $1)
 Top <- Owned [.|,|;] how (many|much) {LEFT} (in total|altogether|in all|now) : owned_left
 """
 
@@ -524,4 +524,4 @@ Close <- [.|,|?] (show your work|answer with a number|answer only|just number|nu
 Close <- .
 """
 
-BLOCKS = (NUMBERS, QUANTITIES, STORIES, DATES, TABLES, LOOKUPS, FRAMES)
+BLOCKS = (NUMBERS, QUANTITIES, STORIES, DAYS, DATES, TABLES, LOOKUPS, FRAMES)

@@ -3,20 +3,12 @@
 import datetime
 import re
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .calls_mrkl import MRKLError, read_json, read_lines, reading
-from .words_mrkl import (
-    CURRENCY_NAMES,
-    KNOWN_CODES,
-    SHARED_CURRENCIES,
-    STOP_ENTITIES,
-    UNIT_NAMES,
-    WORD,
-    plural,
-    singular,
-)
+from .calls_mrkl import MRKLError
+from .words_mrkl import STOP_ENTITIES, WORD, singular
 
 
 # distinct values of one text column that are kept as entities
@@ -117,6 +109,11 @@ class Schema:
         )
         return Column(table, name, "text", tuple(row[0] for row in rows), bool(key))
 
+    def of(self, tables) -> "Schema":
+        """The schema of some tables, in lower case; of all for None."""
+        columns = {t: c for t, c in self.columns.items() if tables is None or t.casefold() in tables}
+        return Schema(columns, [join for join in self.joins if join[0] in columns and join[2] in columns])
+
     def _guess_joins(self):
         seen = {(a, b) for a, b, _, _ in self.joins}
         for table, columns in self.columns.items():
@@ -164,7 +161,7 @@ class Known:
             datetime.date.fromisoformat(self.today)
         except (TypeError, ValueError) as error:
             raise MRKLError(f"today: {error}; give an ISO date such as 2022-05-02") from None
-        self._entities = {}
+        self.entities: dict = {}
         for kind, names in (("place", self.places), ("title", self.titles)):
             for name in names:
                 self._add(name, (kind, name))
@@ -173,63 +170,39 @@ class Known:
                 for value in column.values:
                     if len(value) <= 80 and not re.fullmatch(r"[\d\W]+", value):
                         self._add(value, ("value", table, column.name, value))
-        for found in self._entities.values():
+        for found in self.entities.values():
             found.sort(key=lambda item: -len(item[0]))
-        self.names = {
-            w: "column" for columns in self.schema.columns.values() for c in columns.values() for w in c.words
-        }
-        self.names |= {
-            singular(w): "table" for table in self.schema.columns for w in re.findall(r"[a-z]+", table.lower())
-        }
-        self.names = {word: kind for word, kind in self.names.items() if len(word) > 2 and word not in STOP_ENTITIES}
-        self._units = _unit_table(self.units)
-        self._currencies = _currency_table(self.currencies)
 
     @classmethod
-    def from_fixtures(cls, directory, today: str) -> "Known":
-        """Read `rates.json`, `units.json`, `weather.json`, `wiki.jsonl` and the first `*.sqlite`; each may be absent."""
-        directory = Path(directory)
-
-        def load(name, default):
-            path = directory / name
-            return read_json(path) if path.exists() else default
-
-        with reading(directory):
-            return cls._from_files(directory, load, today)
-
-    @classmethod
-    def _from_files(cls, directory, load, today):
-        rates = load("rates.json", {})
-        tables = rates.get("rates", {}).values()
-        codes = {rates["base"]} | {code for table in tables for code in table} if rates else ()
-        wiki = directory / "wiki.jsonl"
-        databases = sorted(p for p in directory.iterdir() if p.suffix in (".sqlite", ".sqlite3", ".db"))
-        return cls(
-            today,
-            places=tuple(dict.fromkeys(key.split("|")[0] for key in load("weather.json", {}))),
-            titles=tuple(page["title"] for page in (read_lines(wiki) if wiki.exists() else ())),
-            currencies=tuple(sorted(codes)),
-            units={name: [*unit.get("forms", ())] for name, unit in load("units.json", {}).items()},
-            schema=Schema.from_sqlite(databases[0]) if databases else Schema(),
-        )
-
-    def unit(self, text: str) -> str:
-        """The unit's name for one of its spellings; an unknown one comes back unchanged."""
-        return self._units.get(_unit_tokens(text.replace("_", " ")), text)
+    def of(cls, experts: Mapping, today: str) -> "Known":
+        """What the data of experts hold; a name added later is found by a new one."""
+        names: dict = {}
+        for expert in experts.values():
+            if hasattr(expert, "places"):
+                names["places"] = tuple(expert.places)
+            if hasattr(expert, "pages"):
+                names["titles"] = tuple(page["title"] for page in expert.pages.values())
+            if hasattr(expert, "currencies"):
+                names["currencies"] = tuple(expert.currencies)
+            if hasattr(expert, "forms"):
+                names["units"] = expert.forms()
+            if getattr(expert, "backend", None) == "sqlite":
+                names["schema"] = Schema.from_sqlite(expert.path).of(expert.allowed)
+        return cls(today, **names)
 
     def _add(self, name, reference):
         tokens = tuple(re.findall(rf"{WORD.pattern}|&", name.lower()))
         if "&" in tokens:
             self._add(name.replace("&", " and "), reference)
         if tokens and not (len(tokens) == 1 and (tokens[0] in STOP_ENTITIES or len(tokens[0]) < 2)):
-            self._entities.setdefault(tokens[0], []).append((tokens, reference))
+            self.entities.setdefault(tokens[0], []).append((tokens, reference))
 
     def entities_at(self, tokens: list, i: int):
         """(number of tokens, references) of the longest known name at `tokens[i]`, or None."""
         first = tokens[i]
         best, found = 0, []
         for form in dict.fromkeys((first, singular(first))):
-            for name, reference in self._entities.get(form, ()):
+            for name, reference in self.entities.get(form, ()):
                 size = len(name)
                 if size < best:
                     break
@@ -245,59 +218,3 @@ class Known:
                 if reference not in found:
                     found.append(reference)
         return (best, found) if best else None
-
-
-def _unit_table(units: dict) -> dict:
-    """{tuple of lower-case tokens: unit name}, the names of the units expert winning over the built-in ones."""
-    table = {}
-
-    def spell(alias, name):
-        alias = alias.lower().replace("_", " ").strip()
-        forms = {alias, plural(alias)} if len(alias) > 3 else {alias}
-        head, _, tail = alias.partition(" per ")
-        if tail:
-            forms |= {f"{plural(head)} per {tail}", f"{plural(head)} a {tail}", f"{head}/{tail}"}
-        head, _, tail = alias.partition(" of ")
-        if tail:
-            forms |= {f"{plural(head)} of {tail}"}
-        head, _, tail = alias.partition(" ")
-        if head in ("degree", "pound", "ounce", "foot", "mile", "metre", "meter"):
-            forms |= {f"{plural(head)} {tail}"}
-        for form in list(forms):
-            forms |= {form.replace("metre", "meter"), form.replace("meter", "metre")}
-            forms |= {form.replace("litre", "liter"), form.replace("liter", "litre")}
-        for form in forms:
-            tokens = _unit_tokens(form)
-            if tokens:
-                table.setdefault(tokens, name)
-
-    for name, forms in units.items():
-        for alias in (name, *forms):
-            spell(alias, name)
-    for name, aliases in UNIT_NAMES.items():
-        forms = [name.replace("_", " "), *filter(None, aliases.split("|"))]
-        theirs = next((table[t] for t in map(_unit_tokens, forms) if t in table), name)
-        for alias in forms:
-            spell(alias, theirs)
-    return table
-
-
-def _unit_tokens(text) -> tuple:
-    return tuple(re.findall(r"[^\W_]+|[°/\"³²]", text.lower()))
-
-
-def _currency_table(codes) -> dict:
-    """{tuple of lower-case words: currency code}; a noun several currencies share means the one that has a rate."""
-    table = {}
-    for code, names in CURRENCY_NAMES.items():
-        for name in names.split("|"):
-            for form in (name, plural(name)):
-                table.setdefault(tuple(WORD.findall(form)), code)
-    for noun, shared in SHARED_CURRENCIES.items():
-        present = [code for code in shared if code in codes] or list(shared)
-        if present:
-            for form in (noun, plural(noun)):
-                table[(form,)] = present[0]
-    for code in {*codes, *KNOWN_CODES}:
-        table[(code.lower(),)] = code
-    return table

@@ -5,15 +5,14 @@ data becomes an edge of the chart, with all its meanings: types and the judge ch
 """
 
 import contextlib
-import datetime
 import re
 from fractions import Fraction
 
-from .dates_mrkl import DateError, parse_date
-from .exact_mrkl import SEVERAL_UNITS
+from .calendar_mrkl import DateError, numeric_day
 from .known_mrkl import Known
 from .words_mrkl import (
     CALENDAR_UNITS,
+    CURRENCY_NAMES,
     CURRENCY_SIGNS,
     DELETED,
     FUNCTION_WORDS,
@@ -24,10 +23,12 @@ from .words_mrkl import (
     ORDINALS,
     PARTS,
     SCALES,
+    SEVERAL_UNITS,
+    SHARED_CURRENCIES,
     SPELLING,
     TENS,
-    UNIT_NAMES,
     WEEKDAY_FORMS,
+    WORD,
     plural,
     singular,
 )
@@ -78,23 +79,25 @@ class Token:
         self.kind, self.raw, self.word, self.start, self.end, self.glued = kind, raw, word, start, end, glued
 
 
-def tokens_of(text: str) -> list[Token]:
-    """Words, numbers and signs of `text`; contractions are taken apart, a hyphen inside a word parts it."""
+def prepared(text: str) -> str:
+    """`text` as tokens are found in it: one spelling of each sign, and a space for a hyphen that parts words."""
     text = VULGAR_SIGN.sub(lambda m: f"{m[1]} {VULGAR[m[2]]}" if m[1] else VULGAR[m[2]], text)
-    text = re.sub(r"(?<=[^\W\d_])-(?=[^\W_])|(?<=\d)-(?=[^\W\d_])", " ", text.translate(TRANSLATION))
+    return re.sub(r"(?<=[^\W\d_])-(?=[^\W_])|(?<=\d)-(?=[^\W\d_])", " ", text.translate(TRANSLATION))
+
+
+def tokens_of(text: str) -> list[Token]:
+    """Words, numbers and signs of `text`, with their places in it as `prepared`; contractions are taken apart."""
     found = []
-    for m in TOKEN.finditer(text):
-        kind, raw = m.lastgroup if m.lastgroup else "sign", m[0]
+    for m in TOKEN.finditer(prepared(text)):
         kind = next(name for name in ("date", "time", "number", "word", "sign") if m[name] is not None)
-        glued = bool(found) and found[-1].end == m.start()
-        low = raw.lower()
-        if kind == "word":
-            parts = _parts(low)
-            for number, part in enumerate(parts):
-                kept = raw if len(parts) == 1 else raw[: len(part)] if not number else part
-                found.append(Token(kind, kept, part, m.start(), m.end(), glued and not number))
-        else:
-            found.append(Token(kind, raw, low, m.start(), m.end(), glued))
+        raw, glued = m[0], bool(found) and found[-1].end == m.start()
+        if kind != "word":
+            found.append(Token(kind, raw, raw.lower(), m.start(), m.end(), glued))
+            continue
+        head, *tail = _parts(raw.lower())
+        cut = m.start() + len(head) if tail else m.end()
+        found.append(Token(kind, raw[: len(head)] if tail else raw, head, m.start(), cut, glued))
+        found += [Token(kind, part, part, cut, m.end(), False) for part in tail]
     return found
 
 
@@ -248,27 +251,21 @@ class Lexicon:
 
     Args:
         known: Names and schema that questions may mention, and the reference date.
-        units: The units expert, or None.
+        vocabulary: Words of the rules and of the schema.
     """
 
-    def __init__(self, known: Known, units=None, vocabulary=(), schema_words=()):
-        self.known, self.units = known, units
-        self.today = datetime.date.fromisoformat(known.today)
-        self.unit_forms = _unit_forms(units) if units is not None else {}
-        self.currency_forms = _currency_forms(known)
+    def __init__(self, known: Known, vocabulary=()):
+        self.known = known
+        self.unit_forms = _unit_forms(known.units)
+        self.currency_forms = _currency_forms(known.currencies)
         self.holidays: dict = {}
         for name, day in HOLIDAYS.items():
             form = [t.word for t in tokens_of(name)]
             self.holidays.setdefault(form[0], []).append((form, day))
-        self.names: dict = {}
-        for first, entries in known._entities.items():
-            self.names[first] = entries
-        self.vocabulary = set(vocabulary) | {word for form in self.unit_forms for word in form}
-        self.vocabulary |= (
-            {word for form in self.currency_forms for word in form} | set(MONTH_FORMS) | set(WEEKDAY_FORMS)
-        )
-        self.vocabulary |= {*ONES, *TENS, *SCALES, *ORDINALS, *FUNCTION_WORDS, *DELETED, "hundred", *PARTS, *GROUPS}
-        self.vocabulary |= set(schema_words)
+        self.names = known.entities
+        self.vocabulary = {word for form in (*self.unit_forms, *self.currency_forms) for word in form}
+        self.vocabulary |= {*vocabulary, *MONTH_FORMS, *WEEKDAY_FORMS, *FUNCTION_WORDS, *DELETED}
+        self.vocabulary |= {*ONES, *TENS, *SCALES, *ORDINALS, "hundred", *PARTS, *GROUPS}
         self.entity_words = {w for entries in self.names.values() for tokens, _ in entries for w in tokens}
 
     def read(self, text: str) -> "Read":
@@ -343,56 +340,39 @@ def substitutions(word: str) -> set:
 
 def _unit_forms(units) -> dict:
     """{tuple of words: names of units}; several where a spelling has several meanings."""
+    known = {form: name for name, forms in units.items() for form in forms}
     table: dict = {}
 
     def add(form, name):
         words = tuple(t.word for t in tokens_of(form))
-        if words and name in units.units and name not in table.setdefault(words, []):
+        if words and name is not None and name not in table.setdefault(words, []):
             table[words].append(name)
 
-    for form, name in units.forms().items():
+    for form, name in known.items():
         add(form, name)
-    for name, aliases in UNIT_NAMES.items():
-        found = units.find(name.replace("_", " "))
-        for alias in filter(None, aliases.split("|")):
-            if found and not units.find(alias):
-                for form in (alias, plural(alias)) if len(alias) > 3 else (alias,):
-                    add(form, found)
-    for word, name in (
-        ("ounce", "fluid_ounce"),
-        ("oz", "fluid_ounce"),
-        ("degree", "degC"),
-        ("degree", "degF"),
-        ("°", "degC"),
-        ("°", "degF"),
-        ("'", "foot"),
-        ('"', "inch"),
-    ):
-        found = units.find(name.replace("_", " "))
-        for form in {word, plural(word)} if len(word) > 2 else {word}:
-            if found:
-                add(form, found)
     for word, names in SEVERAL_UNITS.items():
         for name in names.split(", "):
-            found = units.find(name.replace("_", " "))
-            if found and word.isalpha() and word != "degree":
-                add(word, found)
-                add(plural(word), found)
+            for form in {word, plural(word)} if len(word) > 2 else {word}:
+                add(form, known.get(name.replace("_", " ").casefold()))
     return table
 
 
-def _currency_forms(known: Known) -> dict:
+def _currency_forms(codes) -> dict:
+    """{tuple of words: codes that have a rate}; a noun that several currencies share means the first that has one."""
     table = {}
-    for form, code in known._currencies.items():
-        if code in known.currencies and form not in (("all",), ("try",), ("score",)):
-            table[form] = [code]
-    if "GBP" in known.currencies:
-        # beside a weight the types tell which pound is meant
-        table[("pound",)] = table[("pounds",)] = ["GBP"]
-    for sign, code in CURRENCY_SIGNS.items():
-        if code in known.currencies:
-            table[tuple(t.word for t in tokens_of(sign))] = [code]
-    return table
+    for code, names in CURRENCY_NAMES.items():
+        for name in names.split("|"):
+            for form in (name, plural(name)):
+                table.setdefault(tuple(WORD.findall(form)), code)
+    for noun, shared in SHARED_CURRENCIES.items():
+        present = [code for code in shared if code in codes] or shared
+        if present:
+            table[(noun,)] = table[(plural(noun),)] = present[0]
+    table |= {(code.lower(),): code for code in codes if code not in ("ALL", "TRY")}
+    # beside a weight the types tell which pound is meant
+    table[("pound",)] = table[("pounds",)] = "GBP"
+    table |= {tuple(t.word for t in tokens_of(sign)): code for sign, code in CURRENCY_SIGNS.items()}
+    return {form: [code] for form, code in table.items() if code in codes}
 
 
 class Read:
@@ -584,7 +564,7 @@ class Read:
 
     def _date(self, start, end, text):
         with contextlib.suppress(DateError):
-            self.add("Date", start, end, ("d", parse_date(text, self.lexicon.today).isoformat()))
+            self.add("Date", start, end, ("d", numeric_day(text).isoformat()))
 
     def _unknown(self):
         """Runs of capitalised words that nothing knows: a name that an expert may say it does not have."""

@@ -20,15 +20,14 @@ FIELD_UNITS = {"tmax": "degC", "tmin": "degC", "rain": "millimeter", "wind": "ki
 
 @meaning("field")
 def field(c, name):
-    return ("field", name)
+    return name
 
 
 @meaning("weather")
 def weather(c, what, place, date):
     if date[0] != "d":
         return None
-    tree = call("weather", place=place, date=date, field=what[1])
-    return quantity(c, tree, FIELD_UNITS[what[1]])
+    return quantity(c, call("weather", place=place, date=date, field=what), FIELD_UNITS[what])
 
 
 @meaning("any_place")
@@ -40,48 +39,38 @@ def any_place(c, name):
 @meaning("weather_apart")
 def weather_apart(c, what, first, second, date, sign="+"):
     """How much more of one field one place had than another."""
-    left, right = weather(c, what, first, date), weather(c, what, second, date)
-    if left is None or right is None or first == second:
+    return _apart(c, what, (first, date), (second, date), sign)
+
+
+@meaning("apart_days")
+def apart_days(c, what, place, date, other, sign="+"):
+    """How much more of one field a place had on one day than on another."""
+    return _apart(c, what, (place, date), (place, other), sign)
+
+
+def _apart(c, what, first, second, sign):
+    found = [weather(c, what, *each) for each in (first, second)]
+    if None in found or first == second:
         return None
-    trees = (left[1][0][0], right[1][0][0])
-    unit = FIELD_UNITS[what[1]]
+    trees, unit = [each[1][0][0] for each in found], FIELD_UNITS[what]
     return quantity(c, op("-", *(trees if sign == "+" else trees[::-1])), "Δ" + unit if unit == "degC" else unit)
 
 
-def which_place(c, first, second, date, what, mode):
-    trees = [weather(c, ("field", what), place, date) for place in (first, second)]
+@meaning("which_place")
+def which_place(c, what, first, second, date, mode):
+    trees = [weather(c, what, place, date) for place in (first, second)]
     return None if None in trees else ("which", mode, (first, second), tuple(tree[1][0][0] for tree in trees))
 
 
 @meaning("rained")
 def rained(c, place, date):
-    found = weather(c, ("field", "rain"), place, date)
+    found = weather(c, "rain", place, date)
     return None if found is None else ("yesno", ">", found[1][0][0], n(0))
-
-
-@meaning("weather_of")
-def weather_of(c, place, date, name):
-    return weather(c, ("field", name), place, date)
-
-
-@meaning("apart_of")
-def apart_of(c, first, second, date, name, sign="+"):
-    return weather_apart(c, ("field", name), first, second, date, sign)
-
-
-@meaning("apart_days")
-def apart_days(c, place, date, other, name, sign="+"):
-    """How much more of one field a place had on one day than on another."""
-    found = [weather(c, ("field", name), place, each) for each in (date, other)]
-    if None in found or date == other:
-        return None
-    trees, unit = [each[1][0][0] for each in found], FIELD_UNITS[name]
-    return quantity(c, op("-", *(trees if sign == "+" else trees[::-1])), "Δ" + unit if unit == "degC" else unit)
 
 
 @meaning("weather_spread")
 def weather_spread(c, place, date):
-    high, low = (weather(c, ("field", name), place, date) for name in ("tmax", "tmin"))
+    high, low = (weather(c, name, place, date) for name in ("tmax", "tmin"))
     return high and low and quantity(c, op("-", high[1][0][0], low[1][0][0]), "ΔdegC")
 
 
@@ -94,11 +83,6 @@ def weather_apart3(c, what, first, *rest):
 @meaning("weather_minus")
 def weather_minus(c, what, first, date, *rest):
     return weather_apart3(c, what, first, *rest, date)
-
-
-@meaning("which_place3")
-def which_place3(c, date, first, second):
-    return which_place(c, first, second, date, "wind", "max")
 
 
 # -- documents
@@ -309,11 +293,6 @@ def fact_text(c, sense):
     return ("date", sense[1]) if sense[0] == "d" else sense if sense[0] == "text" else None
 
 
-@meaning("event_day")
-def event_day(c, sense):
-    return sense
-
-
 @meaning("years_after_same")
 def years_after_same(c, title, event):
     """`how many years after Mount Harrow was Mount Tessel first climbed`: the same of both."""
@@ -333,11 +312,6 @@ def years_after_same(c, title, event):
 @meaning("years_ago")
 def years_ago(c, event):
     return op("-", n(c.today.year), event) if is_number(event) else None
-
-
-@meaning("years_apart")
-def years_apart(c, later, earlier):
-    return op("-", later, earlier) if is_number(later) and is_number(earlier) else None
 
 
 @meaning("title_age")

@@ -24,7 +24,6 @@ from transformers.utils.hub import cached_file
 from .adapters_mrkl import Phraser, disabled, plain_generate
 from .caches_puzzle import REQUIREMENTS
 from .calls_mrkl import (
-    Expert,
     MRKLError,
     NumberError,
     nearest,
@@ -35,17 +34,15 @@ from .calls_mrkl import (
 )
 from .compositions_mrkl import ComposingPlanner, Composition
 from .dates_mrkl import Dates
-from .exact_mrkl import Calculator, Currency, Units
+from .exact_mrkl import Calculator, Units
 from .experts_mrkl import Experts
 from .generation_mrkl import CUSTOM_GENERATE
-from .known_mrkl import Known, Schema
+from .known_mrkl import Known
 from .planner_mrkl import Limits
 from .plans_mrkl import PlanReader
 from .saved_mrkl import BUILDERS, sha256
 from .slots_mrkl import MAX_CHARS, read
-from .sources_mrkl import Database, Weather
 from .toolcalls_mrkl import CHOICES, ToolCalls
-from .wiki_mrkl import Wiki
 
 
 SETTINGS_FILE = "mrkl.json"
@@ -124,7 +121,7 @@ class MrklPipeline(Pipeline):
         saved, self._saved_calls = self._restore()
         self.experts = _all_experts(saved.get("experts"), experts, saved.get("missing", {}))
         self.today = _reference_date(today or saved.get("today"), self.experts)
-        self.known = known_from(self.experts, self.today)
+        self.known = Known.of(self.experts, self.today)
         made = [each if isinstance(each, Composition) else Composition.read(each) for each in compositions]
         self.compositions = list({each.name: each for each in (*saved.get("compositions", ()), *made)}.values())
         for name in examples or {}:
@@ -562,29 +559,6 @@ def _resolved(arguments, results):
 
 
 # -- experts and their data
-
-
-def known_from(experts: Mapping[str, Expert], today: str) -> Known:
-    """What queries may mention, read from the experts' own data; a name added later is found by a new pipeline."""
-    names = {"places": (), "titles": (), "currencies": (), "units": {}, "schema": Schema()}
-    for expert in experts.values():
-        if isinstance(expert, Weather):
-            names["places"] = tuple(expert.places)
-        elif isinstance(expert, Wiki):
-            names["titles"] = tuple(page["title"] for page in expert.pages.values())
-        elif isinstance(expert, Currency):
-            names["currencies"] = tuple(expert.currencies)
-        elif isinstance(expert, Units):
-            names["units"] = {name: [] for name in expert.units}
-            for form, name in expert.forms().items():
-                names["units"][name].append(form)
-        elif isinstance(expert, Database) and expert.backend == "sqlite":
-            schema = Schema.from_sqlite(expert.path)
-            if expert.allowed is not None:
-                schema.columns = {t: c for t, c in schema.columns.items() if t.casefold() in expert.allowed}
-                schema.joins = [j for j in schema.joins if j[0] in schema.columns and j[2] in schema.columns]
-            names["schema"] = schema
-    return Known(today, **names)
 
 
 def _all_experts(saved, given, missing) -> Experts:

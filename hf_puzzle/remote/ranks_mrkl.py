@@ -1,23 +1,23 @@
-"""Meanings of rules about the most and the least, groups, and named rows against each other (MRKL, arXiv 2205.00445)."""
+"""Meanings of rules about the most and the least, groups, shares, and named rows against each other (MRKL, arXiv 2205.00445)."""
 
 from .chart_mrkl import meaning
 from .rows_mrkl import (
     AGGREGATES,
-    _column_of_kind,
     _named,
     _select,
     aggregate,
     cell,
+    columns_of,
     count,
     database,
-    dated,
-    measured,
     money,
     restrict,
+    rows,
     settled,
 )
 from .tables_mrkl import Query, join_between, key_column, name, number_sql, reachable
-from .values_mrkl import is_number, is_quantity, n, op
+from .values_mrkl import is_number, is_quantity, n, op, total
+from .words_mrkl import PERIODIC
 
 
 # -- the row with the most of something
@@ -172,12 +172,6 @@ def row_difference_in(c, column, first, second, said):
     return row_difference(c, column, first, second) if column[:2] == said[:2] else None
 
 
-@meaning("row_is_more")
-def row_is_more(c, first, column, second, sign):
-    left, right = cell(c, column, first), cell(c, column, second)
-    return ("yesno", sign, left, right) if left and right and is_number(left) and is_number(right) else None
-
-
 @meaning("row_meets")
 def row_meets(c, sense, cond):
     """`does X work in Design`: whether the row with that name meets the condition."""
@@ -201,31 +195,14 @@ def two_counts(c, which, first, second):
 @meaning("top_earner")
 def top_earner(c, *rest):
     """The one who earns most, where one table pays."""
-    columns = _column_of_kind(c, {"salary", "wage", "pay", "income"}, "number")
+    columns = columns_of(c, "pay")
     return best_of_all(c, columns[0], *rest) if len(columns) == 1 else None
-
-
-@meaning("earned_best")
-def earned_best(c, best_column, which, column, how):
-    return aggregate(c, column, which, how) if best_column[:2] == column[:2] else None
 
 
 @meaning("list_names")
 def list_names(c, which, *conds):
     found = restrict(c, which, *conds) if conds else [which]
     return [names(c, r) for r in found or () if r[2]] or None
-
-
-@meaning("row_meets_measured")
-def row_meets_measured(c, sense, column, bound):
-    cond = measured(c, column, bound)
-    return None if cond is None else row_meets(c, sense, cond)
-
-
-@meaning("row_meets_dated")
-def row_meets_dated(c, sense, column, days):
-    cond = dated(c, column, days)
-    return None if cond is None else row_meets(c, sense, cond)
 
 
 @meaning("more_rows")
@@ -240,21 +217,10 @@ def more_rows(c, first, second):
 
 def total_product(c):
     """(table, quantity column, price column) of rows that have a quantity and lead to a price, or None."""
-    for table, columns in c.schema.columns.items():
-        quantity_column = next(
-            (
-                col
-                for col in columns.values()
-                if col.kind == "number" and set(col.words) & {"quantity", "amount", "count", "piece", "unit"}
-            ),
-            None,
-        )
-        if quantity_column is None:
-            continue
-        for other, theirs in c.schema.columns.items():
-            price = next((col for col in theirs.values() if col.kind == "number" and "price" in col.words), None)
-            if price is not None and reachable(c.schema, table, other):
-                return table, (table, quantity_column.name), (other, price.name, 100 if "cent" in price.words else 1)
+    for amount in columns_of(c, "quantity"):
+        for price in columns_of(c, "price"):
+            if "price" in c.schema.columns[price[0]][price[1]].words and reachable(c.schema, amount[0], price[0]):
+                return amount[0], amount, price
     return None
 
 
@@ -286,3 +252,77 @@ def stock_value(c, *cents):
             scale = "" if cents or "cent" not in price.words else "/100.0"
             return database(f"SELECT SUM({name(price.name)}*{name(stock.name)}){scale} FROM {name(table)}")
     return None
+
+
+# -- people, shares, superlatives
+
+
+def with_people(c, *conds):
+    """`who lives in Ford End`: rows of the tables whose rows are persons."""
+    found = []
+    for table in c.people:
+        found += restrict(c, rows(c, table), *conds) or ()
+    return found or None
+
+
+@meaning("with_people_names")
+def with_people_names(c, *conds):
+    """`who lives in Ford End`; who does not may be anybody, so that this is left alone."""
+    if any(_negative(cond) for cond in conds):
+        return None
+    return [names(c, which) for which in with_people(c, *conds) or ()] or None
+
+
+def _negative(cond) -> bool:
+    if cond[0] in ("or", "and"):
+        return any(_negative(each) for each in cond[1])
+    return cond[0] == "not" or cond[0] in ("is", "acted") and bool(cond[-1])
+
+
+@meaning("share_rows")
+def share_rows(c, which, cond):
+    """What percentage of rows meet a condition."""
+    some, whole = count(c, which, cond), count(c, which)
+    return [op("*", op("/", each, whole[0]), n(100)) for each in some or ()] or None
+
+
+@meaning("superlative")
+def superlative(c, best, column, *rest):
+    """`the cheapest fare`: the extreme of the column itself."""
+    return aggregate(c, column, *rest) if best[:2] == column[:2] else None
+
+
+@meaning("rows_extreme")
+def rows_extreme(c, which, column, how):
+    """`the largest harvest in tonnes`."""
+    return aggregate(c, column, which, how) if which[1] == column[0] else None
+
+
+@meaning("most_common")
+def most_common(c, column, how):
+    return best_group_count(c, column, rows(c, column[0]), how)
+
+
+# -- columns that are so much per hour
+
+
+def period_of_column(c, column) -> str | None:
+    """The unit of time that a column's numbers are for, such as the hour of an hourly wage."""
+    words = c.schema.columns[column[0]][column[1]].words
+    return next((PERIODIC[word] for word in words if word in PERIODIC), None)
+
+
+@meaning("cell_per")
+def cell_per(c, sense, column, unit):
+    """`how much does X earn per hour`: only of a column that says so."""
+    return cell(c, column, sense) if period_of_column(c, column) == unit else None
+
+
+@meaning("earned_for")
+def earned_for(c, sense, column, time):
+    """`what does X earn for 38 hours`: so much per hour, so many times."""
+    period, rate = period_of_column(c, column), cell(c, column, sense)
+    if period is None or rate is None or not is_quantity(time) or c.units is None or period not in c.units.units:
+        return None
+    length = total(c, time, period)
+    return None if length is None or not is_number(rate) else op("*", rate, length)

@@ -19,10 +19,8 @@ from .chart_mrkl import Chart, Grammar, TooComplex
 from .grammar_mrkl import BLOCKS
 from .known_mrkl import Known
 from .lexicon_mrkl import MAX_TOKENS, Lexicon
-from .linked_mrkl import linked  # noqa: F401
 from .lookups_mrkl import edges as lookup_edges
 from .lookups_mrkl import money_context
-from .measures_mrkl import rate_in  # noqa: F401
 from .plan_mrkl import Plan, compiled
 from .ranks_mrkl import best  # noqa: F401
 from .rows_mrkl import database  # noqa: F401
@@ -36,17 +34,6 @@ MAX_READINGS = 6
 @functools.cache
 def grammar() -> Grammar:
     return Grammar(BLOCKS)
-
-
-@functools.cache
-def vocabulary() -> frozenset:
-    """Every word of the rules."""
-    found, open_ = set(), [grammar().root]
-    while open_:
-        state = open_.pop()
-        found |= set(state.words)
-        open_ += [*state.words.values(), *state.categories.values()]
-    return frozenset(found)
 
 
 # a sentence that tells the system what to do is set aside: it is neither question nor data
@@ -90,7 +77,7 @@ class Reader:
         self.schema = known.schema
         self.tables = Tables(known)
         words = {word for form in self.tables.forms for word in form}
-        self.lexicon = Lexicon(known, self.units, vocabulary(), words)
+        self.lexicon = Lexicon(known, grammar().vocabulary | words)
         self.people = tuple(t for t in known.schema.columns if ("People", t) in self.tables.forms.get(("people",), ()))
         # what pages were found to say; they do not change while the experts live
         self.pages, self.facts = {}, {}

@@ -1,10 +1,14 @@
-"""Meanings of the grammar's rules about rows, columns and groups of a database (MRKL, arXiv 2205.00445)."""
+"""Meanings of the grammar's rules about rows and columns of a database (MRKL, arXiv 2205.00445)."""
 
 import datetime
 
-from .chart_mrkl import MEANINGS, meaning
+from .chart_mrkl import meaning
 from .tables_mrkl import Query, in_columns_unit, join_between, key_column, label_column, name, number_sql, reachable
-from .values_mrkl import call, in_unit, is_number, is_quantity, op, quantity
+from .values_mrkl import call, is_number, is_quantity, op, quantity
+from .words_mrkl import DESTINATIONS, ORIGINS, ROLES
+
+
+MONEY_WORDS = frozenset(str.split("salary price cost fee wage pay income fare rent amount total"))
 
 
 def database(sql) -> tuple:
@@ -14,19 +18,7 @@ def database(sql) -> tuple:
 def money(c, tree, reference):
     """A number of the database, in the currency that the question says its prices are in."""
     words = set(c.schema.columns[reference[0]][reference[1]].words)
-    if c.money and words & {
-        "salary",
-        "price",
-        "cost",
-        "fee",
-        "wage",
-        "pay",
-        "income",
-        "fare",
-        "rent",
-        "amount",
-        "total",
-    }:
+    if c.money and words & MONEY_WORDS:
         return quantity(c, tree, c.money)
     return tree
 
@@ -48,8 +40,7 @@ def settled(c, table, cond) -> list:
     if kind == "not":
         return [("not", each) for each in settled(c, table, cond[1])]
     if kind == "acted":
-        # a meaning of `linked_mrkl`, which stands on this module
-        return MEANINGS["settled_acts"](c, table, cond)
+        return settled_acts(c, table, cond)
     if kind == "named":
         key = key_column(c.schema, table)
         return [("named", (table, key), cond[1])] if key else []
@@ -89,11 +80,6 @@ def people(c, table):
     return ("rows", table, (("people",),))
 
 
-@meaning("count_workers")
-def count_workers(c, table, cond):
-    return count(c, ("rows", table, ()), cond)
-
-
 @meaning("restrict")
 def restrict(c, which, *conds):
     """Rows that meet a condition more."""
@@ -123,6 +109,31 @@ def _of_place(c, cond) -> bool:
     return cond[0] == "is" and bool(set(c.schema.columns[cond[1][0]][cond[1][1]].words) & PLACES)
 
 
+@meaning("role_rows")
+def role_rows(c, sense):
+    """`pickers`: the rows that have that role."""
+    found = []
+    for table, column, _ in sense[1]:
+        if set(c.schema.columns[table][column].words) & ROLES:
+            found += restrict(c, rows(c, table), value(c, sense)) or ()
+    return found or None
+
+
+@meaning("sided")
+def sided(c, cond, side):
+    """`from` and `to` a value: of the column that says where things come from or go to, where there is one."""
+    if cond[0] in ("or", "and"):
+        parts = tuple(sided(c, each, side) for each in cond[1])
+        return (cond[0], parts) if all(parts) else None
+    if cond[0] != "is":
+        return cond
+    names = {"from": ORIGINS, "to": DESTINATIONS}
+    said = {each: set(c.schema.columns[each[0]][each[1]].words) for each in cond[1]}
+    tables = {each[0] for each in said if said[each] & (ORIGINS | DESTINATIONS)}
+    fits = tuple(each for each in cond[1] if said[each] & names[side] or each[0] not in tables)
+    return ("is", fits, *cond[2:]) if fits else None
+
+
 @meaning("valued_rows")
 def valued_rows(c, values, which):
     return restrict(c, which, values)
@@ -133,6 +144,7 @@ def value(c, sense):
     return ("is", sense[1], False)
 
 
+@meaning("either")
 def either(c, *conds):
     parts = ()
     for cond in conds:
@@ -154,20 +166,16 @@ def negated(c, cond):
     return ("not", cond)
 
 
-def neither(c, left, right):
-    return ("and", (negated(c, left), negated(c, right)))
-
-
 @meaning("both")
 def both(c, left, right):
     return ("and", (left, right))
 
 
-@meaning("no_column")
-def no_column(c, column):
-    """`have no stock`: a number that is zero."""
+@meaning("zero")
+def zero(c, column, sign):
+    """`have no stock` ("="), `delayed` (">"): a number that is zero, or more."""
     kind = c.schema.columns[column[0]][column[1]].kind
-    return ("than", (column,), "=", "0") if kind == "number" else None
+    return ("than", (column,), sign, "0") if kind == "number" else None
 
 
 @meaning("named")
@@ -203,8 +211,11 @@ def range_bound(c, low, high):
     return bounds(c, first, last) if first and last else None
 
 
-def than_average(c, sign, *conds):
-    return ("bound", ((sign, ("average", conds)),))
+@meaning("than_average")
+def than_average(c, *rest):
+    """More or less than the average of rows that meet conditions; that it is one of that column is said as well."""
+    *said, sign = rest
+    return ("bound", ((sign, ("average", tuple(each for each in said if each[0] in CONDITIONS))),))
 
 
 @meaning("measured")
@@ -290,6 +301,59 @@ def dated(c, column, days):
     return ("when", (column,), days[1], days[2])
 
 
+# -- what was done: a table whose rows refer to others holds acts, and `words_mrkl.ACTS` says which verbs
+
+
+def linked(c, table, act, conds, negated=False):
+    """The condition that some row of `act` refers to a row of `table`, and meets `conds`."""
+    join = join_between(c.schema, act, table)
+    if join is None or join[0] != act:
+        return []
+    found = restrict(c, ("rows", act, ()), *conds) if conds else [("rows", act, ())]
+    inner = [_select(c, r, f"{name(act)}.{name(join[1])}") for r in found or ()]
+    return [("within", (table, join[3]), sql, negated) for sql in inner]
+
+
+def settled_acts(c, table, cond) -> list:
+    """Choices for an "acted" condition on rows of `table`."""
+    _, done, conds, negated = cond
+    if table == done:
+        if negated:
+            return []
+        found = restrict(c, ("rows", table, ()), *conds) if conds else [("rows", table, ())]
+        return [("and", r[2]) if len(r[2]) > 1 else r[2][0] for r in found or () if r[2]]
+    return linked(c, table, done, conds, negated)
+
+
+@meaning("act")
+def act(c, table, *conds):
+    """`have flown to Pellan`, or ("never" last) have not: rows that meet it, or rows that refer to others which do."""
+    never = conds[-1:] == ("never",)
+    return ("acted", table, conds[:-1] if never else conds, never)
+
+
+@meaning("act_noun")
+def act_noun(c, table, said, *conds):
+    """`made trips to Vik`: the rows are named as well."""
+    return act(c, table, *conds) if table == said else None
+
+
+@meaning("count_acts")
+def count_acts(c, which, cond, table, *conds):
+    """`how many flights did Priya Nair fly in July`."""
+    return count(c, which, cond, *conds) if which[1] == table else None
+
+
+@meaning("sum_acts")
+def sum_acts(c, column, *rest):
+    """`how many tonnes did Agnes Pike bring in`: the sum of a number that the rows of what was done have."""
+    tables = [each for each in rest if isinstance(each, str)]
+    conds = [each for each in rest if not isinstance(each, str)]
+    if column[0] not in tables or c.schema.columns[column[0]][column[1]].kind != "number":
+        return None
+    return aggregate(c, column, *conds, "sum")
+
+
 # -- counts, totals, extremes
 
 
@@ -300,19 +364,13 @@ def count(c, which, *conds):
 
 
 @meaning("count_distinct")
-def count_distinct(c, column, *conds):
-    """How many different values a column has."""
-    found = restrict(c, ("rows", column[0], ()), *conds) if conds else [("rows", column[0], ())]
-    return [
-        database(_select(c, r, f"COUNT(DISTINCT {name(column[0])}.{name(column[1])})")) for r in found or ()
-    ] or None
-
-
-@meaning("count_distinct_of")
-def count_distinct_of(c, column, which):
-    if which[1] != column[0]:
-        return None
-    return database(_select(c, which, f"COUNT(DISTINCT {name(column[0])}.{name(column[1])})"))
+def count_distinct(c, column, *given):
+    """How many different values a column has, of given rows or of those that meet conditions."""
+    which, conds = ("rows", column[0], ()), given
+    if given and given[0][0] == "rows":
+        which, conds = given[0], given[1:]
+    found = (restrict(c, which, *conds) if conds else [which]) if which[1] == column[0] else None
+    return [database(_select(c, r, f"COUNT(DISTINCT {name(column[0])}.{name(column[1])})")) for r in found or ()]
 
 
 @meaning("count_linked")
@@ -342,10 +400,7 @@ def any_date(c, days):
 @meaning("sum_quantity")
 def sum_quantity(c, cond, *days):
     """Units ordered: the sum of the one column of quantities."""
-    columns = [
-        (t, col.name) for t, cols in c.schema.columns.items() for col in cols.values()
-        if col.kind == "number" and set(col.words) & {"quantity", "amount", "count", "piece", "unit"}
-    ]  # fmt: skip
+    columns = columns_of(c, "quantity")
     if len(columns) != 1:
         return None
     return aggregate(c, columns[0], cond, *(any_date(c, each) for each in days), "sum")
@@ -448,6 +503,41 @@ def cell(c, column, sense):
     return ("d", tree) if kind == "date" else ("text", tree)
 
 
+# what one column of a table is about: its kind, and words of its name
+ABOUT = {
+    "place": ("text", "city town location place country address"),
+    "price": ("number", "price cost fee fare"),
+    "stock": ("number", "stock inventory available copy"),
+    "hired": ("date", "hired hire joined started start appointed enlisted recruited employed"),
+    "birth": ("date", "birth born birthday birthdate dob"),
+    "pay": ("number", "salary wage pay income"),
+    "quantity": ("number", "quantity amount count piece unit"),
+}
+
+
+def columns_of(c, about, table=None) -> list:
+    """The columns of the schema, or of one table, that are about something of `ABOUT`."""
+    kind, words = ABOUT[about]
+    found = []
+    for each in c.schema.columns if table is None else (table,):
+        for col in c.schema.columns[each].values():
+            if col.kind == kind and set(col.words) & set(words.split()):
+                found.append((each, col.name, 100 if kind == "number" and "cent" in col.words else 1))
+    return found
+
+
+@meaning("cell_about")
+def cell_about(c, sense, about):
+    """`where does X live`, `how much is X`: the one column of its row that is about that."""
+    found = []
+    for table in {each[0] for each in sense[1]}:
+        columns = columns_of(c, about, table)
+        if len(columns) == 1:
+            found.append(cell(c, columns[0], sense))
+    found = [each for each in found if each]
+    return found[0] if len(found) == 1 else None
+
+
 @meaning("cell_when")
 def cell_when(c, column, sense, days):
     """The value of a column in the row with that name and day."""
@@ -465,21 +555,6 @@ def cell_in_table(c, column, table, sense):
     return cell(c, column, sense) if column[0] == table else None
 
 
-@meaning("place_of")
-def place_of(c, sense):
-    """`where does X live`: the one column of places."""
-    found = []
-    for table, column, _ in sense[1]:
-        places = [
-            col
-            for col in c.schema.columns[table].values()
-            if set(col.words) & {"city", "town", "location", "place", "country", "address"} and col.kind == "text"
-        ]
-        if column == key_column(c.schema, table) and len(places) == 1:
-            found.append(cell(c, (table, places[0].name), sense))
-    return found[0] if len(found) == 1 else None
-
-
 @meaning("missing")
 def missing(c, column, unknown):
     """A named row that the table has not: the expert is asked, and says so."""
@@ -488,19 +563,6 @@ def missing(c, column, unknown):
         return None
     query = Query(c.schema, column[0])
     return ("text", database(query.select(query.column(column), (("is", (column[0], key), unknown, False),))))
-
-
-# -- the same in other orders of words
-
-
-@meaning("either_value")
-def either_value(c, cond, sense):
-    return either(c, cond, value(c, sense))
-
-
-@meaning("either_values")
-def either_values(c, left, right):
-    return either(c, value(c, left), value(c, right))
 
 
 @meaning("lives")
@@ -513,132 +575,14 @@ def lives(c, cond):
     return ("is", fits, cond[2]) if fits else None
 
 
-@meaning("lives_not")
-def lives_not(c, cond):
-    found = lives(c, cond)
-    return None if found is None else negated(c, found)
-
-
-@meaning("neither_value")
-def neither_value(c, left, right):
-    return neither(c, value(c, left), value(c, right))
-
-
-@meaning("not_dated")
-def not_dated(c, column, days):
-    found = dated(c, column, days)
-    return None if found is None else negated(c, found)
-
-
-@meaning("not_measured")
-def not_measured(c, column, bound):
-    found = measured(c, column, bound)
-    return None if found is None else negated(c, found)
-
-
 @meaning("whose_value")
 def whose_value(c, column, cond):
     return ("of", cond[1], (column[:2],)) if cond[0] == "is" else None
 
 
-@meaning("whose_not")
-def whose_not(c, column, cond):
-    found = whose_value(c, column, cond)
-    return None if found is None else ("not", found)
-
-
-@meaning("than_average_of")
-def than_average_of(c, *rest):
-    return than_average(
-        c, rest[-1], *(each for each in rest[:-1] if isinstance(each[0], str) and each[0] in CONDITIONS)
-    )
-
-
-@meaning("count_when")
-def count_when(c, which, cond, days):
-    return count(c, which, cond, any_date(c, days)) if days[0] == "days" else None
-
-
-@meaning("count_not")
-def count_not(c, which, cond):
-    return count(c, which, negated(c, cond))
-
-
-@meaning("units_in")
-def units_in(c, sense, column):
-    return cell(c, column, sense) if c.schema.columns[column[0]][column[1]].kind == "number" else None
-
-
 @meaning("aggregate_all")
 def aggregate_all(c, column, which, how):
     return aggregate(c, column, which, how) if which[2] else None
-
-
-@meaning("price_of")
-def price_of(c, sense):
-    found = []
-    for table in {each[0] for each in sense[1]}:
-        prices = [
-            col
-            for col in c.schema.columns[table].values()
-            if {"price", "cost", "fee", "fare"} & set(col.words) and col.kind == "number"
-        ]
-        if len(prices) == 1:
-            found.append(cell(c, (table, prices[0].name, 100 if "cent" in prices[0].words else 1), sense))
-    return found[0] if len(found) == 1 else None
-
-
-@meaning("year_cell")
-def year_cell(c, sense, column):
-    found = cell(c, column, sense)
-    return found if found and is_number(found) else None
-
-
-@meaning("count_period")
-def count_period(c, which, period):
-    return count(c, which, any_date(c, ("days", *period[1:])))
-
-
-@meaning("often")
-def often(c, sense, which):
-    """How often a name stands in rows."""
-    return count(c, which, value(c, sense))
-
-
-@meaning("headcount_of")
-def headcount_of(c, sense, column):
-    cond = of_column(c, sense, column)
-    return None if cond is None else headcount(c, cond)
-
-
-@meaning("units_left")
-def units_left(c, sense):
-    """How many are left of a thing: the one column of stocks in its row."""
-    found = []
-    for table in {each[0] for each in sense[1]}:
-        stocks = [
-            col
-            for col in c.schema.columns[table].values()
-            if col.kind == "number" and set(col.words) & {"stock", "inventory", "available", "copy"}
-        ]
-        if len(stocks) == 1:
-            found.append(cell(c, (table, stocks[0].name), sense))
-    return found[0] if len(found) == 1 else None
-
-
-def _column_of_kind(c, words, kind):
-    return [
-        (t, col.name) for t, cols in c.schema.columns.items() for col in cols.values()
-        if col.kind == kind and set(col.words) & words
-    ]  # fmt: skip
-
-
-@meaning("hired_of")
-def hired_of(c, sense):
-    words = {"hired", "hire", "joined", "started", "start", "appointed", "enlisted", "recruited", "employed"}
-    found = [cell(c, column, sense) for column in _column_of_kind(c, words, "date")]
-    found = [each for each in found if each]
-    return found[0] if len(found) == 1 else None
 
 
 @meaning("headcount")
@@ -656,30 +600,3 @@ def headcount(c, *conds):
     for other in found[1:]:
         tree = op("+", tree, other)
     return tree
-
-
-@meaning("count_days")
-def count_days(c, which, days):
-    return count(c, which, any_date(c, days)) if days[0] == "days" else None
-
-
-@meaning("cells_between")
-def cells_between(c, unit, first, second, column):
-    """Days from one row's date to another's."""
-    dates = [cell(c, column, sense) for sense in (first, second)]
-    if not all(dates) or dates[0][0] != "d" or unit != "day":
-        return None
-    return call("dates", op="days_between", start=dates[0], end=dates[1])
-
-
-@meaning("cell_weekday")
-def cell_weekday(c, sense, column):
-    found = cell(c, column, sense)
-    return ("text", call("dates", op="weekday", date=found)) if found and found[0] == "d" else None
-
-
-@meaning("cell_in")
-def cell_in(c, currency, sense, column):
-    """A price in another currency, where the question says which one prices are in."""
-    found = cell(c, column, sense)
-    return in_unit(c, found, currency) if found and is_quantity(found) else None

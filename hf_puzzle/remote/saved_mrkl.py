@@ -7,8 +7,7 @@ from pathlib import Path
 
 from .calls_mrkl import MRKLError, exact_text, parse_number
 from .dates_mrkl import Dates
-from .exact_mrkl import TEMPERATURES, Calculator, Currency, Units
-from .exact_mrkl import _spellings as spellings_of
+from .exact_mrkl import Calculator, Currency, Units
 from .sources_mrkl import Database, OpenMeteo, Weather
 from .wiki_mrkl import Wiki
 
@@ -35,30 +34,8 @@ def _iso(date) -> str | None:
 
 
 def _save_units(expert, data):
-    forms: dict[str, set] = {}
-    for form, name in expert._exact.items():
-        forms.setdefault(name, set()).add(form)
-    table = {}
-    for name, (dimension, size, offset) in expert.units.items():
-        factor = None if offset or name.casefold() in TEMPERATURES else exact_text(size)
-        table[name] = {
-            "dimension": dimension,
-            "factor": factor,
-            "forms": _roots(forms.get(name, set()), expert._exact),
-        }
-    text = json.dumps(table, ensure_ascii=False, indent=0)
+    text = json.dumps(expert.given, ensure_ascii=False, indent=0, default=exact_text)
     return {"pint": expert._pint, "table": _write(data, f"{expert.name}.json", text)}
-
-
-def _roots(forms, known) -> list[str]:
-    """The fewest of `forms` whose plurals and other spellings are all of them, and none that is not `known`."""
-    whole = {form: set(spellings_of(form)) for form in forms}
-    kept, covered = [], set()
-    for form in sorted(forms, key=lambda form: (-len(whole[form]), form)):
-        if whole[form] <= set(known) and not whole[form] <= covered:
-            kept.append(form)
-            covered |= whole[form]
-    return sorted(kept)
 
 
 def _load_units(options, files, today):

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+from .calendar_mrkl import DateError
 from .calls_mrkl import (
     Expert,
     MRKLError,
@@ -34,7 +35,7 @@ from .calls_mrkl import (
     reading,
     short,
 )
-from .dates_mrkl import DateError, day, parse_date, parse_today
+from .dates_mrkl import parse_date, parse_today
 
 
 # -- database
@@ -573,7 +574,7 @@ class WeatherTable:
             if not place or not isinstance(row, Mapping):
                 raise MRKLError(f"weather table: {short(key)} must be 'place|date' with a row of fields")
             self.names[_folded(place)] = place
-            self.rows.setdefault(_folded(place), {})[day(date)] = row
+            self.rows.setdefault(_folded(place), {})[parse_date(date)] = row
         self.places = sorted(self.names.values())
 
     def look_up(self, place, date, field):

@@ -99,17 +99,6 @@ def measure(c, tree, unit):
     return quantity(c, tree, unit) if is_number(tree) else None
 
 
-@meaning("pair")
-def pair(c, left, right, unit):
-    """`30 and 860 dollars together`: one unit for both."""
-    return measure(c, op("+", left, right), unit)
-
-
-@meaning("one")
-def one(c, unit):
-    return quantity(c, ONE, unit)
-
-
 @meaning("compound")
 def compound(c, left, right):
     """`5 feet 11 inches`: the second unit is smaller than the first, and its number too small to reach it."""
@@ -205,7 +194,10 @@ def delta(c, value):
 
 
 @meaning("below_zero")
-def below_zero(c, tree, unit):
+def below_zero(c, tree, unit, zero=None, of=None):
+    """`5 degrees below zero`, also where the zero is a number with the same unit."""
+    if zero is not None and constant(zero) != 0 or of not in (None, unit):
+        return None
     return quantity(c, ("neg", tree), unit) if unit in TEMPERATURES and is_number(tree) else None
 
 
@@ -310,29 +302,23 @@ def negative(c, value):
     return None
 
 
-@meaning("power")
-def power(c, base, exponent):
-    return op("**", base, exponent) if is_number(base) and is_number(exponent) else None
+@meaning("number")
+def number(c, sense):
+    """What is a number, without a unit."""
+    return sense if is_number(sense) else None
 
 
-@meaning("power_of")
-def power_of(c, base, exponent):
-    return power(c, base, n(exponent))
+@meaning("n")
+def ordinal(c, value):
+    """An ordinal as a number."""
+    return n(value)
 
 
 @meaning("root")
-def root(c, value, degree="2"):
-    return op("**", value, op("/", ONE, n(degree))) if is_number(value) else None
-
-
-@meaning("nth_root")
-def nth_root(c, degree, value):
-    return root(c, value, degree) if degree > 1 else None
-
-
-@meaning("times_of")
-def times_of(c, value, factor):
-    return arithmetic(c, n(factor), value, "*")
+def root(c, value, degree):
+    """The `degree`-th root; the first is none."""
+    degree = degree if isinstance(degree, tuple) else n(degree)
+    return op("**", value, op("/", ONE, degree)) if is_number(value) and degree != ONE else None
 
 
 @meaning("fraction_of")
@@ -368,21 +354,6 @@ def pct_change(c, value, share, sign):
     """A value raised ("+") or lowered ("-") by a percentage."""
     factor = op("/", op(sign, HUNDRED, share[1]), HUNDRED)
     return op("*", value, factor) if is_number(value) else arithmetic(c, factor, value, "*")
-
-
-@meaning("what_pct")
-def what_pct(c, part, whole):
-    ratio = arithmetic(c, part, whole, "/")
-    return op("*", ratio, HUNDRED) if ratio is not None and is_number(ratio) else None
-
-
-@meaning("growth")
-def growth(c, before, after, sign="+"):
-    """The change from `before` to `after` in per cent of `before`."""
-    ratio = arithmetic(c, after, before, "/")
-    if ratio is None or not is_number(ratio):
-        return None
-    return op("*", op("-", *((ratio, ONE) if sign == "+" else (ONE, ratio))), HUNDRED)
 
 
 # -- lists
@@ -421,10 +392,8 @@ def difference(c, items):
         return None
     values = [constant(each) if is_number(each) else None for each in (left, right)]
     if None in values:
-        apart = arithmetic(c, left, right, "-")
-        if apart is None or not is_number(apart):
-            return apart
-        return apart  # of what is looked up the first less the second, in the order of the question
+        # of what is looked up the first less the second, in the order of the question
+        return arithmetic(c, left, right, "-")
     return op("-", *((left, right) if values[0] >= values[1] else (right, left)))
 
 
@@ -490,11 +459,6 @@ def remains(c, value):
     return None if is_number(value) and value[0] == "op" and value[1] == "/" else value
 
 
-@meaning("floor_division")
-def floor_division(c, left, right):
-    return op("//", left, right) if is_number(left) and is_number(right) else None
-
-
 @meaning("rounded")
 def rounded(c, value, places="0"):
     """Rounded half away from zero, by the calculator: floor(x * 10**k + 1/2) / 10**k for what is not negative."""
@@ -512,38 +476,185 @@ def rounded(c, value, places="0"):
 # -- several statements
 
 
+@meaning("step")
+def step(c, operand, sign):
+    """An operation on what came before: the operand may be a percentage, by which that is raised or lowered."""
+    return ("then", sign, operand)
+
+
 @meaning("then")
 def then(c, value, step):
-    """`value`, and an operation on it: ("then", sign, operand) or ("then", "by", share, sign)."""
-    if step[1] == "pct":
-        return pct_change(c, value, step[2], step[3])
-    if step[1] == "power":
-        return power(c, value, step[2])
-    return arithmetic(c, value, step[2], step[1])
+    """`value`, and an operation on it."""
+    _, sign, operand = step
+    return pct_change(c, value, operand, sign) if operand[0] == "pct" else arithmetic(c, value, operand, sign)
 
 
-@meaning("step")
-def step(c, value, sign):
-    return ("then", sign, value) if is_number(value) or is_quantity(value) else None
+# -- rates and comparisons
 
 
-@meaning("step_times")
-def step_times(c, factor):
-    return ("then", "*", n(Fraction(factor)))
+@meaning("sign_cur")
+def sign_cur(c, sign, tree, code):
+    return (
+        measure(c, tree, code)
+        if sign == code or (sign == "$USD" and code in ("$USD", "$AUD", "$CAD", "$NZD", "$HKD", "$SGD"))
+        else None
+    )
 
 
-@meaning("step_power")
-def step_power(c, exponent):
-    return ("then", "power", n(exponent))
+@meaning("yesno")
+def yesno(c, left, right, sign):
+    """Whether `left` is more, less or the same as `right`."""
+    if is_quantity(left) and is_quantity(right):
+        unit = right[1][0][1]
+        left, right = total(c, left, unit), total(c, right, unit)
+        if left is None or right is None:
+            return None
+    return ("yesno", sign, left, right) if is_number(left) and is_number(right) else None
 
 
-@meaning("step_pct")
-def step_pct(c, share, sign):
-    return ("then", "pct", share, sign)
+@meaning("which")
+def which(c, left, right, mode):
+    """The greater or smaller of two, as it was said."""
+    first = yesno(c, left, right, ">")
+    return None if first is None else ("which", mode, (said(c, left), said(c, right)), first[2:])
 
 
-@meaning("solve")
-def solve(c, left, right, sign):
-    """x sign a = b."""
-    inverse = {"+": "-", "-": "+", "*": "/", "/": "*"}
-    return arithmetic(c, right, left, inverse[sign])
+def said(c, value) -> str:
+    """A value as a label: units in the question's own spelling."""
+    if is_number(value):
+        known = constant(value)
+        return "" if known is None else exact_text(known)
+    return " ".join(f"{said(c, tree)} {c.spelling(unit)}" for tree, unit in value[1])
+
+
+@meaning("per_named")
+def per_named(c, upper, lower):
+    if c.units is None or not {upper, lower} <= set(c.units.units):
+        return None
+    return ("rate", upper, lower, Fraction(1))
+
+
+@meaning("per")
+def per(c, upper, lower, count=ONE):
+    """The unit of a rate: so much of `upper` per `count` of `lower`."""
+    value = constant(count)
+    return ("rate", upper, lower, value) if value and value > 0 else None
+
+
+@meaning("rated")
+def rated(c, tree, rate):
+    return ("rated", tree, rate)
+
+
+@meaning("rate_in")
+def rate_in(c, value, rate):
+    """A rate in another: units above and below are converted apart; the inverse where they have changed places."""
+    _, tree, (_, upper, lower, count) = value
+    _, to_upper, to_lower, to_count = rate
+    above, below = (dimension(c, upper), dimension(c, lower)), (dimension(c, to_upper), dimension(c, to_lower))
+    if (
+        {"temp", "Δtemp"} & {*above, *below}
+        or above[0] == above[1]
+        or (upper, lower, count) == (to_upper, to_lower, to_count)
+    ):
+        return None
+    if above == below:
+        found = op("*", tree, op("*", converted(c, ONE, upper, to_upper), converted(c, ONE, to_lower, lower)))
+        return op("*", found, n(to_count / count))
+    if above == below[::-1]:
+        factors = op("*", converted(c, ONE, lower, to_upper), converted(c, ONE, to_lower, upper))
+        return op("*", op("/", n(count * to_count), tree), factors)
+    return None
+
+
+# -- stories
+
+
+@meaning("stuff")
+def stuff(c, value, noun=""):
+    """So many of a thing: ("stuff", value, noun)."""
+    return ("stuff", value, noun)
+
+
+@meaning("owned")
+def owned(c, before, change, sign):
+    """More or fewer of the same thing; of another thing there is no sum."""
+    value = arithmetic(c, before[1], change[1], sign)
+    nouns = {noun for noun in (before[2], change[2]) if noun}
+    return None if value is None or len(nouns) > 1 else ("stuff", value, next(iter(nouns), ""))
+
+
+@meaning("owned_left")
+def owned_left(c, owned, noun=""):
+    return owned[1] if not noun or not owned[2] or noun == owned[2] else None
+
+
+@meaning("redate")
+def redate(c, value, date):
+    """A conversion of money without a day, at the rates of that day."""
+    if not is_quantity(value) or len(value[1]) != 1 or date[0] != "d":
+        return None
+    tree, unit = value[1][0]
+    if tree[0] != "call" or tree[1] != "currency" or dict(tree[2])["date"] is not None:
+        return None
+    return quantity(c, call("currency", **{**{_name(k): v for k, v in tree[2]}, "date": date}), unit)
+
+
+def _name(argument):
+    return argument + "_" if argument == "from" else argument
+
+
+@meaning("priced")
+def priced(c, value, noun):
+    """`a $50 shirt`: a price, whatever it is the price of."""
+    return value if value[1][0][1].startswith("$") else None
+
+
+# -- speeds, packs, and what one of several costs
+
+
+def _speed(c, value):
+    """(number, length, time) of a speed that is a length per time, such as 60 mph."""
+    if not is_quantity(value) or len(value[1]) != 1:
+        return None
+    tree, unit = value[1][0]
+    length, _, time = unit.partition("_per_")
+    return (tree, length, time) if {length, time} <= set(c.units.units if c.units is not None else ()) else None
+
+
+@meaning("distance")
+def distance(c, *senses):
+    """How far at that speed in that time; a noun before them says who moves."""
+    speed, time = senses[-2:]
+    found = _speed(c, speed)
+    hours = total(c, time, found[2]) if found and is_quantity(time) else None
+    return None if hours is None else quantity(c, op("*", found[0], hours), found[1])
+
+
+@meaning("duration")
+def duration(c, length, speed):
+    found = _speed(c, speed)
+    far = total(c, length, found[1]) if found and is_quantity(length) else None
+    return None if far is None else quantity(c, op("/", far, found[0]), found[2])
+
+
+@meaning("proportion")
+def proportion(c, count, noun, price, *rest):
+    """`3 apples cost 2.40, what do 5 cost`: as many times the price of one."""
+    wanted = [each for each in rest if is_number(each)] or [ONE]
+    if any(each != noun for each in rest if isinstance(each, str)):
+        return None
+    return arithmetic(c, arithmetic(c, price, count, "/"), wanted[0], "*") if constant(count) else None
+
+
+@meaning("packed")
+def packed(c, box, count, thing, asked, boxes, box_again):
+    """`a box holds 24 eggs, how many eggs in 15 boxes`."""
+    return op("*", count, boxes) if (box, thing) == (box_again, asked) else None
+
+
+@meaning("part_of_op")
+def part_of_op(c, share, left, right, sign):
+    """`half of 7 plus 3` may be half of 10 too."""
+    part = constant(share)
+    return None if part is None or part.denominator == 1 else op("*", share, op(sign, left, right))

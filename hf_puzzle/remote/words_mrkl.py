@@ -77,11 +77,6 @@ HOLIDAYS = {
     "new year's eve": (12, 31), "new year's day": (1, 1), "new years day": (1, 1), "halloween": (10, 31),
     "valentine's day": (2, 14), "valentines day": (2, 14),
 }  # fmt: skip
-TIME_WORDS = {
-    "day": "day", "days": "day", "week": "week", "weeks": "week", "fortnight": "fortnight", "fortnights": "fortnight",
-    "month": "month", "months": "month", "year": "year", "years": "year", "decade": "decade", "decades": "decade",
-}  # fmt: skip
-
 # names that stand for one currency, and names that several share with the one meant when only the noun is said
 CURRENCY_NAMES = {
     "AUD": "australian dollar|aussie dollar|aud$", "BGN": "bulgarian lev|bulgarian leva|lev|leva",
@@ -107,28 +102,13 @@ CURRENCY_SIGNS = {
     "US$": "USD", "A$": "AUD", "AU$": "AUD", "C$": "CAD", "CA$": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD",
     "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "zł": "PLN", "₩": "KRW", "₺": "TRY", "₽": "RUB", "฿": "THB",
 }  # fmt: skip
-KNOWN_CODES = frozenset(CURRENCY_NAMES)
 # words that would be read as currencies in ordinary sentences
 NOT_ALONE = {"won", "real", "rand", "lev", "buck", "bucks", "try", "all", "sterling", "crown", "crowns", "score"}
 
-UNIT_NAMES = {
-    "nanometer": "nm", "micrometer": "micron", "millimeter": "mm|millimetre", "centimeter": "cm|centimetre", "decimeter": "dm",
-    "meter": "m|metre", "kilometer": "km|kilometre|klick|kms", "inch": "inches|in|\"", "foot": "feet|ft", "yard": "yd|yds",
-    "mile": "mi|statute mile", "nautical_mile": "nmi|sea mile", "furlong": "", "fathom": "", "league": "", "light_year": "",
-    "milligram": "mg", "gram": "g|gramme|gms", "kilogram": "kg|kilo|kilogramme|kgs", "tonne": "metric ton|metric tonne|t",
-    "ton": "short ton", "ounce": "oz|ounce of weight|weight ounce", "pound": "lb|lbs|pound of mass|pound mass|pound weight|pound in weight", "stone": "st",
-    "carat": "", "milliliter": "ml|millilitre|mls", "centiliter": "cl|centilitre", "deciliter": "dl|decilitre", "liter": "l|litre|ltr",
-    "cubic_meter": "cubic metre|m3|m³", "gallon": "gal|us gallon|american gallon|u.s. gallon", "quart": "qt", "pint": "pt", "cup": "",
-    "fluid_ounce": "fl oz|floz", "tablespoon": "tbsp", "teaspoon": "tsp", "barrel": "bbl", "second": "sec|secs|s", "minute": "min|mins",
-    "hour": "h|hr|hrs", "day": "days of 24 hours|d", "week": "", "millisecond": "ms", "degC": "celsius|degree celsius|degrees celsius|°c|deg c|degree c|degrees c|centigrade|degree centigrade|degrees centigrade|c|celsius degree|celsius degrees",
-    "degF": "fahrenheit|degree fahrenheit|degrees fahrenheit|°f|deg f|degree f|degrees f|f|fahrenheit degree|fahrenheit degrees", "kelvin": "k|degree kelvin",
-    "meter_per_second": "metre per second|metre a second|meter a second|m/s|mps|meter/second|metre/second|metres each second",
-    "kilometer_per_hour": "kilometre per hour|kilometre an hour|kilometer an hour|km/h|kmh|kph|kmph|km per hour|kilometer/hour|km an hour",
-    "mile_per_hour": "mph|mile an hour|mi/h|mile/hour", "knot": "kn|kt", "foot_per_second": "foot per second|feet per second|ft/s|feet a second",
-    "square_meter": "square metre|m2|m²|sqm", "square_kilometer": "square kilometre|km2|km²", "square_foot": "square feet|sq ft|ft2",
-    "square_mile": "", "square_yard": "", "square_inch": "", "hectare": "ha", "acre": "", "joule": "j", "kilojoule": "kj", "calorie": "cal",
-    "kilocalorie": "kcal", "kilowatt_hour": "kwh", "watt": "w", "kilowatt": "kw", "horsepower": "hp", "pascal": "pa", "bar": "",
-    "psi": "", "atmosphere": "atm", "bit": "", "byte": "", "kilobyte": "kb", "megabyte": "mb", "gigabyte": "gb", "terabyte": "tb",
+# spellings of several units, or of another one than their own
+SEVERAL_UNITS = {
+    "ton": "tonne, short_ton, long_ton", "degree": "degC, degF", "°": "degC, degF", "mil": "mile, inch",
+    "ounce": "fluid_ounce", "oz": "fluid_ounce", "'": "foot", '"': "inch",
 }  # fmt: skip
 # spellings that are also everyday words or letters: units only beside a number or at the end of a conversion
 SHY_UNITS = {

@@ -126,7 +126,8 @@ def test_pairs_are_in_the_grammar_of_plans(name):
 def test_gold_plans_of_worlds_are_in_the_grammar_and_come_to_the_same(tmp_path):
     kept = 0
     for path, world, example in world_examples("train", 60, 3, tmp_path, 1):
-        experts, known = Experts.from_fixtures(path, world.today), Known.from_fixtures(path, world.today)
+        experts = Experts.from_fixtures(path, world.today)
+        known = Known.of(experts, world.today)
         reading = read(example.query, known)
         items, grammar = plan_items(example.calls, reading, world.today), PlanGrammar(experts, reading)
         for i, item in enumerate(items or ()):

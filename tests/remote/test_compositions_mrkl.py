@@ -13,7 +13,8 @@ import yaml
 from hf_puzzle.remote.calls_mrkl import MRKLError
 from hf_puzzle.remote.compositions_mrkl import ComposingPlanner, Composition, readable
 from hf_puzzle.remote.experts_mrkl import Calculator, Experts
-from hf_puzzle.remote.pipeline_mrkl import known_from, tool_messages
+from hf_puzzle.remote.known_mrkl import Known
+from hf_puzzle.remote.pipeline_mrkl import tool_messages
 from hf_puzzle.remote.planner_mrkl import Limits
 from hf_puzzle.remote.slots_mrkl import read
 
@@ -31,7 +32,7 @@ def data(tmp_path):
 def planner(folder, written=WRITTEN, **limits):
     experts = Experts.from_fixtures(folder, TODAY)
     each = Composition(**written)
-    return ComposingPlanner(experts, known_from(experts, TODAY), Limits(**limits), [each])
+    return ComposingPlanner(experts, Known.of(experts, TODAY), Limits(**limits), [each])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_the_total_deadline_holds(data):
 
 
 def test_arguments_come_from_slots(data):
-    known = known_from(Experts.from_fixtures(data, TODAY), TODAY)
+    known = Known.of(Experts.from_fixtures(data, TODAY), TODAY)
     composition = Composition(**WRITTEN)
     assert composition.fill(read("which company rose most last month?", known)) is None
     assert composition.fill(read("which green energy company rose most?", known)) is None
@@ -160,6 +161,6 @@ def test_mistakes_are_said(change, message):
 
 
 def test_its_experts_must_be_there(data):
-    known = known_from(Experts.from_fixtures(data, TODAY), TODAY)
+    known = Known.of(Experts.from_fixtures(data, TODAY), TODAY)
     with pytest.raises(MRKLError, match="needs an expert 'wiki'"):
         ComposingPlanner(Experts([Calculator()]), known, None, [Composition(**WRITTEN)])

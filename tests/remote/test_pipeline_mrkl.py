@@ -14,7 +14,8 @@ from transformers import TextStreamer, pipeline
 from hf_puzzle.mrkl.data import Generator, make_world
 from hf_puzzle.remote.calls_mrkl import MRKLError
 from hf_puzzle.remote.experts_mrkl import Calculator, Database, Dates, Experts, Units, Wiki, as_smolagents_tool
-from hf_puzzle.remote.pipeline_mrkl import ExpertCallError, MrklPipeline, faithful, known_from, tool_messages
+from hf_puzzle.remote.known_mrkl import Known
+from hf_puzzle.remote.pipeline_mrkl import ExpertCallError, MrklPipeline, faithful, tool_messages
 
 
 CHAT_TEMPLATE = (
@@ -500,8 +501,8 @@ def test_adapters_on_the_model_are_not_saved_with_it(tokenizer, tmp_path):
 
 def test_names_that_queries_may_mention_come_from_the_experts(world):
     folder, about = world
-    known = known_from(Experts.from_fixtures(folder, about.today), about.today)
+    known = Known.of(Experts.from_fixtures(folder, about.today), about.today)
     assert set(known.places) == set(about.towns)
     assert len(known.titles) == 16
     hidden = Database(folder / "shop.sqlite", tables=[])
-    assert known_from({"database": hidden}, about.today).schema.columns == {}
+    assert Known.of({"database": hidden}, about.today).schema.columns == {}

@@ -28,7 +28,8 @@ def world(folder):
 
 @pytest.fixture(scope="module")
 def planner(folder, world):
-    return Planner(Experts.from_fixtures(folder, world.today), Known.from_fixtures(folder, world.today))
+    experts = Experts.from_fixtures(folder, world.today)
+    return Planner(experts, Known.of(experts, world.today))
 
 
 def value(planner, query):

@@ -7,8 +7,8 @@ from fractions import Fraction
 import pytest
 
 from hf_puzzle.mrkl.data import Generator, in_words, make_world
+from hf_puzzle.remote.calendar_mrkl import business_days_between, count_weekday, months_between, shift_business
 from hf_puzzle.remote.calls_mrkl import exact_text
-from hf_puzzle.remote.dates_mrkl import business_days_between, count_weekday, months_between, shift_business
 from hf_puzzle.remote.experts_mrkl import Experts
 from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.lexicon_mrkl import number_of, spoken, tokens_of
@@ -20,7 +20,8 @@ from hf_puzzle.remote.reader_mrkl import set_aside
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     made = make_world(folder, "held", 3)
-    return made, Planner(Experts.from_fixtures(folder, made.today), Known.from_fixtures(folder, made.today))
+    experts = Experts.from_fixtures(folder, made.today)
+    return made, Planner(experts, Known.of(experts, made.today))
 
 
 @pytest.fixture(scope="module")

