@@ -536,7 +536,7 @@ def mrkl() -> str:
         engines = "; ".join(
             f"{name} {masks[name]['step_us_median']:.0f} us a step (first time {masks[name]['step_us_first_time'] / 1e3:.1f} ms), first mask "
             f"{masks[name]['first_mask_ms']:.1f} ms"
-            for name in ("own", "llguidance", "xgrammar")
+            for name in ("own", "llguidance")
         )
         required, free = asked["masked_required"], asked["free"]
         parts.append(

@@ -210,7 +210,7 @@ def main() -> None:
         start = time.perf_counter()
         model.generate(**encoded, max_new_tokens=24, do_sample=False, pad_token_id=0)
         found["model_step_ms"] = round((time.perf_counter() - start) / 24 * 1e3, 1)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "llguidance", "xgrammar")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "llguidance")}
     found["environment"] = versions | {"machine": platform.processor() or platform.machine(), "load": arguments.load}
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))

@@ -28,7 +28,7 @@ ROOT = TESTS.parent
 BIN = Path(sys.executable).parent
 MODEL = ROOT / "recipes" / "puzzle" / "tiny_parent"
 # extras that are built from source, have wheels for some Pythons only, or bring triton
-NOT_INSTALLED = {"fuzz", "llama-cpp", "xgrammar"}
+NOT_INSTALLED = {"fuzz", "llama-cpp"}
 # of packages that are not called like them
 MODULES = {"currencyconverter": "currency_converter", "optimum-quanto": "optimum.quanto", "pytest-xdist": "xdist"}
 TOKENS = 12

@@ -34,12 +34,13 @@ from ..remote.exact_mrkl import Calculator
 from ..remote.experts_mrkl import Experts
 from ..remote.known_mrkl import Known
 from ..remote.planner_mrkl import Planner
-from ..remote.plans_mrkl import DONE, MAX_ITEM_TOKENS, NOTHING, Judge, PlanGrammar, PlanReader, plan_items
+from ..remote.plans_mrkl import DONE, MAX_ITEM_TOKENS, NOTHING, PlanGrammar, PlanReader
 from ..remote.slots_mrkl import read
 from ..remote.soft_prompts_mrkl import soft_prompt_settings
 from ..training import show_progress, training_arguments
+from .confidence import fit_judge
 from .data import Generator, make_world, solve
-from .pairs import KNOWN, Pair, arithmetic, chat, conversions, pairs_for, skills, weather
+from .pairs import KNOWN, Pair, arithmetic, chat, conversions, pairs_for, plan_items, skills, weather
 
 
 logger = logging.getLogger(__name__)
@@ -369,7 +370,7 @@ def compare_readers(reader: PlanReader, examples: Sequence[tuple], precision: fl
     half = len(rows) // 2
     fitted = [row for row in rows[:half] if row]
     if fitted:
-        reader.judge = Judge.fit([row[0] for row in fitted], [row[1] for row in fitted], precision)
+        reader.judge = fit_judge([row[0] for row in fitted], [row[1] for row in fitted], precision)
     found = {name: {"n": 0, "right": 0, "left": 0, "wrong": 0} for name in ("grammar", "model", "both")}
     for by_grammar, by_model, written in replies[half:]:
         sure = written and reader.judge.confidence(written[1]) >= reader.judge.threshold

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..remote.confidence_mrkl import FEATURES, Confidence
+from ..remote.plans_mrkl import FEATURES as PLAN_FEATURES
+from ..remote.plans_mrkl import Judge
 
 
-def _logistic(rows, right, decay: float) -> tuple[list[float], float]:
-    x = torch.tensor([[row[name] for name in FEATURES] for row in rows], dtype=torch.float64)
+def _logistic(rows, right, decay: float, names=FEATURES) -> tuple[list[float], float]:
+    x = torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float64)
     y = torch.tensor([float(each) for each in right], dtype=torch.float64)
-    weights, bias = torch.zeros(len(FEATURES), dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    weights, bias = torch.zeros(len(names), dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(
         [weights.requires_grad_(), bias.requires_grad_()], max_iter=300, line_search_fn="strong_wolfe"
     )
@@ -74,6 +76,26 @@ def fit(rows: Sequence[Mapping[str, float]], right: Sequence[bool], folds: int =
     weights, bias = _logistic(rows, right, decay)
     steps = tuple((round(least, 6), round(share, 4)) for least, share in isotonic(scores, right))
     return Confidence({n: round(w, 4) for n, w in zip(FEATURES, weights, strict=True)}, round(bias, 4), steps)
+
+
+def fit_judge(rows: Sequence[Mapping[str, float]], right: Sequence[bool], precision: float = 0.95) -> Judge:
+    """The judge of a language model's plans, from rows over `plans_mrkl.FEATURES`, of which `right` were.
+
+    Its threshold is the lowest above which `precision` are right. Raises: ValueError without rows. Where no threshold
+    reaches the precision, none is ever taken.
+    """
+    if not rows:
+        raise ValueError("a judge needs at least one plan of held-out questions")
+    weights, bias = _logistic(rows, right, 1e-3 * len(rows), PLAN_FEATURES)
+    fitted = Judge(dict(zip(PLAN_FEATURES, weights, strict=True)), bias, 1.0, precision)
+    scored = sorted(((fitted.confidence(row), hit) for row, hit in zip(rows, right, strict=True)), reverse=True)
+    hits = 0
+    for i, (score, hit) in enumerate(scored, 1):
+        hits += hit
+        # few plans prove nothing
+        if i >= 20 and hits / i >= precision:
+            fitted.threshold = score
+    return fitted
 
 
 # -- judging

@@ -6,14 +6,16 @@ operator phrases in openings it never had ("carrier"), and operator phrases it n
 """
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from ..remote.calls_mrkl import exact_text
 from ..remote.exact_mrkl import Units
 from ..remote.known_mrkl import Known
-from ..remote.slots_mrkl import read
+from ..remote.plans_mrkl import CONSTANTS, DATES, DONE, NOTHING
+from ..remote.slots_mrkl import Reading, read
 from .data import in_words
 
 
@@ -295,3 +297,69 @@ def skills(count: int, seed: int, digits: tuple[int, ...] = (1, 2, 3)) -> Iterat
             "echo": (f" {pair.question}", " ;"),
         }[skill]
         yield f"{skill}: {pair.question}", items
+
+
+# -- plans of gold calls
+
+
+def plan_items(calls: Sequence[Mapping], reading: Reading, today: str) -> tuple[str, ...] | None:
+    """The items that a plan of gold calls is written in; None where a value of theirs is no slot of the question."""
+    if not calls:
+        return (NOTHING,)
+    free = list(zip(reading.ids, reading.slots, strict=True))
+
+    def slot(value, kinds):
+        for at, (name, each) in enumerate(free):
+            same = value in [r[-1] for r in each.value] if each.kind == "e" else str(each.value) == str(value)
+            if each.kind == "n":
+                same = re.fullmatch(r"-?[\d.]+(?:/\d+)?", str(value)) and exact_text(each.value) == str(value)
+            if each.kind in kinds and same:
+                free.append(free.pop(at))
+                return f" <{name}>"
+        return None
+
+    items: list = []
+    for call in calls:
+        name, arguments = call["expert"], {k: v for k, v in call["arguments"].items() if v is not None}
+        items.append(f" {name}")
+        if name == "calculator":
+            parts = re.findall(r"\$\d+|[\d.]+|[-+*/()]", arguments["expression"])
+            items += [
+                (slot(p, "n") or (f" {p}" if f" {p}" in CONSTANTS else None)) if p[0].isdigit() else f" {p}"
+                for p in parts
+            ]
+            items.append(" ;")
+        elif name == "dates":
+            items += _date_items(arguments, slot, today)
+        elif name in ("units", "currency") and set(arguments) - {"date"} and "date" not in arguments:
+            value = str(arguments.get("value", arguments.get("amount")))
+            first = f" {value}" if value.startswith("$") else slot(value, "n")
+            items += [first, " ;", slot(arguments["from"], "cu"), " ;", slot(arguments["to"], "cu"), " ;"]
+        elif name == "weather":
+            items += [
+                slot(arguments["place"], "e"),
+                " ;",
+                slot(arguments["date"], "d"),
+                " ;",
+                f" {arguments['field']}",
+                " ;",
+            ]
+        else:
+            return None
+    return (*items, DONE) if None not in items else None
+
+
+def _date_items(arguments, slot, today) -> list:
+    def day(value):
+        return (
+            f" {value}" if str(value).startswith("$") else slot(value, "d") or (" today" if value == today else None)
+        )
+
+    op = arguments["op"]
+    items = [f" {op}", " ;"]
+    if op != "shift":
+        return items + [each for name in DATES[op] for each in (day(arguments[name]), " ;")]
+    count = int(arguments["days"])
+    whole, weeks = slot(str(abs(count)), "n"), slot(exact_text(abs(count) // 7), "n") if count % 7 == 0 else None
+    items += [day(arguments["date"]), " ;", " +" if count > 0 else " -", " ;"]
+    return [*items, whole or weeks, " ;", " days" if whole else " weeks", " ;"]

@@ -214,7 +214,7 @@ def need(module: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        extra = {"mcp": "mcp", "llguidance": "masks", "xgrammar": "xgrammar"}.get(module, "mrkl")
+        extra = {"mcp": "mcp", "llguidance": "masks"}.get(module, "mrkl")
         raise ImportError(f'{module} is needed for this: pip install "hf_puzzle[{extra}]"') from error
 
 

@@ -281,7 +281,7 @@ def generate(
         max_calls: Of one row; further calls are answered "refused". The same call again is answered from the first.
         seconds_per_call: Deadline of one call.
         max_call_tokens: A call longer than this is closed in the shortest valid way.
-        mask_engine: "llguidance", "xgrammar", "own", or "auto": the first where it is installed, else our own.
+        mask_engine: "llguidance", "own", or "auto": the first where it is installed, else our own.
         call_tokens, result_tokens: What opens and closes; plain text or tokens of the tokenizer.
     Returns: what stock `generate` returns; calls and results are part of the sequences and of `max_new_tokens`; a call
         that `max_new_tokens` cuts off is not run.

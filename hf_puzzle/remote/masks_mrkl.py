@@ -1,8 +1,8 @@
 """Which tokens may come next, so that what a model writes is in a grammar (MRKL, arXiv 2205.00445).
 
 A grammar is a tree of tuples over characters and control tokens; it has no recursion. `Machine` reads it byte by byte
-and knows, per state, the tokens of a vocabulary that go on; llguidance and xgrammar (extra `masks`) are given the same
-tree in their own notation and allow the same tokens. A token that is no whole character goes on where its bytes do.
+and knows, per state, the tokens of a vocabulary that go on; llguidance (extra `masks`) is given the same tree in its own
+notation and allows the same tokens. A token that is no whole character goes on where its bytes do.
 
     ("text", bytes)  ("token", id)  ("set", ((first, last), ...)): one ASCII character  ("any", excluded): one character
     that is neither a control character nor in `excluded`  ("all", nodes)  ("either", nodes)  ("many", node, least, most
@@ -11,7 +11,6 @@ tree in their own notation and allow the same tokens. A token that is no whole c
 
 import functools
 import importlib.util
-import json
 from collections.abc import Iterable
 
 import torch
@@ -19,7 +18,7 @@ import torch
 from .calls_mrkl import MRKLError, need
 
 
-ENGINES = ("llguidance", "xgrammar", "own")
+ENGINES = ("llguidance", "own")
 # lead and following bytes of UTF-8, without overlong forms and surrogates
 UTF8 = (
     ((0xC2, 0xDF), (0x80, 0xBF)),
@@ -259,7 +258,7 @@ def _anchored(tokenizer, ids) -> list[bytes | None]:
 
 
 class Vocabulary:
-    """A tokenizer's tokens as bytes, and the same for the installed engines.
+    """A tokenizer's tokens as bytes, and the same for llguidance.
 
     Args:
         size: Number of logits.
@@ -336,11 +335,6 @@ class Vocabulary:
     def llguidance(self):
         llguidance = need("llguidance")
         return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Tokens(self)), n_vocab=self.size)
-
-    @functools.cached_property
-    def xgrammar(self):
-        xgrammar = need("xgrammar")
-        return xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(self.tokenizer, vocab_size=self.size))
 
 
 class _Tokens:
@@ -435,35 +429,11 @@ class LLGuidance:
         return self.matcher.is_accepting()
 
 
-class XGrammar:
-    """Masks by xgrammar."""
-
-    def __init__(self, compiled, vocabulary: Vocabulary, tokens: torch.Tensor):
-        xgrammar = need("xgrammar")
-        self.matcher = xgrammar.GrammarMatcher(compiled, terminate_without_stop_token=True)
-        self.vocabulary, self._tokens = vocabulary, tokens
-        self.words = xgrammar.allocate_token_bitmask(1, vocabulary.size)
-
-    def allowed(self) -> torch.Tensor:
-        # without a mask every token goes on
-        self.words.fill_(-1)
-        self.matcher.fill_next_token_bitmask(self.words)
-        return _unpacked(self.words, self.vocabulary.size) & self._tokens
-
-    def take(self, token: int) -> None:
-        if not self.matcher.accept_token(token):
-            raise MRKLError(f"token {token} is not in the grammar")
-
-    @property
-    def done(self) -> bool:
-        return self.matcher.is_terminated()
-
-
 class Masks:
     """Matchers of one grammar for one vocabulary, by the engine asked for.
 
     Args:
-        engine: "llguidance", "xgrammar", "own", or "auto": llguidance where it is installed, else our own.
+        engine: "llguidance", "own", or "auto": llguidance where it is installed, else our own.
     Raises MRKLError for another name, and ImportError for an engine that is not installed.
     """
 
@@ -479,8 +449,6 @@ class Masks:
         self._tokens[sorted(_tokens_of(grammar))] = True
         if engine == "llguidance":
             self._compiled = lark(grammar)
-        elif engine == "xgrammar":
-            self._compiled = vocabulary.xgrammar.compile_grammar(f"root ::= {ebnf(grammar)}")
 
     @functools.cached_property
     def machine(self) -> Machine:
@@ -495,12 +463,10 @@ class Masks:
         """A matcher at the beginning: `allowed()`, `take(token)`, `done`."""
         if self.engine == "llguidance":
             return LLGuidance(self._compiled, self.vocabulary, self._tokens)
-        if self.engine == "xgrammar":
-            return XGrammar(self._compiled, self.vocabulary, self._tokens)
         return self.own()
 
 
-# -- the same grammar for other engines
+# -- the same grammar for llguidance
 
 
 def _tokens_of(node) -> set:
@@ -545,7 +511,7 @@ def _nullable(node) -> bool:
 
 
 def lark(grammar) -> str:
-    """For llguidance: one lexeme as far as there is no control token."""
+    """One lexeme as far as there is no control token."""
     # without forcing: else it allows only its own tokenization of a text that must come
     return f'%llguidance {{"no_forcing": true}}\nstart: {_lark(grammar)}'
 
@@ -576,23 +542,3 @@ def _flat(node):
             yield from _flat(each)
         else:
             yield each
-
-
-def ebnf(node) -> str:
-    """For xgrammar."""
-    kind = node[0]
-    if kind == "text":
-        return json.dumps(node[1].decode(), ensure_ascii=False)
-    if kind == "token":
-        return f"Token({node[1]})"
-    if kind == "set":
-        return regex(node)
-    if kind == "any":
-        # no negated class: that has surrogates
-        ranges = [*_ascii(node[1]), (0x80, 0xD7FF), (0xE000, 0x10FFFF)]
-        return "[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges) + "]"
-    if kind == "all":
-        return " ".join(map(ebnf, node[1])) if node[1] else '""'
-    if kind == "either":
-        return "(" + " | ".join(map(ebnf, node[1])) + ")"
-    return _counted(f"({ebnf(node[1])})", *node[2:])

@@ -93,7 +93,7 @@ class MrklPipeline(Pipeline):
             False gives it to the model as it is.
         tool_calls: where no expert is found by the question, let the model call them itself, in its template's own
             format: "auto" as it likes, "required" always. Without a call the untouched model answers.
-        mask_engine: what holds such calls to the schemas: "llguidance", "xgrammar", "own", or "auto".
+        mask_engine: what holds such calls to the schemas: "llguidance", "own", or "auto".
         phrase: let the model put an expert's answer into a sentence; kept only if its numbers are the trace's.
         Everything else goes to the model's `generate`: max_new_tokens, do_sample, streamer, ...
 

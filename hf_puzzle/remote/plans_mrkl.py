@@ -159,69 +159,6 @@ class PlanGrammar:
         return f"({value})" if inside and (value.startswith("-") or "/" in value) else value
 
 
-def plan_items(calls: Sequence[Mapping], reading: Reading, today: str) -> tuple[str, ...] | None:
-    """The items that a plan of gold calls is written in; None where a value of theirs is no slot of the question."""
-    if not calls:
-        return (NOTHING,)
-    free = list(zip(reading.ids, reading.slots, strict=True))
-
-    def slot(value, kinds):
-        for at, (name, each) in enumerate(free):
-            same = value in [r[-1] for r in each.value] if each.kind == "e" else str(each.value) == str(value)
-            if each.kind == "n":
-                same = re.fullmatch(r"-?[\d.]+(?:/\d+)?", str(value)) and exact_text(each.value) == str(value)
-            if each.kind in kinds and same:
-                free.append(free.pop(at))
-                return f" <{name}>"
-        return None
-
-    items: list = []
-    for call in calls:
-        name, arguments = call["expert"], {k: v for k, v in call["arguments"].items() if v is not None}
-        items.append(f" {name}")
-        if name == "calculator":
-            parts = re.findall(r"\$\d+|[\d.]+|[-+*/()]", arguments["expression"])
-            items += [
-                (slot(p, "n") or (f" {p}" if f" {p}" in CONSTANTS else None)) if p[0].isdigit() else f" {p}"
-                for p in parts
-            ]
-            items.append(" ;")
-        elif name == "dates":
-            items += _date_items(arguments, slot, today)
-        elif name in ("units", "currency") and set(arguments) - {"date"} and "date" not in arguments:
-            value = str(arguments.get("value", arguments.get("amount")))
-            first = f" {value}" if value.startswith("$") else slot(value, "n")
-            items += [first, " ;", slot(arguments["from"], "cu"), " ;", slot(arguments["to"], "cu"), " ;"]
-        elif name == "weather":
-            items += [
-                slot(arguments["place"], "e"),
-                " ;",
-                slot(arguments["date"], "d"),
-                " ;",
-                f" {arguments['field']}",
-                " ;",
-            ]
-        else:
-            return None
-    return (*items, DONE) if None not in items else None
-
-
-def _date_items(arguments, slot, today) -> list:
-    def day(value):
-        return (
-            f" {value}" if str(value).startswith("$") else slot(value, "d") or (" today" if value == today else None)
-        )
-
-    op = arguments["op"]
-    items = [f" {op}", " ;"]
-    if op != "shift":
-        return items + [each for name in DATES[op] for each in (day(arguments[name]), " ;")]
-    count = int(arguments["days"])
-    whole, weeks = slot(str(abs(count)), "n"), slot(exact_text(abs(count) // 7), "n") if count % 7 == 0 else None
-    items += [day(arguments["date"]), " ;", " +" if count > 0 else " -", " ;"]
-    return [*items, whole or weeks, " ;", " days" if whole else " weeks", " ;"]
-
-
 # -- the judge
 
 
@@ -237,38 +174,6 @@ class Judge:
     def confidence(self, values: Mapping) -> float:
         score = self.bias + sum(self.weights.get(name, 0.0) * values[name] for name in FEATURES)
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
-
-    @classmethod
-    def fit(cls, rows: Sequence[Mapping], right: Sequence[bool], precision: float = 0.95, steps: int = 300) -> "Judge":
-        """Logistic regression on rows over FEATURES, and the lowest threshold above which `precision` are right.
-
-        Raises: ValueError without rows. Where no threshold reaches the precision, none is ever taken.
-        """
-        if not rows:
-            raise ValueError("a judge needs at least one plan of held-out questions")
-        x = torch.tensor([[row[name] for name in FEATURES] for row in rows], dtype=torch.float64)
-        y = torch.tensor([float(each) for each in right], dtype=torch.float64)
-        weights = torch.zeros(len(FEATURES), dtype=torch.float64, requires_grad=True)
-        bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights, bias], max_iter=steps, line_search_fn="strong_wolfe")
-
-        def loss():
-            optimizer.zero_grad()
-            value = torch.nn.functional.binary_cross_entropy_with_logits(x @ weights + bias, y)
-            value = value + 1e-3 * (weights**2).sum()
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        fitted = cls(dict(zip(FEATURES, weights.tolist(), strict=True)), float(bias.detach()), 1.0, precision)
-        scored = sorted(((fitted.confidence(row), hit) for row, hit in zip(rows, right, strict=True)), reverse=True)
-        hits = 0
-        for i, (score, hit) in enumerate(scored, 1):
-            hits += hit
-            # few plans prove nothing
-            if i >= 20 and hits / i >= precision:
-                fitted.threshold = score
-        return fitted
 
 
 class PlanReader:

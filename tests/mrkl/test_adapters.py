@@ -26,8 +26,9 @@ from hf_puzzle.mrkl.adapters import (
     world_rows,
     write,
 )
+from hf_puzzle.mrkl.confidence import fit_judge
 from hf_puzzle.mrkl.data import solve
-from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, pairs_for, weather
+from hf_puzzle.mrkl.pairs import KNOWN, TASKS, arithmetic, pairs_for, plan_items, weather
 from hf_puzzle.mrkl.publish import write_custom_generate
 from hf_puzzle.mrkl.run import phrase_rows, run_recipe
 from hf_puzzle.recipe import RecipeError, load_recipe, parse_recipe
@@ -44,7 +45,7 @@ from hf_puzzle.remote.experts_mrkl import Calculator, Currency, Experts, Units, 
 from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.pipeline_mrkl import MrklPipeline
 from hf_puzzle.remote.planner_mrkl import Planner
-from hf_puzzle.remote.plans_mrkl import DONE, FEATURES, Judge, PlanGrammar, PlanReader, plan_items
+from hf_puzzle.remote.plans_mrkl import DONE, FEATURES, Judge, PlanGrammar, PlanReader
 from hf_puzzle.remote.slots_mrkl import read
 from hf_puzzle.remote.soft_prompts_mrkl import soft_prompt_settings
 
@@ -197,13 +198,13 @@ def test_the_judge_keeps_its_precision():
     rng = random.Random(0)
     rows = [dict.fromkeys(FEATURES, 0.0) | {"logp": -rng.random() * 4} for _ in range(200)]
     right = [row["logp"] > -2 or rng.random() < 0.2 for row in rows]
-    judge = Judge.fit(rows, right, 0.95)
+    judge = fit_judge(rows, right, 0.95)
     taken = [hit for row, hit in zip(rows, right, strict=True) if judge.confidence(row) >= judge.threshold]
     assert len(taken) >= 50
     assert sum(taken) / len(taken) >= 0.95
-    assert Judge.fit(rows, [False] * 200).threshold == 1.0
+    assert fit_judge(rows, [False] * 200).threshold == 1.0
     with pytest.raises(ValueError, match="at least one"):
-        Judge.fit([], [])
+        fit_judge([], [])
 
 
 # -- adapters

@@ -195,6 +195,6 @@ def test_control_tokens_go_on_only_where_the_grammar_names_them():
 
 def test_an_engine_is_asked_for_by_name():
     vocabulary = Vocabulary(byte_level(), len(byte_level()))
-    with pytest.raises(MRKLError, match="engine 'outlines' is none of auto, llguidance, xgrammar, own"):
+    with pytest.raises(MRKLError, match="engine 'outlines' is none of auto, llguidance, own"):
         Masks(text("a"), vocabulary, "outlines")
     assert Masks(text("a"), vocabulary).engine == ("llguidance" if "llguidance" in INSTALLED else "own")

@@ -79,7 +79,7 @@ def test_an_untrained_model_makes_a_valid_call_in_its_own_format(name):
 
 
 @pytest.mark.parametrize("name", ["hermes", "mistral", "functiongemma", "without"])
-@pytest.mark.parametrize("engine", ["own", "llguidance", "xgrammar"])
+@pytest.mark.parametrize("engine", ["own", "llguidance"])
 def test_engines_make_the_same_calls(name, engine):
     if engine != "own" and not importlib.util.find_spec(engine):
         pytest.skip(f"{engine} is not installed")
