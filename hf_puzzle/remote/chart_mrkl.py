@@ -352,6 +352,11 @@ def _last(context, *values):
     return values[-1]
 
 
+@meaning("word")
+def _word(context, word):
+    return word
+
+
 @meaning("nothing")
 def _nothing(context, *values):
     return ()

@@ -57,57 +57,41 @@ Post <- whose Col (is|are|was) Vals : whose_value
 Post <- whose Col (is|are|was) not Vals : negated(whose_value($0, $1))
 Post <- (in|during|of|for|throughout) Days0 : any_date
 Post <- Days : any_date
-Post <- [that are|who are] More than Number : compared >
-Post <- [that are|who are] Less than Number : compared <
-Post <- [that are|who are] More than Number Col : compared_of >
-Post <- [that are|who are] Less than Number Col : compared_of <
+Post <- [that are|who are] More than Number [Col] : compared >
+Post <- [that are|who are] Less than Number [Col] : compared <
 Post <- (with|that have|having) no Col : zero =
 VP <- {BE} Vals
 VP <- {BE} Post
-VP <- {BE} not Vals : negated
-VP <- {BE} not InVals : negated
+VP <- ({BE} not|{LINK} {NOTIN}) Vals : negated
+VP <- {BE} not [employed|located|based|working|living] InVals : negated
 VP <- {LINK} InVals
-VP <- {LINK} {NOTIN} Vals : negated
 VP <- {LIVE} InVals : lives
 VP <- {LIVE} {NOTIN} Vals : negated(lives($0))
 VP <- {DONOT} (live|reside) InVals : negated(lives($0))
 VP <- {DONOT} (work|belong|come|sit|stay) InVals : negated
-VP <- {BE} not (employed|located|based|working|living) InVals : negated
 VP <- Earn NumB : measured
 VP <- {DONOT} Earn NumB : negated(measured($0, $1))
 VP <- {HAVE} NumB Col : measured/10
 VP <- {HAVE} [a|an] Col [of|that is] NumB : measured
 VP <- {DONOT} have NumB Col : negated(measured($1, $0))
-VP <- {HAVE} no Col : zero =
+VP <- ({HAVE} no|{DONOT} have any|{BE} out of) Col : zero =
 VP <- {BE} State : zero >
 VP <- {BE} not State : zero =
 VP <- {BE} State by NumB : measured
 VP <- Has Vals : whose_value
 VP <- {DONOT} Has Vals : negated(whose_value($0, $1))
-VP <- [have|has|had] Acts Post : act
-VP <- [have|has|had] Acts [a|an|one|any] Vals : act
-VP <- [have|has|had] Acts [a|an|one|any] Vals Post : act
-VP <- {BE} Acts Post : act
-VP <- [have|has|had] Acts [a|an|any] Table Post : act_noun
-VP <- [have|has|had] Acts [a|an|any] Table : act_noun
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table Post : act_noun never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Vals : act never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts Post : act never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [anything] : act never
-VP <- ([have|has|had] never|have not|has not|had not|{DONOT}) Acts [a|an|any] Table : act_noun never
-VP <- {DONOT} have any Col : zero =
-VP <- {BE} out of Col : zero =
-VP <- {BE} Dated Days : dated
-VP <- {BE} not Dated Days : negated(dated($0, $1))
-VP <- Dated Days : dated
+VP <- [have|has|had|{BE}] Acts Post : act
+VP <- [have|has|had] Acts [a|an|one|any] Vals [Post] : act
+VP <- [have|has|had] Acts [a|an|any] Table [Post] : act_noun
+NEVER = never|have never|has never|had never|have not|has not|had not|do not|does not|did not|are not|is not
+VP <- {NEVER} Acts [a|an|any] Table [Post] : act_noun never
+VP <- {NEVER} Acts ([a|an|any] Vals|[Post]|anything) : act never
+VP <- [{BE}] Dated Days : dated
+VP <- ({BE} not|{DONOT}) Dated Days : negated(dated($0, $1))
 VP <- (have|has) Dated Days : dated
-VP <- {DONOT} Dated Days : negated(dated($0, $1))
-VP <- {BE} More than Number : compared >
-VP <- {BE} Less than Number : compared <
-VP <- {BE} More than Number Col : compared_of >
-VP <- {BE} Less than Number Col : compared_of <
-VP <- VP and VP : both
-VP <- VP but VP : both
+VP <- {BE} More than Number [Col] : compared >
+VP <- {BE} Less than Number [Col] : compared <
+VP <- VP (and|but) VP : both
 VP <- VP Post : both
 NumB <- (more than|over|above|greater than|higher than|exceeding|in excess of|larger than|bigger than|upwards of) Amount : than >
 NumB <- (less than|under|below|fewer than|lower than|smaller than) Amount : than <
@@ -119,14 +103,11 @@ NumB <- Amount : than =
 NumB <- between Amount and Amount : range_bound
 NumB <- from Amount to Amount : range_bound
 NumB <- NumB (and|but) NumB : bounds
-NumB <- (more than|above|over|higher than) average [Col] : than_average >
-NumB <- (less than|below|under|lower than) average [Col] : than_average <
-NumB <- (more than|above|over|higher than) average Col Post : than_average >
-NumB <- (less than|below|under|lower than) average Col Post : than_average <
+NumB <- (more than|above|over|higher than) average [Col|Col Post] : than_average >
+NumB <- (less than|below|under|lower than) average [Col|Col Post] : than_average <
 Amount <- Number
 Amount <- Qty
-Days <- on DateX : on_day on
-Days <- DateX : on_day on
+Days <- [on] DateX : on_day on
 Days <- (before|prior to|earlier than) DateX : on_day before
 Days <- (after|later than) DateX : on_day after
 Days <- (from|since|on or after|starting|starting from|from and including|not before|no earlier than) DateX : on_day from
@@ -152,25 +133,13 @@ Count <- how often (does|do|did) Value (show up|appear|occur|come up|feature) in
 Count <- {HOWMANY} Rows (belong|belongs) to Vals : count
 Count <- {HOWMANY} Rows (fall under|count as|are under name|are in name of|come under|are marked) Vals : count
 Count <- count [of] Rows : count
-Count <- {HOWMANY} Rows (did|do|does|has|have) Vals Acts : count_acts
-Count <- {HOWMANY} Rows (did|do|does|has|have) Vals Acts Post : count_acts
-Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) Vals Acts [in total|altogether|in all] : sum_acts
-Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) Vals Acts Post : sum_acts
-Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) (we|they) Acts [in total|altogether|in all] : sum_acts
-Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) (we|they) Acts Post : sum_acts
-Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts [in total|altogether|in all] : sum_acts
-Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts Post : sum_acts
-Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts Post Post : sum_acts
-Agg <- [total] Col Acts Post : sum_acts
-Agg <- [total] Col Acts Post Post : sum_acts
-Agg <- Best Col : superlative max
-Agg <- Worst Col : superlative min
-Agg <- Best Col Post : superlative max
-Agg <- Best Col (of|for|among|across) [all] Rows : superlative max
-Agg <- Worst Col (of|for|among|across) [all] Rows : superlative min
-Agg <- Worst Col Post : superlative min
-Agg <- {MAX} Rows in Col : rows_extreme max
-Agg <- {MIN} Rows in Col : rows_extreme min
+Count <- {HOWMANY} Rows (did|do|does|has|have) Vals Acts [Post] : count_acts
+Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) (Vals|we|they) Acts [in total|altogether|in all|Post] : sum_acts
+Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts [in total|altogether|in all|Post|Post Post] : sum_acts
+Agg <- [total] Col Acts (Post|Post Post) : sum_acts
+Agg <- Superlative Col [Post] : superlative
+Agg <- Superlative Col (of|for|among|across) [all] Rows : superlative
+Agg <- Extreme Rows in Col : rows_extreme/102
 Agg <- {AVG} [number of] Col (per|for each|for a|of a|of each) Rows : aggregate avg
 Agg <- (combined|total) Col of Value and Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
 Agg <- Col of Value ({PLUS}|and) (that|those) of Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
@@ -197,10 +166,8 @@ Count <- {HOWMANY} Col {THEREARE} : count_distinct !
 Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct
 Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct
 Count <- (number of|count of) (different|distinct|unique) Col : count_distinct
-Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated : count_linked
-Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated Days : count_linked
-Count <- {HOWMANY} [different|distinct] Col Dated [a|an] Vals : count_dated
-Count <- {HOWMANY} [different|distinct] Col (have|has) Dated [a|an] Vals : count_dated
+Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated [Days] : count_linked
+Count <- {HOWMANY} [different|distinct] Col [have|has] Dated [a|an] Vals : count_dated
 Count <- {HOWMANY} [different|distinct] Col Vals (something|anything|an order|a product) : count_distinct
 Count <- (number|total number|count|total count|amount) of Rows : count
 Number2 <- (number|total number|count) of Rows (that|who|which) VP : count
@@ -224,8 +191,7 @@ Count <- [current] Col (level|count|quantity|on hand) (for|of) Value : as_number
 Count <- {HOWMANY} [{UNITS} of] Value (are left|are available|do we still have|are there left|do we have left|remain) : cell_about stock
 Count <- (what|which) (quantity|amount|number) of Vals (has been|have been|was|were) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
 Count <- total (units|number|quantity) of Vals [units] (sold|ordered|bought) : sum_quantity
-Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
-Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) Days : sum_quantity
+Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all|Days] : sum_quantity
 Count <- {HOWMANY} {UNITS} of Vals did (we|customers|people|they) (order|sell|buy) [in total] : sum_quantity
 Count <- [total] (quantity|number of units|amount) (ordered|sold) (of|for) Vals : sum_quantity
 Count <- [total] (number of units|quantity|units) of Vals (ordered|sold) : sum_quantity
@@ -235,45 +201,38 @@ Atom <- Count : as_number
 Top <- Count : as_number
 Top <- {HOWMANY} Rows VP and how many [{INP}|from|to] Vals : two_counts
 
-Agg <- {AVG} Col : aggregate avg
-Agg <- {SUM} [of|all] Col : aggregate sum
-Agg <- {MAX} Col : aggregate max
-Agg <- {MIN} Col : aggregate min
-Agg <- {AVG} Col Post : aggregate avg
-Agg <- {SUM} Col Post : aggregate sum
-Agg <- {MAX} Col Post : aggregate max
-Agg <- {MIN} Col Post : aggregate min
-Agg <- {AVG} Col (of|for|among|across|paid to|earned by) [a|an|all] Rows : aggregate avg
-Agg <- {SUM} Col (of|for|among|across|paid to|earned by) [all] Rows : aggregate sum
-Agg <- {MAX} Col (of|for|among|across|paid to|earned by) [all|any|a] Rows : aggregate max
-Agg <- {MIN} Col (of|for|among|across|paid to|earned by) [all|any|a] Rows : aggregate min
-Agg <- among Rows [,] (what is|what was) {MAX} Col : aggregate/10 max
-Agg <- among Rows [,] (what is|what was) {MIN} Col : aggregate/10 min
-Agg <- among Rows [,] (what is|what was) {AVG} Col : aggregate/10 avg
-Agg <- {MAX} Col (anyone|anybody|someone|a person|people) Post (gets|get|has|earns|receives|makes|draws) : aggregate max
-Agg <- {MIN} Col (anyone|anybody|someone|a person|people) Post (gets|get|has|earns|receives|makes|draws) : aggregate min
+Mean <- {AVG} : word avg
+Sums <- {SUM} : word sum
+Extreme <- {MAX} : word max
+Extreme <- {MIN} : word min
+Superlative <- Best : superlative_of max
+Superlative <- Worst : superlative_of min
+Fold <- Mean
+Fold <- Sums
+Fold <- Extreme
+Agg <- Fold Col [Post] : aggregate($1, $2, $0)
+Agg <- Sums (of|all) Col : aggregate/10
+Agg <- Fold Col (of|for|among|across|paid to|earned by) [a|an|all|any] Rows : aggregate($1, $2, $0)
+Agg <- among Rows [,] (what is|what was) Fold Col : aggregate($2, $0, $1)
+Agg <- Extreme Col (anyone|anybody|someone|a person|people) Post (gets|get|has|earns|receives|makes|draws) : aggregate($1, $2, $0)
 Agg <- (how much|what) (does|do|did) (someone|anyone|a person|people|everyone|somebody|staff|those) Post Earn on average : aggregate/10 avg
 Agg <- on average [,] (what|how much) Col do Rows (get|earn|have|make|receive) : aggregate avg
 Agg <- on average [,] (what|how much) do Rows Earn : aggregate/10 avg
-Agg <- how much does Best Rows Earn : superlative($0, $2, $1, max)
+Agg <- how much does Superlative Rows Earn : superlative/021
 Agg <- (what|how much) does a (typical|average) Rows Earn : aggregate/10 avg
-Agg <- {AVG} number of Col : aggregate avg
-Agg <- {AVG} number of Col (of|for|in|across|among) [a|all] Rows : aggregate avg
+Agg <- {AVG} number of Col [(of|for|in|across|among) [a|all] Rows] : aggregate avg
 Agg <- total number of Col : aggregate sum
-Agg <- Ordinal (highest|largest|greatest|biggest) Col : nth_highest max
-Agg <- Ordinal (highest|largest|greatest|biggest) Col Post : nth_highest max
-Agg <- Ordinal (lowest|smallest) Col : nth_highest min
+Agg <- Ordinal (highest|largest|greatest|biggest) Col [Post] : nth_highest max
+Agg <- Ordinal (lowest|smallest) Col [Post] : nth_highest min
 Agg <- how much (does|do) {AVG} Rows Earn : aggregate/10 avg
 Agg <- (what|how much) (do|does) Rows Earn on average : aggregate/10 avg
 Agg <- (how much|what) does an {AVG} Rows Earn : aggregate/10 avg
 Agg <- [total] (revenue|sales|turnover|income) (from|of|for|by|with) Vals : revenue
-Agg <- [total] (revenue|sales|turnover|income) in cents (from|of|for|by|with) Vals : revenue cents
-Agg <- [total] (revenue|sales|turnover|income) (from|of|for|by|with) Vals in cents : revenue cents
+Agg <- [total] (revenue|sales|turnover|income) (in cents (from|of|for|by|with) Vals|(from|of|for|by|with) Vals in cents) : revenue cents
 Agg <- [total] value of [all|our] stock : stock_value
 Agg <- [total] value of [all|our] stock in cents : stock_value cents
 Agg <- [total] Col of all Rows : aggregate_all sum
-Agg <- difference between {MAX} and {MIN} Col : spread
-Agg <- difference between {MAX} and {MIN} Col Post : spread
+Agg <- difference between {MAX} and {MIN} Col [Post] : spread
 Atom <- Agg : as_number
 DateX <- Agg : as_date
 Top <- Agg : as_answer
@@ -289,8 +248,7 @@ Cell <- (in|at|from|for|to) (what|which) Col (does|do|did|is|was) Value [{LINKB}
 Cell <- Value (works|lives|is) (in|at) (what|which) Col : cell/10
 Cell <- (how much|what) (is|was) Value Earn : cell/10
 Cell <- (how much|how much is|how much are) [a|an|one] Value [if i pay] : cell_about price
-Cell <- how much for [a|an|one] Value : cell_about price
-Cell <- how much (do we charge|do you charge|do they charge|would we charge) for [a|an|one] Value : cell_about price
+Cell <- how much [do we charge|do you charge|do they charge|would we charge] for [a|an|one] Value : cell_about price
 Cell <- how (expensive|dear|costly) is [a|an|one] Value : cell_about price
 Cell <- (how much|what) (would|will|does|do|did) [a|an|one] Value Earn [me|us] : cell/10
 Cell <- how much money (does|did) Value Earn : cell/10
@@ -328,42 +286,25 @@ Atom <- Cell : as_number
 DateX <- Cell : as_date
 Top <- Cell : as_answer
 
-BestRows <- Best Rows : best max
-BestRows <- Worst Rows : best min
-BestRows <- Rows {WITHMOST} (highest|most|largest|greatest|biggest|maximum|longest|best|top) [number of] Col : best/10 max
-BestRows <- Rows {WITHMOST} (lowest|least|fewest|smallest|minimum|shortest|worst) [number of] Col : best/10 min
-BestRows <- (which|what) [of] Rows (is|was|are|has been) Best : best/10 max
-BestRows <- (which|what) [of] Rows (is|was|are|has been) Worst : best/10 min
-BestRows <- (which|what) [of] Rows Earn {MOST} : best/10 max
-BestRows <- (which|what) [of] Rows Earn {LEAST} : best/10 min
-BestRows <- Rows [that|who|which] Earn {MOST} : best/10 max
-BestRows <- Rows [that|who|which] Earn {LEAST} : best/10 min
-BestRows <- [who is] (top|highest|best) earner : top_earner max
-BestRows <- [who is] (top|highest|best) earner Post : top_earner max
-BestRows <- who Earn {MOST} : best_of_all max
-BestRows <- who Earn {LEAST} : best_of_all min
-BestRows <- who Earn {MOST} Post : best_of_all max
-BestRows <- who Earn {LEAST} Post : best_of_all min
-BestRows <- who (is|was) Best : best_of_all max
-BestRows <- who (is|was) Worst : best_of_all min
-BestRows <- who (is|was) Best Post : best_of_all max
-BestRows <- who (is|was) Worst Post : best_of_all min
-BestRows <- who (has|had|gets|earns|receives|draws|got) (highest|top|maximum|largest|biggest|most) Col : best_of_all max
-BestRows <- who (has|had|gets|earns|receives|draws|got) (lowest|minimum|smallest|least|fewest) Col : best_of_all min
-BestRows <- who (has|had|gets|earns|receives|draws|got) (highest|top|maximum|largest|biggest|most) Col Post : best_of_all max
-BestRows <- who (has|had|gets|earns|receives|draws|got) (lowest|minimum|smallest|least|fewest) Col Post : best_of_all min
-LATEST = most recently|last|latest|most recent|newest
-EARLIEST = first|earliest|longest ago
-BestRows <- who [was|is|has been] Dated {LATEST} : best_of_all max
-BestRows <- who [was|is|has been] Dated {EARLIEST} : best_of_all min
-BestRows <- who [was|is|has been] Dated {LATEST} Post : best_of_all max
-BestRows <- who [was|is|has been] Dated {EARLIEST} Post : best_of_all min
-BestRows <- [which|what] Rows [was|were|is|that was|who was|has been] Dated {LATEST} : best/10 max
-BestRows <- [which|what] Rows [was|were|is|that was|who was|has been] Dated {EARLIEST} : best/10 min
-BestRows <- who [was] {LATEST} to be Dated : best_of_all max
-BestRows <- who [was] {EARLIEST} to be Dated : best_of_all min
-BestRows <- (most recently|last|latest) Dated Rows : best max
-BestRows <- (first|earliest) Dated Rows : best min
+Peak <- (highest|most|largest|greatest|biggest|maximum|longest|best|top) : word max
+Peak <- (lowest|least|fewest|smallest|minimum|shortest|worst) : word min
+Much <- {MOST} : word max
+Much <- {LEAST} : word min
+Late <- (most recently|last|latest|most recent|newest) : word max
+Late <- (first|earliest|longest ago) : word min
+BestRows <- Superlative Rows : best
+BestRows <- Rows {WITHMOST} Peak [number of] Col : best(superlative_of($2, $1), $0)
+BestRows <- (which|what) [of] Rows (is|was|are|has been) Superlative : best/10
+BestRows <- (which|what) [of] Rows Earn Much : best(superlative_of($1, $2), $0)
+BestRows <- Rows [that|who|which] Earn Much : best(superlative_of($1, $2), $0)
+BestRows <- [who is] (top|highest|best) earner [Post] : top_earner
+BestRows <- who Earn Much [Post] : best_of_all(superlative_of($0, $1), $2)
+BestRows <- who (is|was) Superlative [Post] : best_of_all
+BestRows <- who (has|had|gets|earns|receives|draws|got) Peak Col [Post] : best_of_all(superlative_of($1, $0), $2)
+BestRows <- who [was|is|has been] Dated Late [Post] : best_of_all(superlative_of($0, $1), $2)
+BestRows <- who [was] Late to be Dated : best_of_all(superlative_of($1, $0))
+BestRows <- [which|what] Rows [was|were|is|that was|who was|has been] Dated Late : best(superlative_of($1, $2), $0)
+BestRows <- Late Dated Rows : best(superlative_of($1, $0), $2)
 Top <- [who|what|which] [is|are|was|were] BestRows : names
 Top <- [what is|who is|tell me] name of BestRows : names
 Cell <- Col of [one|a|an] Value Days : cell_when
@@ -374,46 +315,37 @@ Cell <- BestRows Col : cells/10 !
 Top <- how many more Rows than Rows {THEREARE} : more_rows
 Top <- how many (fewer|less) Rows than Rows {THEREARE} : more_rows/10
 Func <- difference between number of Rows and number of Rows : more_rows
-Top <- (who|what|which) [is|are] Number Best Rows : top_rows max
-Top <- [list|show|give me|name] [names of] (Number Best Rows) : top_rows max
-Top <- [list|show|give me|name] [names of] (top Number) Best Rows : top_rows max !
-Top <- [list|show|give me|name] [names of] (Number Worst Rows) : top_rows min
+Top <- (who|what|which) [is|are] Number Superlative Rows : top_rows
+Top <- [list|show|give me|name] [names of] Number Superlative Rows : top_rows
+Top <- [list|show|give me|name] [names of] top Number Superlative Rows : top_rows !
 Top <- (which|what) Rows VP : list_names
 Top <- [which|what] Rows : list_names !
 Top <- who VP : with_people_names
-Top <- [list|show|give me|name] [names of] Number Rows {WITHMOST} (highest|most|largest|greatest|biggest|longest) Col : top_rows/021 max
-Top <- [list|show|give me|name] [names of] Number Rows {WITHMOST} (lowest|least|fewest|smallest|shortest) Col : top_rows/021 min
-Top <- (which|what) Number Rows (have|had) (highest|most|largest|greatest|biggest|longest) Col : top_rows/021 max
-Top <- (which|what) Number Rows (have|had) (lowest|least|fewest|smallest|shortest) Col : top_rows/021 min
+Top <- [list|show|give me|name] [names of] Number Rows {WITHMOST} Peak Col : top_rows($0, superlative_of($3, $2), $1)
+Top <- (which|what) Number Rows (have|had) Peak Col : top_rows($0, superlative_of($3, $2), $1)
 Top <- (list|show|name|give me) [me] [names of] [all] Rows : list_names
 Top <- (what are|who are) Rows (that|who|which) VP : list_names
-Top <- what are names of Rows : list_names
-Top <- names of Rows : list_names
+Top <- [what are] names of Rows : list_names
 
-Top <- {AVG} Col {PER} Col : group_aggregate avg
-Top <- {SUM} Col {PER} Col : group_aggregate sum
-Top <- {MAX} Col {PER} Col : group_aggregate max
-Top <- {MIN} Col {PER} Col : group_aggregate min
+Top <- Fold Col {PER} Col : group_aggregate($1, $2, $0)
 Top <- (number|count) of Rows {PER} Col : group_count
 Top <- {HOWMANY} Rows [are there|do we have|work|live] {PER} Col : group_count
 Top <- Rows {PER} Col : group_count !
-Top <- (which|what) Col [has|have|had|with|contains|is home to|employs] (most|highest number of|largest number of|greatest number of) Rows : best_group_count max
-Top <- (which|what) Col [has|have|had|with|contains|employs] (fewest|least|lowest number of|smallest number of) Rows : best_group_count min
+Most <- (most|highest number of|largest number of|greatest number of) : word max
+Most <- (fewest|least|lowest number of|smallest number of) : word min
+Top <- (which|what) Col [has|have|had|with|contains|is home to|employs] Most Rows : best_group_count($0, $2, $1)
 Top <- (in which|in what) Col (do|does|did) most Rows (work|live|reside|sit) : best_group_count max
-Top <- (which|what) Table [has|have|with|wrote|made] (most|highest number of) Rows : best_group_linked max
-Top <- (which|what) Table [has|have|with|wrote|made] (fewest|least|lowest number of) Rows : best_group_linked min
-Top <- (which|what) Col (has|have|with|pays|had) {MAX} {AVG} Col : best_group_aggregate avg max
-Top <- (which|what) Col (has|have|with|pays|had) {MIN} {AVG} Col : best_group_aggregate avg min
-Top <- (which|what) Col (has|have|with|pays|had) {MAX} total Col : best_group_aggregate sum max
-Top <- (which|what) Col (has|have|with|pays|had) {MIN} total Col : best_group_aggregate sum min
-Top <- who Earn more [,|:] Value or Value : compared_rows max
-Top <- who Earn less [,|:] Value or Value : compared_rows min
-Top <- who Earn (most|more) [,|:] Value , Value or Value : compared_rows max
-Top <- who Earn (least|less) [,|:] Value , Value or Value : compared_rows min
-Top <- (who|which [one]) is More [,|:] Value or Value : compared_rows max
-Top <- (who|which [one]) is Less [,|:] Value or Value : compared_rows min
-Top <- (who|which [one]) has (more|higher|larger|greater) Col [,|:] Value or Value : compared_rows max
-Top <- (who|which [one]) has (less|fewer|lower|smaller) Col [,|:] Value or Value : compared_rows min
+Top <- (which|what) Table [has|have|with|wrote|made] Most Rows : best_group_linked($0, $2, $1)
+Top <- (which|what) Col (has|have|with|pays|had) Extreme Mean Col : best_group_aggregate($0, $3, $2, $1)
+Top <- (which|what) Col (has|have|with|pays|had) Extreme total Col : best_group_aggregate($0, $2, sum, $1)
+More2 <- (more|higher|larger|greater) : word max
+More2 <- (less|fewer|lower|smaller) : word min
+Compared <- More : superlative_of max
+Compared <- Less : superlative_of min
+Top <- who Earn More2 [,|:] Value or Value : compared_rows(superlative_of($0, $1), $2, $3)
+Top <- who Earn (More2|Much) [,|:] Value , Value or Value : compared_rows(superlative_of($0, $1), $2, $3, $4)
+Top <- (who|which [one]) is Compared [,|:] Value or Value : compared_rows
+Top <- (who|which [one]) has More2 Col [,|:] Value or Value : compared_rows(superlative_of($1, $0), $2, $3)
 Top <- how much more (does|do|is) Value Earn than Value : row_difference/102
 Top <- by how much does Col of Value exceed that of Value : row_difference
 Top <- how much (higher|more|greater|larger) is Col of Value than that of Value : row_difference
@@ -442,65 +374,50 @@ FMAX = highest temperature|maximum temperature|max temperature|high|high tempera
 FMIN = lowest temperature|minimum temperature|min temperature|low|low temperature|bottom temperature|overnight low|nightly low|daily low|coldest temperature|coolest temperature|minimum|daily minimum|lowest temperatures|tmin|daily minimum temperature|night temperature
 FRAIN = rainfall|rain|precipitation|amount of rain|amount of rainfall|amount of precipitation|total rainfall|rain total|quantity of rain|rainfall total
 FWIND = wind speed|wind|windspeed|wind strength|strength of wind|speed of wind|maximum wind speed|strongest wind|highest wind speed|top wind speed|wind velocity|peak wind speed|maximum wind|wind force in km/h
-Field <- {FMAX} : field tmax
-Field <- {FMIN} : field tmin
-Field <- {FRAIN} : field rain
-Field <- {FWIND} : field wind
+Field <- {FMAX} : word tmax
+Field <- {FMIN} : word tmin
+Field <- {FRAIN} : word rain
+Field <- {FWIND} : word wind
 AT = in|at|for|of|over|recorded in|measured in|reached in|registered in
 Spot <- Place
 Spot <- Unknown : any_place
 On <- [on|for|of|,|during day of] DateX
 Wea <- Field {AT} Spot On : weather
 Wea <- Field On {AT} Spot : weather/021
-Wea <- Spot 's Field On : weather/102
-Wea <- Spot Field On : weather/102
+Wea <- Spot ['s] Field On : weather/102
 Wea <- On Field {AT} Spot : weather/120 !
 Wea <- [what was] weather (in|at) Spot On [:|,] [what (was|is)] Field : weather/201
 Wea <- Spot weather On [:|,] [what (was|is)] Field : weather/201
 Wea <- Spot On [:|,] Field : weather/201
-Wea <- how (hot|warm) (did it get|did it become|did day get|did temperature get|was it) (in|at) Spot On : weather(tmax, $0, $1)
-Wea <- how (hot|warm) was Spot On : weather(tmax, $0, $1)
-Wea <- On [,] how (hot|warm) did Spot get : weather(tmax, $1, $0)
-Wea <- On [,] how (hot|warm) (was it|did it get) in Spot : weather(tmax, $1, $0)
-Wea <- how cold was (it in Spot|Spot) On : weather(tmin, $0, $1)
-Wea <- On [,] what was (coldest|lowest) it got in Spot : weather(tmin, $1, $0)
-Wea <- On [,] what was (warmest|hottest) it got in Spot : weather(tmax, $1, $0)
-Wea <- what maximum did thermometer reach in Spot On : weather(tmax, $0, $1)
-Wea <- what minimum did thermometer reach in Spot On : weather(tmin, $0, $1)
-Wea <- what low did Spot (drop|fall|sink) to On : weather(tmin, $0, $1)
-Wea <- what high did Spot (reach|climb to|get to) On : weather(tmax, $0, $1)
-Wea <- did it rain in Spot On [,] and how much : weather(rain, $0, $1)
-Wea <- how wet was (it in Spot|Spot) On : weather(rain, $0, $1)
-Wea <- On [,] how much (rain|precipitation|rainfall) did Spot (see|get|have|receive) : weather(rain, $1, $0)
-Wea <- (what|which) (rain|rainfall|precipitation) (did Spot|was recorded in Spot|fell in Spot) [record|see|get|have|receive] On : weather(rain, $0, $1)
-Wea <- (what|which) wind did Spot (have|get|see|record) On : weather(wind, $0, $1)
-Wea <- how strong a wind (blew|was there|was blowing) (in|at) Spot On : weather(wind, $0, $1)
-Wea <- how (strong|fast|hard) (were gusts|were winds|was it blowing) (in|at) Spot On : weather(wind, $0, $1)
-Wea <- how cold (did it get|did it become|did night get|did temperature get) (in|at) Spot On : weather(tmin, $0, $1)
-Wea <- how (hot|warm) did Spot get On : weather(tmax, $0, $1)
-Wea <- how cold did Spot get On : weather(tmin, $0, $1)
+Feel <- (hot|warm) : word tmax
+Feel <- cold : word tmin
+Feel <- (windy|breezy) : word wind
+Feel <- wet : word rain
+Feeling <- (hottest|warmest) : word tmax
+Feeling <- (coldest|coolest|lowest) : word tmin
+MUCHRAIN = (how much|how many millimetres of|how many millimeters of|how many mm of) (rain|precipitation|rainfall|water)
+DIDRAIN = (how much|how many millimetres|how many millimeters|how many mm) did it rain
+FELL = fell|was there|were there|came down|was recorded|were recorded|was measured|were measured|dropped|was registered|did it rain
+WINDY = what was wind like | how strong a wind (blew|was there|was blowing) | how (strong|fast|hard) (were gusts|were winds|was wind|were wind|was winds|was it blowing|did wind blow|did wind get)
+Wea <- how Feel (was it|did it get|did it become|did day get|did night get|did temperature get) (in|at) Spot On : weather
+Wea <- how Feel (was it|did it get) On (in|at) Spot : weather/021
+Wea <- how Feel (was Spot|did Spot get) On : weather
+Wea <- On [,] how Feel (was it in Spot|did it get in Spot|did Spot get|was Spot) : weather/120
+Wea <- what was Feeling it got (in|at) Spot On : weather
+Wea <- On [,] what was Feeling it got (in|at) Spot : weather/120
 Wea <- how high did (temperature|temperatures|thermometer|mercury) (climb|rise|go|get|reach) (in|at) Spot On : weather(tmax, $0, $1)
 Wea <- how low did (temperature|temperatures|thermometer|mercury) (drop|fall|go|get|sink|reach) (in|at) Spot On : weather(tmin, $0, $1)
-Wea <- how much did it rain (in|at) Spot On : weather(rain, $0, $1)
-Wea <- how much did it rain On (in|at) Spot : weather(rain, $1, $0)
-Wea <- how much (rain|precipitation|rainfall|water) (fell|was there|came down|was recorded|was measured|dropped|was registered) (in|at|on|over) Spot On : weather(rain, $0, $1)
-Wea <- how much (rain|precipitation|rainfall) (fell|was there|came down|was recorded) On (in|at) Spot : weather(rain, $1, $0)
-Wea <- how much (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather(rain, $0, $1)
-Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) (fell|were there|did it rain|came down|were recorded|were measured) (in|at|on|over) Spot On : weather(rain, $0, $1)
-Wea <- how many (millimetres|millimeters|mm) of (rain|precipitation|rainfall) did Spot (get|have|receive|see|record) On : weather(rain, $0, $1)
-Wea <- how many (millimetres|millimeters|mm) did it rain (in|at) Spot On : weather(rain, $0, $1)
-Wea <- how (windy|breezy) was it (in|at) Spot On : weather(wind, $0, $1)
-Wea <- how (windy|breezy) was it On (in|at) Spot : weather(wind, $1, $0)
-Wea <- what was wind like (in|at) Spot On : weather(wind, $0, $1)
-Wea <- how (windy|breezy) was Spot On : weather(wind, $0, $1)
-Wea <- how windy did it get (in|at) Spot On : weather(wind, $0, $1)
-Wea <- how (strong|fast|hard) (was|were) (wind|winds) (in|at) Spot On : weather(wind, $0, $1)
-Wea <- how (strong|fast|hard) did wind (blow|get) (in|at) Spot On : weather(wind, $0, $1)
-Wea <- (what|which) (highest|maximum) temperature (was|did) (reached|measured|recorded) (in|at) Spot On : weather(tmax, $0, $1)
-Wea <- what (highest|maximum) temperature did Spot (have|reach|see|record|get) On : weather(tmax, $0, $1)
-Wea <- what (lowest|minimum) temperature did Spot (have|reach|see|record|get) On : weather(tmin, $0, $1)
-Wea <- what was (hottest|warmest) it got (in|at) Spot On : weather(tmax, $0, $1)
-Wea <- what was (coldest|coolest) it got (in|at) Spot On : weather(tmin, $0, $1)
+Wea <- what Field did thermometer reach in Spot On : weather
+Wea <- (what|which) Field did Spot [have|reach|see|record|get|receive|climb to|get to|drop to|fall to|sink to] On : weather
+Wea <- (what|which) Field (was|did) (reached|measured|recorded) (in|at) Spot On : weather
+Wea <- (what|which) (rain|rainfall|precipitation) fell in Spot On : weather(rain, $0, $1)
+Wea <- did it rain in Spot On [,] and how much : weather(rain, $0, $1)
+Wea <- {DIDRAIN} (in|at) Spot On : weather(rain, $0, $1)
+Wea <- ({DIDRAIN}|{MUCHRAIN} {FELL}) On (in|at) Spot : weather(rain, $1, $0)
+Wea <- {MUCHRAIN} {FELL} (in|at|on|over) Spot On : weather(rain, $0, $1)
+Wea <- {MUCHRAIN} did Spot (get|have|receive|see|record) On : weather(rain, $0, $1)
+Wea <- On [,] {MUCHRAIN} did Spot (get|have|receive|see) : weather(rain, $1, $0)
+Wea <- {WINDY} (in|at) Spot On : weather(wind, $0, $1)
 Atom <- Wea
 Top <- Wea
 APART = how many degrees|by how many degrees|how much|by how much

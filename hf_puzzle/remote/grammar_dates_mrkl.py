@@ -22,37 +22,29 @@ DateX <- Weekday (before|preceding) DateX : weekday_beside -1
 DateX <- Ordinal of NearPeriod : nth_day
 DateX <- Ordinal Weekday (of|in) Period : nth_weekday
 DateX <- last Weekday (of|in) Period : nth_weekday(last, $0, $1)
-DateX <- first day (of|in) Period : edge_of first
-DateX <- last day (of|in) Period : edge_of last
-DateX <- (start|beginning) of Period : edge_of first
-DateX <- end of Period : edge_of last
-DateX <- Ordinal day (of|in) Period : nth_day
-DateX <- (day|day number) Integer of Period : nth_day
-DateX <- Span (after|from|past|following|later than|beyond|onwards from) Anchor : shifted +
-DateX <- Span (before|prior to|earlier than|preceding|previous to) Anchor : shifted -
-DateX <- Span ago : shifted($0, near(0), -)
-DateX <- (in|within) Span [time] : shifted($0, near(0), +)
-DateX <- in Span [time] from (now|today) : shifted($0, near(0), +)
-DateX <- Span hence : shifted($0, near(0), +)
-DateX <- Span back : shifted($0, near(0), -)
+DateX <- (first day (of|in)|start of|beginning of) Period : edge_of first
+DateX <- (last day (of|in)|end of) Period : edge_of last
+DateX <- (Ordinal day (of|in)|(day|day number) Integer of) Period : nth_day
+Way <- (after|from|past|following|later than|beyond|onwards from|ahead of|on from|forward from|ahead from|forwards from) : word +
+Way <- (before|prior to|earlier than|preceding|previous to|back from|off from) : word -
+Turn <- (forward|forwards|ahead|on|further) : word +
+Turn <- (back|backward|backwards) : word -
+Then <- (later|on|ahead|after) : word +
+Then <- earlier : word -
+GO = go|going|move|moving|count|counting|jump|step
+DateX <- Span Way Anchor : shifted($0, $2, $1)
+DateX <- {GO} Span Turn from Anchor : shifted($0, $2, $1)
+DateX <- {GO} Turn Span from Anchor : shifted($1, $2, $0)
+DateX <- day Way Anchor : shifted(span(#1, day), $1, $0)
+DateX <- Span (hence|in future|ahead) : shifted($0, near(0), +)
+DateX <- Span (ago|back|in past) : shifted($0, near(0), -)
+DateX <- (in|within) Span [time] [from (now|today)] : shifted($0, near(0), +)
 DateX <- Anchor (plus|+) Span : shifted/10 +
 DateX <- Anchor (minus|-) Span : shifted/10 -
 DateX <- Anchor , Span later : shifted/10 +
-DateX <- Span (in future|ahead) : shifted($0, near(0), +)
-DateX <- Span (in past) : shifted($0, near(0), -)
-DateX <- Span (back from|off from) Anchor : shifted -
-DateX <- Span (ahead of|on from|forward from|ahead from|forwards from) Anchor : shifted +
-DateX <- (go|going|move|moving|count|counting|jump|step) Span (forward|ahead|on|forwards|further) from Anchor : shifted +
-DateX <- (go|going|move|moving|count|counting|jump|step) Span (back|backward|backwards) from Anchor : shifted -
-DateX <- (go|going|count|counting|move) (back|backward|backwards) Span from Anchor : shifted -
-DateX <- (go|going|count|counting|move) (forward|ahead|on|forwards) Span from Anchor : shifted +
-DateX <- (starting|counting|beginning) (from|at|on) Anchor , [what date] Span (later|on|ahead|after) : shifted/10 +
-DateX <- (starting|counting|beginning) (from|at|on) Anchor , Span earlier : shifted/10 -
-DateX <- (take|subtract|deduct) Span off Anchor : shifted -
-DateX <- day (after|following) Anchor : shifted(span(#1, day), $0, +)
-DateX <- day (before|preceding) Anchor : shifted(span(#1, day), $0, -)
+DateX <- (starting|counting|beginning) (from|at|on) Anchor , [what date] Span Then : shifted($1, $0, $2)
 DateX <- (add|adding) Span (to|onto) Anchor : shifted +
-DateX <- (subtract|subtracting|take) Span [away] from Anchor : shifted -
+DateX <- (take|subtract|deduct|subtracting) Span ([away] from|off) Anchor : shifted -
 Anchor <- DateX
 WORKING = business day|business days|working day|working days|trading day|trading days|weekday|weekdays|workday|workdays
 Span <- Number CalUnit : span
@@ -61,9 +53,7 @@ Span <- Number [of] a CalUnit : span
 Span <- Number ({WORKING}) : business_span
 Span <- (a|one) ({WORKING}) : business_span(#1)
 Span <- a CalUnit and a half : span(#3/2, $0)
-Span <- Span (and|,) Span : spans
-Span <- Span , and Span : spans
-Span <- Span Span : spans
+Span <- Span [and|,|, and] Span : spans
 Period <- Month [of|,] Year : month_of
 Period <- [year] Year : year_of
 Period <- NearPeriod
@@ -76,12 +66,10 @@ Period <- this Month : month_of
 Period <- Ordinal quarter [of|in] [Year] : quarter_of
 Period <- (q|quarter) Integer [of|in] [Year] : quarter_of
 Period <- Year s : decade_of
-Range <- between DateX and DateX : date_range
-Range <- from DateX (to|until|till|through|thru|up to) DateX : date_range
-Range <- between Period and Period : from_to
-Range <- from Period (to|until|till|through|thru|up to) Period : from_to
-Range <- between Month and Month [of|,] Year : from_to(month_of($0, $2), month_of($1, $2))
-Range <- from Month (to|through|until) Month [of|,] Year : from_to(month_of($0, $2), month_of($1, $2))
+TILL = to|until|till|through|thru|up to
+Range <- (between DateX and|from DateX {TILL}) DateX : date_range
+Range <- (between Period and|from Period {TILL}) Period : from_to
+Range <- (between Month and|from Month {TILL}) Month [of|,] Year : from_to(month_of($0, $2), month_of($1, $2))
 """
 
 # the same where a question leaves the year or the day to the reference date, and what is asked
@@ -106,8 +94,7 @@ Top <- if Span (pass|go by|elapse) (after|from) Anchor [,] (what is date|what da
 Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span later : date_asked(shifted($1, $0, +))
 Top <- (starting|counting) (from|at|on) Anchor [,] {WHATDATE} (is it|was it|will it be|is|was) Span earlier : date_asked(shifted($1, $0, -))
 Top <- [what is|what was|what will be|tell me|give me] date (of|on|for|is|was|is it|was it|will it be|it was|it will be|that is|that was|that falls|be|if you|that lies) DateX : date_asked
-Top <- what will date be DateX : date_asked
-Top <- what will be date DateX : date_asked
+Top <- what will (date be|be date) DateX : date_asked
 Top <- what is [today] 's date : date_asked(near(0))
 Top <- what is date [today] : date_asked(near(0))
 Top <- what is date on Weekday : date_asked(weekday_beside($0, near(0), 1))
@@ -153,10 +140,8 @@ Top <- ({MANYT}) Dur (is|was) DateX (after|later than) DateX : between/021
 Top <- ({MANYT}) Dur (is|was|before) DateX (before|earlier than) DateX : between
 Top <- ({MANYT}) Dur (after|later than|past) DateX (is|was|comes|lies) DateX : between
 Top <- ({MANYT}) Dur (before|earlier than|ahead of) DateX (is|was|comes|lies) DateX : between/021
-Top <- ({MANYT}) Dur from DateX back to DateX : between/021
-Top <- ({MANYT}) Dur is it from DateX back to DateX : between/021
-Top <- ({MANYT}) Dur ({AREIT}) ({UNTIL}) DateX : until
-Top <- ({MANYT}) Dur (left|remain|are left|remaining|do i have|do we have|do i have left) ({UNTIL}) DateX : until
+Top <- ({MANYT}) Dur [is it] from DateX back to DateX : between/021
+Top <- ({MANYT}) Dur ({AREIT}|left|remain|are left|remaining|do i have|do we have|do i have left) ({UNTIL}) DateX : until
 Top <- Dur (until|till) DateX : until
 Top <- how long (is it|) ({UNTIL}) DateX in Dur : until/10
 Top <- how long (is it|was it|) (between|from) DateX (and|to|until) DateX in Dur : between/201
@@ -199,10 +184,8 @@ Top <- (is|was|will) [year] Year [be] a leap year : leap
 Top <- (which|what) month (comes|is) after Period : month_after 1
 Top <- (which|what) month (comes|is) before Period : month_after -1
 Time <- Clock
-Time <- (Number|Clock) am : clock am
-Time <- (Number|Clock) pm : clock pm
-Time <- (Number|Clock) a . m : clock am
-Time <- (Number|Clock) p . m : clock pm
+Time <- (Number|Clock) (am|a . m) : clock am
+Time <- (Number|Clock) (pm|p . m) : clock pm
 Top <- ({MANYT}) Unit ({AREIT}) (between|from) Time (and|to|until|till) Time : clock_between
 Top <- how long is it (between|from) Time (and|to|until) Time in Unit : clock_between/201
 Top <- (a|) Noun ships on DateX and takes Span . when does it arrive : date_asked(shifted($2, $1, +))

@@ -31,8 +31,8 @@ Sum <- Sum {PLUS} Prod : op +
 Sum <- Sum {MINUS} Prod : op -
 Sum <- Sum {RAISED} Prod : by_amount +
 Sum <- Sum {LOWERED} Prod : by_amount -
-Sum <- Sum {RAISED} Charge : pct_change +
-Sum <- Sum {LOWERED} Charge : pct_change -
+Sum <- Sum ({RAISED}|{PLUS}|including|incl|plus an additional|plus an extra) Charge : pct_change +
+Sum <- Sum ({LOWERED}|{MINUS}) Charge : pct_change -
 Sum <- Neg (less than|fewer than|smaller than) Neg : op/10 -
 Sum <- Neg (more than|greater than|on top of|larger than|bigger than) Neg : op +
 Sum <- Neg [is] (subtracted from|taken from|deducted from|taken away from|removed from) Prod : op/10 -
@@ -53,9 +53,6 @@ Sum <- Neg (goes up|rises|grows|went up|increases) by Charge : pct_change +
 Sum <- Neg (goes down|falls|drops|went down|decreases|shrinks) by Charge : pct_change -
 Prod <- Neg {SHARED} Neg [{PEOPLE}] : op /
 Prod <- Neg taken Neg times : op *
-Sum <- Sum {PLUS} Charge : pct_change +
-Sum <- Sum {MINUS} Charge : pct_change -
-Sum <- Sum (including|incl|plus an additional|plus an extra) Charge : pct_change +
 Sum <- Charge (on top of|added to|more than) Neg : pct_change/10 +
 Sum <- Charge (off|less than|off of) Neg : pct_change/10 -
 Sum <- Neg at Charge (off|discount) : pct_change -
@@ -70,8 +67,7 @@ Group <- '(' Sum ')'
 Neg <- Pow
 Neg <- (-|minus|negative) Neg : negative
 Neg <- + Neg
-Neg <- Charge of Neg : pct_of
-Neg <- Charge out of Neg : pct_of
+Neg <- Charge [out] of Neg : pct_of
 Neg <- Charge share of Neg : pct_of
 Neg <- Number of Neg : fraction_of
 Neg <- (twice|double|two times|2 times) Neg : op(#2, $0, *)
@@ -85,12 +81,11 @@ ROOT = square root|sqrt|squareroot
 Prod <- {ROOT} of Number {TIMES} Number : root(op($0, $1, *), #2)
 Prod <- {ROOT} of Number {OVER} Number : root(op($0, $1, /), #2)
 Pow <- Atom
-Pow <- Atom ('^'|'**') Neg : op **
+Pow <- Atom ('^'|'**'|raised to) Neg : op **
 Pow <- Atom squared : op($0, #2, **)
 Pow <- Atom cubed : op($0, #3, **)
 Pow <- Atom [raised] to power [of] Neg : op **
 Pow <- Atom [raised] to Neg power : op **
-Pow <- Atom raised to Neg : op **
 Pow <- Atom [raised] to Ordinal [power] : op($0, n($1), **)
 Atom <- Number
 Atom <- Group
@@ -98,14 +93,13 @@ Atom <- Func
 Func <- {TOGETHER} of List : fold +
 Func <- product of List : fold *
 Func <- product of Neg (with|by) Neg : op *
-Func <- quotient (of|between) List : fold /
+Func <- (quotient|ratio) (of|between) List : fold /
 Func <- (quotient|result) (when|of|if) Neg [is] divided by Neg : op /
 Prod <- Number by Number : op * !
 Val <- how many Number (s|'s) (are|are there|fit|go) (in|into) Sum : op/10 /
 Val <- List (make|makes|give|gives|is|are) (how much|what|how many) : fold +
 Func <- difference (between|of|in|from) List : difference
 Func <- difference between Neg and Neg : difference(list($0, $1))
-Func <- ratio (of|between) List : fold /
 Func <- ratio of Neg to Neg : op /
 Func <- (average|mean|arithmetic mean|average value|mean value) of List : average
 Func <- average List : average
@@ -121,8 +115,7 @@ Func <- Ordinal root of Atom : root/10
 Func <- square of Atom : op($0, #2, **)
 Func <- cube of Atom : op($0, #3, **)
 Func <- (reciprocal|inverse) of Atom : op(#1, $0, /)
-Func <- Integer factorial : factorial
-Func <- Integer '!' : factorial
+Func <- Integer (factorial|'!') : factorial
 Func <- factorial of Integer : factorial
 Func <- remainder (of|when|if|from|after) Neg (divided by|is divided by|over|by|/) Neg : op %
 Val <- what (remains|is left|is left over) when Neg is divided by Neg : op %
@@ -132,8 +125,7 @@ Func <- Charge (on|for) [a|an] Val (bill|meal|check|dinner|lunch|tab|order|purch
 Func <- Charge on Val : pct_of
 Top <- Neg (bill|meal|purchase|order) (with|plus) Charge : pct_change +
 Func <- [sales|service] (tax|vat|gst|interest|commission|charge|fee|duty|gratuity) on Val (at|of) Charge : pct_of/10
-Pct <- Number (%|percent|per cent|pct) : percent
-Pct <- Number percentage : percent
+Pct <- Number (%|percent|per cent|pct|percentage) : percent
 Charge <- [a|an] Pct
 Charge <- Levy
 Levy <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
@@ -142,14 +134,9 @@ Val <- Sum as [a|an] (percent|percentage|per cent) : op(number($0), #100, *)
 Prod <- Prod {TIMES} Pct : pct_of/10
 Prod <- Pct {TIMES} Neg : pct_of
 Prod <- Prod {OVER} Pct : over_pct
-List <- Neg and Neg : list
-List <- Neg , Neg : list
+List <- Neg (and|,|, and|or|, or|with) Neg : list
 List <- Neg , List : list
-List <- Neg , and Neg : list
 List <- Pair [,] (and|or) Neg : list
-List <- Neg or Neg : list
-List <- Neg , or Neg : list
-List <- Neg with Neg : list
 List <- Neg (from|to) Neg : list !
 
 Val <- Sum
@@ -172,8 +159,7 @@ Val <- round Sum to Integer (decimal|decimals|places|decimal places|decimal plac
 Val <- round Sum [to (nearest|closest) (whole number|integer|whole)] : rounded 0
 Val <- Sum rounded [to (nearest|closest) (whole number|integer|whole)] : rounded 0
 Val <- add Neg (to|and|with) Sum : op/10 +
-Val <- add List : fold +
-Val <- (sum|total|total up|combine|tally up|tot up|add together|adding|adding up|summing) List : fold +
+Val <- (add|sum|total|total up|combine|tally up|tot up|add together|adding|adding up|summing) List : fold +
 Val <- put List together : fold +
 Val <- List (summed|added|added together|added up|combined|in all|altogether|in total|summed up|together) : fold +
 Val <- what (do|does|would|will) List (add up to|sum to|come to|make|total|give|come to when added|make together|give together|add to|total up to) : fold +
@@ -188,8 +174,7 @@ Val <- by what amount is Sum (larger|bigger|greater|more|higher) than Sum : op -
 Val <- by (how much|what amount) does Sum (differ from) Sum : difference(list($0, $1))
 Val <- how far apart are Sum and Sum : difference(list($0, $1))
 Val <- (add|put) Charge (to|on top of|onto|on) Sum : pct_change/10 +
-Val <- add up List : fold +
-Val <- sum up List : fold +
+Val <- (add|sum) up List : fold +
 Val <- add List (together|up) : fold +
 Val <- {TAKE} Neg [away] from Sum : op/10 -
 Val <- from Sum [,] {TAKE} Sum : op -
@@ -199,8 +184,7 @@ Val <- (taking|knocking) Charge off Sum : pct_change/10 -
 Val <- (take|knock) Charge off [of] Sum : pct_change/10 -
 Val <- (take|deduct|subtract) Charge from Sum : pct_change/10 -
 Val <- (multiply|times|multiplying) Sum (by|with|and|times) Sum : op *
-Val <- multiply List : fold *
-Val <- multiply List together : fold *
+Val <- multiply List [together] : fold *
 Val <- (divide|dividing) Sum (by|with|through) Sum : op /
 Val <- (multiply|multiplying) Atom by itself : op($0, #2, **)
 Val <- (share|shared|share out|distribute) Neg (over|out among) Neg {PEOPLE} : op /
@@ -250,16 +234,12 @@ Step <- (decrease|reduce|lower) {IT} by Charge : step -
 Step <- add Charge : step +
 Step <- (take off|take|subtract|deduct) Charge [off] : step -
 Seq <- (start|begin) (with|from|at) Sum
-Seq <- take Sum
-Seq <- i think of Sum
-Seq <- Val
-Seq <- (first|take) Val
+Seq <- (take|i think of) Sum
+Seq <- [first|take] Val
 Chain <- Seq [and|.|,|;] [and] [then|next|after that|now|finally|afterwards|and then] Step : then
 Chain <- Chain [and|.|,|;] [and] [then|next|after that|now|finally|afterwards|and then] Step : then
-Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole) {OVER} Sum : op /
-Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole) {TIMES} Sum : op *
-Chain <- Sum , then {OVER} Sum : op /
-Chain <- Sum , then {TIMES} Sum : op *
+Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole|, then) {OVER} Sum : op /
+Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole|, then) {TIMES} Sum : op *
 Chain <- Sum , then {PLUS} Sum : op +
 Chain <- Sum , then {MINUS} Sum : op -
 Top <- Chain
@@ -268,110 +248,87 @@ Top <- Chain
 QUANTITIES = """
 TO = to | in | into | as | = | expressed in | converted to | converted into | measured in | in terms of | given in | when expressed in | when measured in | using | over to | over into | and express it in | and give it in | and convert that to | and convert it to | expressed as | rewritten in | stated in | and express that in | and give that in | and convert result to | and convert result into | and give answer in | and give result in | and convert to | and convert into | and give it as | and state it in | and express result in
 HOLDS = dinner|meal|bill|lunch|shirt|jacket|item|book|ticket|purchase|drum|tank|bottle|jug|bag|box|glass|can|bucket|pool|jar|bowl|carton|keg|race|run|walk|drive|trip|film|movie|man|woman|person|board|rope|pipe|stick|string|cable|steak|parcel|package|piece|bar
-Qty <- Number Unit : measure
-Qty <- Func Unit : measure
-Qty <- Group Unit : measure
+Qty <- (Number|Func|Group) Unit : measure
+Qty <- (Number|Func) Cur : measure
 Qty <- (-|minus|negative) Number Unit : measure(negative($0), $1)
-Qty <- (a|an|one) Unit : measure(#1, $0)
+Qty <- (a|an|one) (Unit|Cur) : measure(#1, $0)
 Qty <- Number [of] (a|an) Unit : measure
 Qty <- a Unit and a half : measure(#3/2, $0)
-Qty <- Qty Qty : compound
-Qty <- Qty and Qty : compound
-Qty <- (add|adding|sum|total up|sum up) Number and Number Unit : measure(op($0, $1, +), $2)
-Qty <- (add|adding|sum|total up|sum up) Number and Number Cur : measure(op($0, $1, +), $2)
-Qty <- Number and Number Unit (together|combined|in total|added together|altogether) : measure(op($0, $1, +), $2)
-Qty <- Number and Number Cur (together|combined|in total|added together|altogether) : measure(op($0, $1, +), $2)
-Top <- Chain [,|and] {TO} Unit : in_unit
-Top <- Chain [,|and] {TO} Money : in_unit
+Qty <- Qty [and] Qty : compound
+Qty <- (add|adding|sum|total up|sum up) Number and Number (Unit|Cur) : measure(op($0, $1, +), $2)
+Qty <- Number and Number (Unit|Cur) (together|combined|in total|added together|altogether) : measure(op($0, $1, +), $2)
+Top <- Chain [,|and] {TO} Measure : in_unit
 Qty <- Qty Number : bare_compound
 Qty <- Qty and Number : bare_compound !
 Qty <- Number Unit below zero : below_zero
-Qty <- Number below zero Unit : below_zero
-Qty <- Number below zero in Unit : below_zero
+Qty <- Number below zero [in] Unit : below_zero
 Qty <- Number Unit below Number Unit : below_zero
 Qty <- Number below Number Unit : below_zero/021
 Qty <- [a|an] Qty of Noun
-Qty <- a Qty {HOLDS}
-Qty <- an Qty {HOLDS}
+Qty <- (a|an) Qty {HOLDS}
 Qty <- [a|an] [temperature] (change|rise|increase|drop|fall|decrease|difference) of Qty : delta
 Qty <- (warming|cooling) (by|of) Qty : delta
-Qty <- Number Cur : measure
-Qty <- Func Cur : measure
 Qty <- Cur Number : measure/10
 Qty <- Sign Number : measure/10
 Qty <- Number Sign : measure
 Qty <- Sign Number Cur : sign_cur
-Qty <- (a|one) Cur : measure(#1, $0)
 Qty <- Number (cents|cent) : money_cents
 Qty <- Number ¢ : money_cents $USD
 Qty <- Number (us|american) cents : money_cents $USD
 Qty <- Number (euro|eur) cents : money_cents $EUR
-Qty <- Qty and Number (cents|cent|pence) : and_cents
-Qty <- Qty Number (cents|cent|pence) : and_cents
+Qty <- Qty [and] Number (cents|cent|pence) : and_cents
 Atom <- Qty
 Money <- Cur
 Money <- Sign
+Measure <- Unit
+Measure <- Money
 
-Top <- Val {TO} Unit : in_unit
+Top <- Val {TO} Measure : in_unit
 Top <- Val {TO} Unit and Unit : in_units
-Top <- Val {TO} Money : in_unit
-Top <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of|by rate of|from) DateX : in_unit
+Top <- Val {TO} Money [on|at|as of|at rate of|at rates of|using rate of|using rates of|by rate of|from] DateX : in_unit
 Top <- Val (on|as of) DateX {TO} Money : in_unit/021
 ISHOW = = how many|equal how many|equal how much|= how much|is how many|is how much in|equals how many|makes how many|corresponds to how many|is same as how many|is equal to how many|make how many|are how many|is equivalent to how many|gives how many|- how many|how many|is how much|comes to how many
 THAT = is that|is it|are that|would that be|does that make|do i get|will that be|are they|do i get for it|would it be
-Top <- Val {ISHOW} Unit [{THAT}] : in_unit
-Top <- Val {ISHOW} Money [{THAT}] : in_unit
-Top <- in Unit [,] Top4 : in_unit/10
-Top <- in Money [,] Top4 : in_unit/10
+Top <- Val {ISHOW} Measure [{THAT}] : in_unit
+Top <- in Measure [,] Top4 : in_unit/10
 Top4 <- Val
 Top4 <- (what|how much) (is|are|was|were|do|does) Val [equal|make|come to|worth|be]
-Top <- Val (come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|amounts to|equal|yield|buy|bought|get|cost|measure|weigh|stand at|translate to) [worth] in Unit : in_unit
-Top <- Val (come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|amounts to|equal|yield|buy|bought|get|cost|total) [worth] in Money : in_unit
-Top <- Unit value of Val : in_unit/10
+COMESTO = come to|comes to|be|make|makes|fetch|fetched|get me|bring|amount to|amounts to|equal|yield|buy|bought|get|cost|total|measure|weigh|stand at|translate to
+Top <- Val {COMESTO} [worth] in Measure : in_unit
+Top <- Unit (value of|in|per) Val : in_unit/10
 Top <- Money value of Val : in_unit/10
-Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Money : in_unit
-Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Unit : in_unit
+Top <- (value|equivalent|worth|metric equivalent|imperial equivalent) of Val in Measure : in_unit
 Top <- (if|when) (i|we|you) (exchange|change|convert|swap|trade) Val [,] how many Money (will|would|do|can|shall) (i|we|you) (get|receive|have|obtain) : in_unit
 Top <- how many Money (will|would|do|can|shall|did) (i|we|you) (get|receive|have|obtain|buy) (for|with|from) Val : in_unit/10
 Top <- how many Money (will|would|do|does|did|can|shall) Val (get|buy|bring|fetch|get me|yield|be) : in_unit/10
 Top <- (swap|trade|exchange|change) Val for Money : in_unit
 Top <- how (much|many) Money (is|are|was|were) Val [worth] : in_unit/10
-Top <- how much in Money (is|are|was|were) Val : in_unit/10
-Top <- how much in Unit (is|are) Val : in_unit/10
+Top <- how much in Measure (is|are|was|were) Val : in_unit/10
 RATEON = on|as of|at rate of|at rates of|using rate of|using rates of|by rate of|with rate of|with rate from|rate of|at exchange rate on|at exchange rate of|going by rate on|using rate from|at rate on|with exchange rate of|based on rate of|at rates on|back on|at rate from|by rate on|using exchange rate of|with rate on|at conversion rate of|rate from|rate on|using rates on|applying rate of
 RateDate <- {RATEON} DateX
 RateDate <- (with|at|using) DateX (exchange rate|rate|rates)
 Top <- Top RateDate : redate
 Top <- RateDate [,] Top : redate/10
-Top <- Val {TO} Money DateX : in_unit
 Top <- Val = how (many|much) Money : in_unit
 MANY = how many | how much | number of | what number of | amount of | how much in | what amount of
 CONTAIN = is | are | in | are in | are there in | is in | make | makes | make up | does | do | equal | equals | is there in | correspond to | corresponds to | can you get from | do you get from | do i get for | do you get for | do i get from | would i get for | will i get for | can i get for | can i buy with | fit in | fit into | go into | are contained in | does it take to make | can be made from | are equal to | are equivalent to | amount to | comprise | have
-Top <- {MANY} Unit {CONTAIN} Val : in_unit/10
+Top <- {MANY} Measure {CONTAIN} Val : in_unit/10
 Top <- {MANY} Unit (does|do) Val (equal|make|have|contain|come to|correspond to|amount to|measure|weigh|comprise|take|last) : in_unit/10
-Top <- {MANY} Money {CONTAIN} Val : in_unit/10
 Top <- {MANY} Money {CONTAIN} Val (on|at rate of|at rates of|as of) DateX : in_unit/102
 Top <- {MANY} Money (does|do|is|are|would|will) Val (equal|make|come to|correspond to|amount to|cost|worth|be worth|be|buy|get me|give me|bring|fetch) : in_unit/10
 Top <- {MANY} cents {CONTAIN} Val : how_many_cents
-Top <- Unit (in|per) Val : in_unit/10
 Top <- (convert|change|exchange|turn|translate|transform|express|swap|switch) Top2
-Top2 <- Val {TO} Unit : in_unit
-Top2 <- Val {TO} Money : in_unit
+Top2 <- Val {TO} Measure : in_unit
 Top2 <- Val {TO} Unit and Unit : in_units
 Top2 <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of) DateX : in_unit
-Top <- [convert|change] Val {TO} Money [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : pct_of($2, in_unit($0, $1))
-Top <- [convert|change] Val {TO} Unit [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : pct_of($2, in_unit($0, $1))
+Top <- [convert|change] Val {TO} Measure [,|.|;] [and] (what is|how much is) Charge of (that|it|result) : pct_of($2, in_unit($0, $1))
 Top2 <- Number Noun (to|into|in) Unit : no_unit
-Top <- (what|how much) (is|are|was|were) Val worth (in) Money : in_unit
-Top <- (what|how much) (is|are|was|were) Val worth (in) Money on DateX : in_unit
+Top <- (what|how much) (is|are|was|were) Val worth in Money [on DateX] : in_unit
 Top <- Val worth in Money : in_unit
 Top <- Val worth of Money : in_unit !
-Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in|for|into|against) Money : in_unit(measure(#1, $0), $1, $2)
-Top <- [what (is|was)] Money (to|/|-|in) Money [exchange|conversion] rate : in_unit(measure(#1, $0), $1, $2)
-Top <- [what (is|was)] Money (to|/) Money [exchange|conversion] rate (on|of|for) DateX : in_unit(measure(#1, $0), $1, $2)
-Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in) Money on DateX : in_unit(measure(#1, $0), $1, $2)
-Top <- (what|how much) (is|was) [one|a] Money worth in Money : in_unit(measure(#1, $0), $1, $2)
-Top <- (what|how much) (is|was) [one|a] Money worth in Money on DateX : in_unit(measure(#1, $0), $1, $2)
+Top <- [what (is|was)] [exchange|conversion] rate [from|of] Money (to|/|in|for|into|against) Money [on DateX] : in_unit(measure(#1, $0), $1, $2)
+Top <- [what (is|was)] Money (to|/|-|in) Money [exchange|conversion] rate [(on|of|for) DateX] : in_unit(measure(#1, $0), $1, $2)
+Top <- (what|how much) (is|was) [one|a] Money worth in Money [on DateX] : in_unit(measure(#1, $0), $1, $2)
 BIG = bigger|larger|greater|more|higher|heavier|longer|taller|wider|hotter|warmer|faster|farther|further|deeper
 SMALL = smaller|less|lower|lighter|shorter|narrower|colder|cooler|slower|nearer|fewer
 Top <- (is|are) Val {BIG} than Val : yesno >
@@ -380,28 +337,24 @@ Top <- (is|are) Val (equal to|same as|as much as) Val : yesno =
 Top <- (is|are) Val Number : yesno =
 Top <- (does|do) Val (equal|make) Val : yesno =
 Top <- is Integer divisible by Integer : yesno(op($0, $1, %), #0, =)
-Top <- which [one|number|value] is {BIG} [,|:] Val or Val : which max
-Top <- which [one|number|value] is {SMALL} [,|:] Val or Val : which min
-Top <- what is {BIG} [,|:] Val or Val : which max
-Top <- what is {SMALL} [,|:] Val or Val : which min
+Top <- (which [one|number|value]|what) is {BIG} [,|:] Val or Val : which max
+Top <- (which [one|number|value]|what) is {SMALL} [,|:] Val or Val : which min
 Top <- Val or Val [,] which is {BIG} : which max
 Top <- how many Qty (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs) (can i fill|can be filled|can you fill|fit|can i get|can i pour|can you pour|can you get|are there|can be made) (with|from|in|into|out of) Qty : op/10 /
 
 MEASURED = is|are|am|was|were|weigh|weighs|weighed|measures|measured|takes|took|lasts|lasted|ran|walked|drove|covers|covered|costs|cost|holds|contains|runs|have|has|had|paid|earned|rose by|rises by
 Told <- i measured Qty
 Told <- (i|he|she|it|we|they) ({MEASURED}) [about] Qty [tall|long|high|deep|wide|heavy|away|old]
-Told <- (a|an|my|his|her|our|this|that) Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
-Told <- Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
+Told <- [a|an|my|his|her|our|this|that] Noun [Noun] ({MEASURED}) Qty [tall|long|high|deep|wide|heavy|away] : last
 Told <- (my|a) Noun (says|shows|reads|is set to|is at|showed) Qty : last
 Told <- it (got|became|gets|is getting) Qty (warmer|colder|hotter|cooler) : delta
 Told <- temperature (rose|fell|dropped|went up|went down|increased|decreased|changed|climbed) [by] Qty : delta
 Told <- it (cooled down|warmed up|cooled|warmed|got warmer|got colder|got hotter|cooled off) by Qty : delta
-Top <- Told [.|,|;|and|:|-] how many Unit is (that|this|it) : in_unit
+Top <- Told [.|,|;|and|:|-] how many Measure is (that|this|it) : in_unit
 Top <- Told [.|,|;|and|:|-] (what is|how much is|what would|how much would) (that|this|it) [be] in Unit : in_unit
 Top <- Told [.|,|;|and|:|-] how (tall|heavy|long|far|high|deep|wide|big|fast|hot|cold) (am i|is that|is it|is he|is she|was that|was it) in Unit : in_unit
 Top <- Told [.|,|;|and|:|-] (how much do i weigh|what do i weigh|how much does (it|he|she) weigh) in Unit : in_unit
 Top <- Told [.|,|;|:] [and] [that] in Unit : in_unit
-Top <- Told [.|,|;|and|:|-] how many Money is (that|this|it) : in_unit
 Top <- Told [.|,|;|and|:|-] (what is|how much is) (that|this|it) [worth] in Money : in_unit
 Top <- how (tall|high|long|heavy|deep|wide|far|fast|hot|cold|big|much) is Qty in Unit : in_unit
 Top <- Val [,|.] (answer in|give answer in|give me answer in|answer should be in|result in) Unit : in_unit
@@ -411,17 +364,13 @@ Top <- how far (do|does|will|would|can) (i|you|we|it) (go|travel|get|drive|ride)
 Top <- how far (do|does|will|would|can) a Noun (go|travel|get|drive|move) in Qty at Qty : distance/021
 Top <- how long (does|do|will|would) Qty take at Qty : duration
 Top <- how long (does|do|will|would) it take to (go|travel|drive|cover|ride|walk|run) Qty at Qty : duration
-Rate <- Unit per Unit : per
-Rate <- Unit / Unit : per
-Rate <- Unit per Number Unit : per/021
-Rate <- Unit / Number Unit : per/021
-Rate <- Money per Unit : per
-Rate <- Money a Unit : per
+Rate <- Unit (per|/) Unit : per
+Rate <- Unit (per|/) Number Unit : per/021
+Rate <- Money (per|a) Unit : per
 Rate <- mpg : per_named mile gallon
 RateVal <- Number Rate : rated
 RateVal <- Sign Number per Unit : rated($1, per($0, $2))
-Top <- RateVal {TO} Rate : rate_in
-Top <- (convert|change|turn) RateVal {TO} Rate : rate_in
+Top <- [convert|change|turn] RateVal {TO} Rate : rate_in
 Top <- how many Rate (is|are|in) RateVal : rate_in/10
 """
 
@@ -432,10 +381,9 @@ GAVE = spend|spends|spent|eat|eats|ate|lose|loses|lost|give away|gives away|gave
 GOT = buy|buys|bought|get|gets|got|find|finds|found|receive|receives|received|gain|gains|gained|earn|earns|earned|pick|picked|add|added|win|wins|won
 LEFT = are left|is left|remain|remains|do i have left|do i have|does she have left|does he have left|does she have|does he have|do we have left|do we have|do they have left|are there now|do i have now|does he have now|does she have now|are there left|will be left|would be left|left|do you have left|do you have
 Stuff <- Number [of] Noun : stuff
-Stuff <- Number : stuff
+Stuff <- Number [more] : stuff
 Stuff <- Qty : stuff
 Stuff <- Number more Noun : stuff
-Stuff <- Number more : stuff
 CUT = discounted by|reduced by|marked down by|on sale for|cut by|down by|lowered by
 Priced <- (a|my|this|that) Noun [Noun] (costs|cost|is priced at|was|is|sells for|is listed at) [originally] Sum : last
 Priced <- Noun [Noun] (costs|cost|is priced at|sells for) Sum : last
@@ -468,8 +416,7 @@ Owned <- {WHO} {HAD} Number Noun (with|containing|holding) Number Noun (each|in 
 Owned <- there (are|were) Number Noun (of|with|containing|holding) Number Noun (each|in each|apiece) : stuff(op($0, $2, *), $3)
 Top <- Owned [.|,|;] how (many|much) [{LEFT}] : owned_left
 Top <- Owned [.|,|;] how (many|much) Noun [{LEFT}] [in total|altogether|in all|now] : owned_left
-Top <- Owned [.|,|;] how (many|much) Unit {LEFT} : in_unit(owned_left($0), $1)
-Top <- Owned [.|,|;] how (many|much) Money {LEFT} : in_unit(owned_left($0), $1)
+Top <- Owned [.|,|;] how (many|much) Measure {LEFT} : in_unit(owned_left($0), $1)
 Top <- Owned [.|,|;] how (many|much) {LEFT} (in total|altogether|in all|now) : owned_left
 """
 
@@ -479,7 +426,7 @@ S <- Open S
 S <- S Close
 S <- RateDate [,] S : redate/10
 Top <- Val : asked
-Open <- (what|how much) (is|are|was|were|would be|does|do|will be)
+Open <- (what|how much) (is|are|was|were|would be|does|do|will be|did|would|will|should|can|could)
 Open <- (how many) (is|are)
 Open <- (what is|give me|tell me|find|calculate|compute) (result|value|answer|outcome|solution) [of|to|for]
 Open <- find me
@@ -495,9 +442,7 @@ Top <- what (remains|is left|do i have left|have i left|would be left|will be le
 Top <- (how much|how many) (is left|remains|are left|do i have left) (when|if|after) [you|i|we] Val : remains
 Open <- what (do|would|will) (you|i|we) (get|have|obtain) (when|if|by|after) [you|i|we]
 Open <- what (comes out|happens|is outcome|is result) (when|if) [you|i|we]
-Open <- (what|how much) (did|would|will|should|can|could)
-Open <- how much do
-Open <- what do
+Open <- (how much|what) do
 Open <- (how large|how big|how much money) is [a]
 Open <- what (has been|number is|amount is)
 Open <- by what amount is !

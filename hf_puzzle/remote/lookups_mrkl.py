@@ -18,11 +18,6 @@ from .wiki_mrkl import CONCEPTS, MONTHS, TOKEN, UNIT_WORDS, stem, words
 FIELD_UNITS = {"tmax": "degC", "tmin": "degC", "rain": "millimeter", "wind": "kilometer_per_hour"}
 
 
-@meaning("field")
-def field(c, name):
-    return name
-
-
 @meaning("weather")
 def weather(c, what, place, date):
     if date[0] != "d":

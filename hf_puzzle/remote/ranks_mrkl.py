@@ -23,9 +23,15 @@ from .words_mrkl import PERIODIC
 # -- the row with the most of something
 
 
-def _extreme(c, which, column, how):
-    """Rows of `which` whose `column` is the greatest or smallest; all of them where several are."""
-    table = which[1]
+@meaning("superlative_of")
+def superlative_of(c, column, how):
+    """A column, and whether the most ("max") or the least of it is meant."""
+    return ("most", column, how)
+
+
+def _extreme(c, which, superlative):
+    """Rows of `which` whose column is the greatest or smallest; all of them where several are."""
+    table, (_, column, how) = which[1], superlative
     if c.schema.columns[column[0]][column[1]].kind not in ("number", "date") or not reachable(
         c.schema, table, column[0]
     ):
@@ -36,16 +42,16 @@ def _extreme(c, which, column, how):
 
 
 @meaning("best")
-def best(c, column, which, how):
-    return _extreme(c, which, column, how) if column[0] == which[1] else None
+def best(c, superlative, which):
+    return _extreme(c, which, superlative) if superlative[1][0] == which[1] else None
 
 
 @meaning("best_of_all")
-def best_of_all(c, column, *rest):
+def best_of_all(c, superlative, *conds):
     """`who earns the most in Finance`: rows of the column's table."""
-    *conds, how = rest
-    found = restrict(c, ("rows", column[0], ()), *conds) if conds else [("rows", column[0], ())]
-    return [_extreme(c, r, column, how) for r in found or ()] or None
+    which = ("rows", superlative[1][0], ())
+    found = restrict(c, which, *conds) if conds else [which]
+    return [_extreme(c, r, superlative) for r in found or ()]
 
 
 @meaning("names")
@@ -69,8 +75,9 @@ def cells(c, column, which):
 
 
 @meaning("top_rows")
-def top_rows(c, tree, column, which, how):
+def top_rows(c, tree, superlative, which):
     """`the three highest paid employees`."""
+    _, column, how = superlative
     count_sql, key = number_sql(tree), key_column(c.schema, which[1])
     if count_sql is None or not count_sql.isdigit() or column[0] != which[1] or key is None:
         return None
@@ -145,9 +152,9 @@ def best_group_aggregate(c, column, value_column, which, how):
 
 
 @meaning("compared_rows")
-def compared_rows(c, column, *rest):
+def compared_rows(c, superlative, *senses):
     """`who earns more, A or B`: the one whose column has more."""
-    *senses, mode = rest
+    _, column, mode = superlative
     trees, labels = [], []
     for sense in senses:
         found = cell(c, column, sense)
@@ -196,7 +203,7 @@ def two_counts(c, which, first, second):
 def top_earner(c, *rest):
     """The one who earns most, where one table pays."""
     columns = columns_of(c, "pay")
-    return best_of_all(c, columns[0], *rest) if len(columns) == 1 else None
+    return best_of_all(c, superlative_of(c, columns[0], "max"), *rest) if len(columns) == 1 else None
 
 
 @meaning("list_names")
@@ -289,11 +296,11 @@ def share_rows(c, which, cond):
 @meaning("superlative")
 def superlative(c, best, column, *rest):
     """`the cheapest fare`: the extreme of the column itself."""
-    return aggregate(c, column, *rest) if best[:2] == column[:2] else None
+    return aggregate(c, column, *rest, best[2]) if best[1][:2] == column[:2] else None
 
 
 @meaning("rows_extreme")
-def rows_extreme(c, which, column, how):
+def rows_extreme(c, which, how, column):
     """`the largest harvest in tonnes`."""
     return aggregate(c, column, which, how) if which[1] == column[0] else None
 

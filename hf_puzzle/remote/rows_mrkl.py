@@ -241,15 +241,11 @@ def measured(c, column, bound):
 
 
 @meaning("compared")
-def compared(c, column, tree, sign):
-    """`longer than 300 pages`, `older than 40`."""
+def compared(c, column, tree, *rest):
+    """`longer than 300`, or `longer than 300 pages`, where the column is named as well."""
+    *said, sign = rest
     bound = than(c, tree, sign)
-    return None if bound is None else measured(c, column, bound)
-
-
-@meaning("compared_of")
-def compared_of(c, column, tree, unit_column, sign):
-    return compared(c, column, tree, sign) if column[:2] == unit_column[:2] else None
+    return measured(c, column, bound) if bound and all(each[:2] == column[:2] for each in said) else None
 
 
 @meaning("on_day")

@@ -136,12 +136,12 @@ class Tables:
     def _dated(self, words, reference):
         verbs = {word for word in words if word not in ("date", "year", "on", "at")}
         stems = {stem(word) for word in verbs}
-        for group in DATE_VERBS:
+        for group in (verbs_alike.split("|") for verbs_alike in DATE_VERBS):
             if stems & {stem(word) for word in group}:
                 verbs |= set(group)
         alone = [c for c in self.schema.columns[reference[0]].values() if c.kind == "date"]
         if len(alone) <= 1 and ("date" in words or key_column(self.schema, reference[0]) is None):
-            verbs |= set(DATE_VERBS[0]) | {singular(reference[0].lower()) + "ed"}
+            verbs |= set(DATE_VERBS[0].split("|")) | {singular(reference[0].lower()) + "ed"}
         for verb in verbs:
             for form in {verb, verb + "ed" if not verb.endswith(("ed", "rn", "ade")) else verb}:
                 self._add(form, "Dated", reference)

@@ -6,72 +6,31 @@ The one place of each list: the slot finder, the lexicon of the grammar and the 
 import re
 
 
-ONES = {
-    word: value
-    for value, word in enumerate(
-        str.split(
-            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-            "sixteen seventeen eighteen nineteen"
-        )
-    )
-}
-TENS = {
-    word: 10 * value
-    for value, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
-} | {"fourty": 40}
-SCALES = {
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-    "quadrillion": 10**15,
-    "quintillion": 10**18,
-}
+def _numbered(words: str, first: int = 0) -> dict[str, int]:
+    return {word: value for value, word in enumerate(words.split(), first)}
+
+
+ONES = _numbered(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+TENS = {w: 10 * n for w, n in _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 2).items()}
+TENS["fourty"] = 40
+SCALES = {w: 1000**n for w, n in _numbered("thousand million billion trillion quadrillion quintillion", 1).items()}
 GROUPS = {"dozen": 12, "gross": 144, "score": 20, "pair": 2}
 PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
     "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
 }  # fmt: skip
-ORDINALS = {
-    word: value
-    for value, word in enumerate(
-        str.split(
-            "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
-            "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
-        ),
-        1,
-    )
-} | {"thirtieth": 30}
-ORDINALS |= {
-    f"{tens}-{word}": (20 if tens == "twenty" else 30) + ORDINALS[word]
-    for tens, words in (("twenty", "first second third fourth fifth sixth seventh eighth ninth"), ("thirty", "first"))
-    for word in words.split()
-}
-MONTHS = {
-    name: value
-    for value, name in enumerate(
-        [
-            "january",
-            "february",
-            "march",
-            "april",
-            "may",
-            "june",
-            "july",
-            "august",
-            "september",
-            "october",
-            "november",
-            "december",
-        ],
-        1,
-    )
-}
+ORDINALS = _numbered(
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third twenty-fourth "
+    "twenty-fifth twenty-sixth twenty-seventh twenty-eighth twenty-ninth thirtieth thirty-first",
+    1,
+)
+MONTHS = _numbered("january february march april may june july august september october november december", 1)
 MONTH_FORMS = MONTHS | {name[:3]: value for name, value in MONTHS.items()} | {"sept": 9}
-WEEKDAYS = {
-    name: value
-    for value, name in enumerate(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
-}
+WEEKDAYS = _numbered("monday tuesday wednesday thursday friday saturday sunday")
 HOLIDAYS = {
     "christmas eve": (12, 24), "christmas day": (12, 25), "christmas": (12, 25), "boxing day": (12, 26),
     "new year's eve": (12, 31), "new year's day": (1, 1), "new years day": (1, 1), "halloween": (10, 31),
@@ -180,18 +139,9 @@ WEEKDAY_FORMS = WEEKDAYS | {
 }
 WEEKDAY_FORMS |= {plural(name): number for name, number in WEEKDAYS.items()}
 SPELLING = {
-    "mny": "many",
-    "puls": "plus",
-    "teh": "the",
-    "wat": "what",
-    "hwo": "how",
-    "devided": "divided",
-    "mutiplied": "multiplied",
-    "inchs": "inches",
-    "foots": "feet",
-    "wich": "which",
-    "whcih": "which",
-}
+    "mny": "many", "puls": "plus", "teh": "the", "wat": "what", "hwo": "how", "devided": "divided",
+    "mutiplied": "multiplied", "inchs": "inches", "foots": "feet", "wich": "which", "whcih": "which",
+}  # fmt: skip
 FUNCTION_WORDS = frozenset(
     str.split(
         "a an the and or not no nor but of in on at to from by for with without within into as than that which who whom "
@@ -241,31 +191,17 @@ COLUMN_WORDS = (
 )  # fmt: skip
 # verbs of one line say the same of a date; the first line fits whatever a table records
 DATE_VERBS = (
-    ("placed", "made", "ordered", "created", "submitted", "received", "recorded", "registered", "logged", "entered"),
-    (
-        "hired",
-        "hire",
-        "joined",
-        "join",
-        "started",
-        "start",
-        "employed",
-        "recruited",
-        "appointed",
-        "enlisted",
-        "enlist",
-        "engaged",
-        "taken on",
-    ),
-    ("born", "birth", "birthday"),
-    ("published", "released", "released", "publication", "release"),
-    ("founded", "established", "opened", "built", "constructed"),
-    ("loaned", "loan", "borrowed", "lent"),
-    ("returned", "return"),
-    ("shipped", "ship", "dispatched"),
-    ("admitted", "admission"),
-    ("visited", "visit"),
-    ("sold", "sale"),
+    "placed|made|ordered|created|submitted|received|recorded|registered|logged|entered",
+    "hired|hire|joined|join|started|start|employed|recruited|appointed|enlisted|enlist|engaged|taken on",
+    "born|birth|birthday",
+    "published|released|publication|release",
+    "founded|established|opened|built|constructed",
+    "loaned|loan|borrowed|lent",
+    "returned|return",
+    "shipped|ship|dispatched",
+    "admitted|admission",
+    "visited|visit",
+    "sold|sale",
 )
 TABLE_WORDS = (
     ("employee", "worker", "staff", "colleague", "person", "staff member", "personnel"),
@@ -294,12 +230,7 @@ ROLES = frozenset(
     str.split("role job position occupation profession title species breed instrument rank type kind category")
 )
 PERIODIC = {
-    "hourly": "hour",
-    "hour": "hour",
-    "daily": "day",
-    "weekly": "week",
-    "monthly": "month",
-    "yearly": "year",
+    "hourly": "hour", "hour": "hour", "daily": "day", "weekly": "week", "monthly": "month", "yearly": "year",
     "annual": "year",
-}
+}  # fmt: skip
 NAME_COLUMNS = ("name", "title", "label", "fullname", "username")
