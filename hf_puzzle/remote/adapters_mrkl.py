@@ -212,7 +212,41 @@ def decode_items(
     return state["items"], math.prod(chosen)
 
 
-class Phraser:
+class Adapted:
+    """What an adapter on the language model writes; `name`: of the adapter, and of its folder when it is saved.
+
+    Args:
+        folder: PEFT folder of the adapter.
+    """
+
+    name: str
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.adapters = self.tokenizer = None
+
+    def attach(self, model, tokenizer) -> None:
+        """Load the adapter on `model`."""
+        if self.adapters is None or self.adapters.base is not model:
+            self.adapters = Adapters(model, {self.name: self.folder})
+        self.tokenizer = tokenizer
+
+    def save(self, data: Path) -> dict:
+        """Copies the adapter under `data`; returns what `load` needs."""
+        target = data / self.name
+        target.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.name.startswith("adapter_"):
+                shutil.copyfile(path, target / path.name)
+        return {"folder": f"{data.name}/{self.name}"}
+
+    @staticmethod
+    def saved_folder(saved: Mapping, files: Mapping[str, Path]) -> Path:
+        """Where what `save` described lies; files: name in the folder -> local path."""
+        return files[f"{saved['folder']}/adapter_config.json"].parent
+
+
+class Phraser(Adapted):
     """Puts an answer into a sentence in slot ids, so that the model never writes a digit or a name of its own.
 
     The adapter reads the masked question and answer and writes a sentence in which slot ids stand for numbers, dates
@@ -222,22 +256,18 @@ class Phraser:
         folder: PEFT folder of the adapter.
     """
 
-    def __init__(self, folder, max_tokens: int = 48):
-        self.folder, self.max_tokens = Path(folder), max_tokens
-        self.adapters = self.tokenizer = None
+    name = "phrase"
 
-    def attach(self, model, tokenizer) -> None:
-        """Load the adapter on `model`."""
-        if self.adapters is None or self.adapters.base is not model:
-            self.adapters = Adapters(model, {"phrase": self.folder})
-        self.tokenizer = tokenizer
+    def __init__(self, folder, max_tokens: int = 48):
+        super().__init__(folder)
+        self.max_tokens = max_tokens
 
     def say(self, question: str, answer: str, known: Known) -> str:
         """A sentence; "" where the model wrote a slot that is not there."""
         reading = read(f"{question} | {answer}", known)
         prompt = self.tokenizer(reading.masked + SEPARATOR, add_special_tokens=False)["input_ids"]
         end = self.tokenizer.eos_token_id
-        with self.adapters.use("phrase") as model, torch.no_grad():
+        with self.adapters.use(self.name) as model, torch.no_grad():
             ids = torch.tensor([prompt], device=next(model.parameters()).device)
             output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.max_tokens, do_sample=False,
@@ -250,25 +280,15 @@ class Phraser:
         return tidy(re.sub(r"<(\w+)>", lambda m: said[m[1]], text))
 
     def save(self, data: Path) -> dict:
-        """Copies the adapter under `data`; returns what `load` needs."""
-        copy_adapter(self.folder, data / "phrase")
-        return {"folder": f"{data.name}/phrase", "max_tokens": self.max_tokens}
+        return super().save(data) | {"max_tokens": self.max_tokens}
 
     @classmethod
     def load(cls, saved: Mapping, files: Mapping[str, Path]) -> "Phraser":
-        """What `save` described; files: name in the folder -> local path."""
-        return cls(files[f"{saved['folder']}/adapter_config.json"].parent, saved["max_tokens"])
+        """What `save` described."""
+        return cls(cls.saved_folder(saved, files), saved["max_tokens"])
 
 
 def tidy(text: str) -> str:
     """A sentence with its first letter large and no space before its punctuation."""
     text = re.sub(r" +([,.?!;:%])", r"\1", re.sub(r"\s+", " ", text))
     return text[:1].upper() + text[1:]
-
-
-def copy_adapter(source: Path, target: Path) -> None:
-    """An adapter's files, to a folder of their own."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.name.startswith("adapter_"):
-            shutil.copyfile(path, target / path.name)

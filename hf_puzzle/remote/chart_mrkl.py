@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 
-MAX_EDGES = 20_000
+MAX_EDGES = 25_000
 MAX_SENSES = 16
 MEANINGS: dict[str, Callable] = {}
 PLACE = re.compile(r"\$\d")
@@ -105,7 +105,7 @@ def _computed(tokens, count):
         found = []
         for chosen in itertools.product(*(each(context, values) for each in inner)):
             sense = function(context, *chosen)
-            found += sense if isinstance(sense, list) else () if sense is None else (sense,)
+            found += [each for each in (sense if isinstance(sense, list) else [sense]) if each is not None]
         return found
 
     return run, rest[1:]

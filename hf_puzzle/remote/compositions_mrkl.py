@@ -26,8 +26,7 @@ from .calls_mrkl import (
     short,
 )
 from .custom_mrkl import content
-from .experts_mrkl import Experts
-from .planner_mrkl import OWN, Decision, Limits, Plan, Planner, Step
+from .plan_mrkl import Plan, Step, entry_of
 from .slots_mrkl import Reading, read
 
 
@@ -62,6 +61,13 @@ class Composition:
     steps: Sequence[Mapping]
     answer: str
     digits: int = 12
+
+    def needs_experts(self, experts: Mapping) -> None:
+        """MRKLError where a step's expert is not there."""
+        for step in self.steps:
+            name = step.get("expert")
+            if name is not None and name not in experts:
+                raise MRKLError(f"composition {self.name!r} needs an expert {name!r}{nearest(name, experts)}")
 
     def __post_init__(self):
         check_name(self.name)
@@ -148,7 +154,9 @@ class Composition:
             for each in kind.values()
             for word in each
         ]
-        own = content(" ".join([self.description, *self.examples, *self.arguments, *orders, "last this previous ago"]))
+        own = content(
+            " ".join([self.description, *self.examples, *self.arguments, *orders, "last this previous ago one"])
+        )
         return self.fill(reading) if said and said <= own else None
 
     @staticmethod
@@ -161,47 +169,18 @@ class Composition:
         return Step("dates", {"op": "shift", "date": "{today}", "months": str(-months)})
 
 
-class ComposingPlanner(Planner):
-    """A planner over registered experts that also knows compositions."""
-
-    def __init__(
-        self,
-        experts: Experts,
-        known,
-        limits: Limits | None = None,
-        compositions: Sequence = (),
-        examples=None,
-    ):
-        super().__init__(experts, known, limits, examples)
-        self.registry = experts
-        self.compositions = {each.name: each for each in compositions}
-        for each in compositions:
-            for step in each.steps:
-                name = step.get("expert")
-                if name is not None and name not in self.experts:
-                    hint = nearest(name, self.experts)
-                    raise MRKLError(f"composition {each.name!r} needs an expert {name!r}{hint}")
-
-    def call(self, name, arguments, seconds) -> Result:
-        # the registry knows what was registered, and does not call what changed since
-        return self.registry.call(name, arguments, seconds)
-
-    def own(self, text):
-        """As a planner does, or the one composition whose words explain the question and whose arguments it has."""
-        asked = read(text, self.known)
-        found = [(each.name, each.asked(asked)) for each in self.compositions.values()]
-        found = [Plan([Step(name, arguments)]) for name, arguments in found if arguments is not None]
-        return Decision(found[0], OWN, {"readings": 1}) if len(found) == 1 else super().own(text)
-
-    def run(self, plan: Plan) -> dict:
-        name = plan.steps[0].expert
-        if name not in self.compositions:
-            return super().run(plan)
-        return _Run(self, self.compositions[name], plan.steps[0].arguments).reply()
+def composed(compositions: Mapping, text: str, known) -> Plan | None:
+    """The plan that is the one composition whose words explain the question and whose arguments it has."""
+    if not compositions:
+        return None
+    asked = read(text, known)
+    found = [(each.name, each.asked(asked)) for each in compositions.values()]
+    found = [Plan([Step(name, arguments)]) for name, arguments in found if arguments is not None]
+    return found[0] if len(found) == 1 else None
 
 
-class _Run:
-    """One run of a composition; `trace` grows call by call."""
+class Run:
+    """One run of a composition by a planner; `trace` grows call by call."""
 
     def __init__(self, planner, composition, arguments):
         self.planner, self.composition = planner, composition
@@ -287,13 +266,7 @@ class _Run:
             self.failure = Result("error", message=f"no answer within {what}")
             return self.failure
         result = self.planner.call(expert, bound, seconds)
-        entry = {
-            "expert": expert,
-            "arguments": bound,
-            "result": result.exact if result.status == "ok" else result.status,
-        }
-        if expert == "wiki" and (result.data.get("doc") or result.data.get("id")):
-            entry["doc"] = result.data.get("doc") or result.data.get("id")
+        entry = entry_of(expert, bound, result)
         if needs:
             entry["needs"] = sorted(needs)
         self.trace.append(entry)

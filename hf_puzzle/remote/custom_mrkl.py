@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from .calls_mrkl import exact_text
 from .lexicon_mrkl import Read
-from .tables_mrkl import stem
-from .words_mrkl import DELETED
+from .words_mrkl import DELETED, stem
 
 
 CLOSED = DELETED | frozenset(

@@ -68,6 +68,8 @@ def parse_date(value, today: datetime.date | None = None) -> datetime.date:
         raise DateError(f"{short(value)} needs a reference date, and none was given")
     if len(read[0]) > 1:
         raise DateError(f"{short(value)} may be {' or '.join(map(str, sorted(read[0])))}; write it as ISO")
+    if re.search(r"[0-9] ?[ap]\.?m\b|[0-9]:[0-9]", text.casefold()):
+        raise DateError(f"{short(value)} is a time of day, not one day")
     if not read[0]:
         raise DateError(f"{short(value)} cannot be read as one day; write it as 2022-05-01")
     return read[0].pop()

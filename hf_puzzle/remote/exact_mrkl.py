@@ -41,7 +41,7 @@ from .calls_mrkl import (
     short,
 )
 from .dates_mrkl import parse_date, parse_today
-from .words_mrkl import SEVERAL_UNITS
+from .words_mrkl import MORE_NAMES, SEVERAL_UNITS, UNITS
 
 
 # -- calculator
@@ -419,92 +419,6 @@ class Currency(Expert):
 
 # -- units
 
-# name: (dimension, size in the dimension's base, other names); bases: metre, kilogram, second, litre, metre per
-# second, square metre, joule, watt, pascal; international foot and pound, US liquid gallon, thermochemical calorie
-_LENGTH, _MASS, _TIME, _VOLUME = "len", "mass", "time", "vol"
-UNITS = {
-    "meter": (_LENGTH, "1", "m"),
-    "kilometer": (_LENGTH, "1000", "km|klick|kms"),
-    "decimeter": (_LENGTH, "0.1", "dm"),
-    "centimeter": (_LENGTH, "0.01", "cm"),
-    "millimeter": (_LENGTH, "0.001", "mm"),
-    "micrometer": (_LENGTH, "0.000001", "µm|um|micron"),
-    "nanometer": (_LENGTH, "0.000000001", "nm"),
-    "mile": (_LENGTH, "1609.344", "mi|statute mile"),
-    "nautical_mile": (_LENGTH, "1852", "nmi|sea mile"),
-    "furlong": (_LENGTH, "201.168", ""),
-    "chain": (_LENGTH, "20.1168", ""),
-    "fathom": (_LENGTH, "1.8288", ""),
-    "yard": (_LENGTH, "0.9144", "yd|yds"),
-    "foot": (_LENGTH, "0.3048", "ft"),
-    "inch": (_LENGTH, "0.0254", 'in|"'),
-    "kilogram": (_MASS, "1", "kg|kilo|kilogramme|kgs"),
-    "gram": (_MASS, "0.001", "g|gramme|gms"),
-    "milligram": (_MASS, "0.000001", "mg|milligramme"),
-    "tonne": (_MASS, "1000", "metric ton|t|metric tonne"),
-    "short_ton": (_MASS, "907.18474", "us ton"),
-    "long_ton": (_MASS, "1016.0469088", "imperial ton"),
-    "stone": (_MASS, "6.35029318", "st"),
-    "pound": (_MASS, "0.45359237", "lb|lbs|pound of mass|pound mass|pound weight|pound in weight"),
-    "ounce": (_MASS, "0.028349523125", "oz|ounce of weight|weight ounce"),
-    "second": (_TIME, "1", "s|sec|secs"),
-    "millisecond": (_TIME, "0.001", "ms"),
-    "minute": (_TIME, "60", "min|mins"),
-    "hour": (_TIME, "3600", "h|hr|hrs"),
-    "day": (_TIME, "86400", "d|days of 24 hours"),
-    "week": (_TIME, "604800", "wk"),
-    "liter": (_VOLUME, "1", "l|cubic decimeter|ltr"),
-    "milliliter": (_VOLUME, "0.001", "ml|cubic centimeter|cc|mls"),
-    "centiliter": (_VOLUME, "0.01", "cl"),
-    "deciliter": (_VOLUME, "0.1", "dl"),
-    "cubic_meter": (_VOLUME, "1000", "m3|m³|m^3"),
-    "gallon": (_VOLUME, "3.785411784", "gal|us gallon|american gallon|u.s. gallon"),
-    "imperial_gallon": (_VOLUME, "4.54609", "uk gallon"),
-    "quart": (_VOLUME, "0.946352946", "qt|us quart"),
-    "pint": (_VOLUME, "0.473176473", "us pint|pt"),
-    "imperial_pint": (_VOLUME, "0.56826125", "uk pint"),
-    "fluid_ounce": (_VOLUME, "0.0295735295625", "fl oz|us fluid ounce|floz"),
-    "cup": (_VOLUME, "0.2365882365", "us cup"),
-    "tablespoon": (_VOLUME, "0.01478676478125", "tbsp|us tablespoon"),
-    "teaspoon": (_VOLUME, "0.00492892159375", "tsp|us teaspoon"),
-    "meter_per_second": ("speed", "1", "m/s|mps|meter a second|metres each second"),
-    "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph|kilometer an hour|km per hour|km an hour"),
-    "mile_per_hour": ("speed", "0.44704", "mph|mi/h|mile an hour"),
-    "foot_per_second": ("speed", "0.3048", "ft/s|fps|feet a second"),
-    "knot": ("speed", "463/900", "kn|kt|nautical mile per hour"),
-    "square_meter": ("area", "1", "m2|m²|m^2|sq m|sqm"),
-    "square_kilometer": ("area", "1000000", "km2|km²|km^2|sq km"),
-    "square_centimeter": ("area", "0.0001", "cm2|cm²|cm^2|sq cm"),
-    "square_foot": ("area", "0.09290304", "ft2|ft²|ft^2|sq ft"),
-    "square_inch": ("area", "0.00064516", "in2|in²|in^2|sq in"),
-    "square_yard": ("area", "0.83612736", "yd2|yd²|yd^2|sq yd"),
-    "square_mile": ("area", "2589988.110336", "mi2|mi²|mi^2|sq mi"),
-    "hectare": ("area", "10000", "ha"),
-    "acre": ("area", "4046.8564224", "international acre"),
-    "survey_acre": ("area", "62726400000/15499969", "us survey acre"),
-    "joule": ("energy", "1", "j"),
-    "kilojoule": ("energy", "1000", "kj"),
-    "calorie": ("energy", "4.184", "cal"),
-    "kilocalorie": ("energy", "4184", "kcal"),
-    "watt_hour": ("energy", "3600", "wh"),
-    "kilowatt_hour": ("energy", "3600000", "kwh"),
-    "watt": ("power", "1", "w"),
-    "kilowatt": ("power", "1000", "kw"),
-    "pascal": ("pressure", "1", "pa"),
-    "hectopascal": ("pressure", "100", "hpa|millibar|mbar"),
-    "kilopascal": ("pressure", "1000", "kpa"),
-    "bar": ("pressure", "100000", ""),
-    "standard_atmosphere": ("pressure", "101325", "atm"),
-    "degC": ("temp", None, "celsius|°c|c|degree celsius|degree c|centigrade|degrees celsius|deg c|degrees c|degree centigrade|degrees centigrade|celsius degrees"),
-    "degF": ("temp", None, "fahrenheit|°f|f|degree fahrenheit|degree f|degrees fahrenheit|deg f|degrees f|fahrenheit degrees"),
-    "kelvin": ("temp", None, "k|degree kelvin"),
-    "degR": ("temp", None, "rankine|°r|degree rankine"),
-}  # fmt: skip
-# names of units that only a user's table has
-MORE_NAMES = {
-    "ton": "short ton", "barrel": "bbl", "horsepower": "hp", "atmosphere": "atm", "kilobyte": "kb", "megabyte": "mb",
-    "gigabyte": "gb", "terabyte": "tb",
-}  # fmt: skip
 # kelvin = value * size + offset
 TEMPERATURES = {
     "degc": (Fraction(1), Fraction("273.15")),
@@ -513,7 +427,7 @@ TEMPERATURES = {
     "degr": (Fraction(5, 9), Fraction(0)),
 }
 PINT_BASES = {
-    _LENGTH: "meter", _MASS: "kilogram", _TIME: "second", _VOLUME: "liter", "speed": "meter/second", "area": "meter**2",
+    "len": "meter", "mass": "kilogram", "time": "second", "vol": "liter", "speed": "meter/second", "area": "meter**2",
     "energy": "joule", "power": "watt", "pressure": "pascal", "temp": "kelvin",
 }  # fmt: skip
 

@@ -289,6 +289,27 @@ def _of_tool(name, text) -> Result:
 # -- the registry
 
 
+class Budget:
+    """Calls of one answer: an equal one is answered from the first, and behind `most` further ones are refused.
+
+    Args:
+        seconds: Deadline of one call.
+    """
+
+    def __init__(self, experts: "Experts", most: int, seconds: float):
+        self.experts, self.most, self.seconds = experts, most, seconds
+        self._memo: dict[tuple, Result] = {}
+
+    def call(self, name: str, arguments: Mapping, made: int) -> Result:
+        """`made`: calls that this answer has already."""
+        key = (name, json.dumps(arguments, sort_keys=True))
+        if key not in self._memo and made >= self.most:
+            return failed("refused", f"the budget of {self.most} calls is used up")
+        if key not in self._memo:
+            self._memo[key] = self.experts.call(name, arguments, self.seconds)
+        return self._memo[key]
+
+
 class Experts(dict):
     """Experts by name, each pinned by the hash of its name, description and schema when it is registered.
 

@@ -16,8 +16,8 @@ import torch
 from transformers import AutoTokenizer, LogitsProcessor
 
 from .caches_puzzle import NAMES, OUTPUT_NAME, CacheError, one_cache
-from .calls_mrkl import MRKLError, Result, failed, short
-from .experts_mrkl import Experts
+from .calls_mrkl import MRKLError, Result, short
+from .experts_mrkl import Budget, Experts
 from .masks_mrkl import CONTROL, Masks, Vocabulary, every, text
 from .schemas_mrkl import JSON
 from .soft_prompts_mrkl import base_model_settings
@@ -171,23 +171,15 @@ class CallProcessor(Constrained):
     ):  # fmt: skip
         masks = _masks(experts, call[1], vocabulary(tokenizer, vocabulary_size), engine)
         super().__init__(masks, call[0], max_call_tokens)
-        self.experts, self.trace, self.close = experts, trace, call[1]
+        self.trace, self.close = trace, call[1]
         self.result_open, self.result_close = result
-        self.max_calls, self.seconds = max_calls, seconds_per_call
-        self.memo: dict = {}
+        self.budget = Budget(experts, max_calls, seconds_per_call)
 
     def completed(self, number, call) -> list[int]:
         """Ids of a call's result, which is data: control tokens in it are encoded as text."""
         name, _, written = call.removesuffix(self.close).partition("(")
         arguments = json.loads(written[:-1], parse_float=str)
-        key = (name, json.dumps(arguments, sort_keys=True))
-        made = sum(entry["row"] == number for entry in self.trace)
-        if key in self.memo:
-            result = self.memo[key]
-        elif made >= self.max_calls:
-            result = failed("refused", f"the budget of {self.max_calls} calls is used up")
-        else:
-            result = self.memo[key] = self.experts.call(name, arguments, self.seconds)
+        result = self.budget.call(name, arguments, sum(entry["row"] == number for entry in self.trace))
         said = said_of(result)
         entry = {"row": number, "expert": name, "arguments": arguments, "result": said, "status": result.status}
         self.trace.append(entry)

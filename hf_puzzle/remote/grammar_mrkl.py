@@ -2,7 +2,9 @@
 
 `Category <- pattern : meaning argument ...`; capitalised words are categories, `[x]` is optional, `(a|b)` a choice,
 `{NAME}` a part named above, a final `!` a rule that is used only where nothing else explains all words. Words that
-`words_mrkl.DELETED` lists are gone before a pattern sees them. To add a wording, add a line, and its test.
+`words_mrkl.DELETED` lists are gone before a pattern sees them. To add a wording, add a line, and its test: a phrase for
+a day in `grammar_dates_mrkl.DAYS` is then read in questions, by every expert, and in slots. A meaning that others make
+up is written out, `pct_of($2, in_unit($0, $1))`; only what they cannot say needs a function.
 
 Lexical categories: Number Integer Ordinal Day Year Month Weekday Holiday Date Clock Unit Cur Sign CalUnit Place Title
 Value Table Noun Unknown. Values climb Atom < Pow < Neg < Prod < Sum < Val as operators bind.
@@ -158,7 +160,8 @@ Top <- (if|when) (i|you|we) divide Sum by Sum [,] (what is left over|what is lef
 Val <- round Sum to Integer (decimal|decimals|places|decimal places|decimal place) : rounded
 Val <- round Sum [to (nearest|closest) (whole number|integer|whole)] : rounded 0
 Val <- Sum rounded [to (nearest|closest) (whole number|integer|whole)] : rounded 0
-Val <- add Neg (to|and|with) Sum : op/10 +
+Val <- add Neg (to|with) Sum : op/10 +
+Val <- add Neg and Sum : op +
 Val <- (add|sum|total|total up|combine|tally up|tot up|add together|adding|adding up|summing) List : fold +
 Val <- put List together : fold +
 Val <- List (summed|added|added together|added up|combined|in all|altogether|in total|summed up|together) : fold +

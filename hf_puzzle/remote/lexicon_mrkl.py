@@ -505,15 +505,8 @@ class Read:
                 self.add("Integer", i, i + 1, ("n", value))
             if whole and 1000 <= value < 3000 and token.raw.isdigit():
                 self.add("Year", i, i + 1, int(value))
-            if (
-                whole
-                and value < 32
-                and i + 1 < len(words)
-                and words[i + 1] in ("st", "nd", "rd", "th")
-                or whole
-                and i + 1 < len(words)
-                and words[i + 1] in ("st", "nd", "rd", "th")
-            ):
+            after = words[i + 1] if i + 1 < len(words) else ""
+            if whole and after in ("st", "nd", "rd", "th"):
                 self.add("Ordinal", i, i + 2, int(value))
             if whole and 1 <= value <= 31:
                 self.add("Day", i, i + 1, int(value))
@@ -522,17 +515,9 @@ class Read:
                 self._whole("Number", i, i + 4, value + self._fraction(at))
             if words[at : at + 2] == ["and", "a"] and at + 2 < len(words) and words[at + 2] in PARTS:
                 self._whole("Number", i, at + 3, value + Fraction(1, PARTS[words[at + 2]]))
-            if at < len(words):
-                scale = (
-                    SCALES.get(words[at])
-                    or {"k": 1000, "bn": 10**9}.get(words[at]) * (tokens[at].glued or words[at] == "bn")
-                    if words[at] in ("k", "bn") or words[at] in SCALES
-                    else 0
-                )
-                if scale:
-                    self._whole("Number", i, at + 1, value * scale)
-                if singular(words[at]) in GROUPS:
-                    self._whole("Number", i, at + 1, value * GROUPS[singular(words[at])])
+            scale = {**SCALES, "k": 1000, "bn": 10**9}.get(after, GROUPS.get(singular(after)))
+            if scale and (after != "k" or tokens[at].glued):
+                self._whole("Number", i, at + 1, value * scale)
         if self._fraction(i):
             self._whole("Number", i, i + 3, self._fraction(i))
         run = i + 1

@@ -10,7 +10,8 @@ import re
 
 from .chart_mrkl import meaning
 from .values_mrkl import call, is_number, is_quantity, n, op, quantity, total
-from .wiki_mrkl import CONCEPTS, MONTHS, TOKEN, UNIT_WORDS, stem, words
+from .wiki_mrkl import TOKEN, UNIT_WORDS, means, words
+from .words_mrkl import MONTH_NAMES, stem
 
 
 # -- weather
@@ -140,7 +141,7 @@ def _usable(read, place, others, open_words, known) -> bool:
     word = read.words[place]
     if place in others or place not in open_words or word in FORBIDDEN:
         return False
-    return word in ALLOWED or _means(word) & known or word in UNIT_WORDS or word in KIND_WORDS
+    return word in ALLOWED or means(word) & known or word in UNIT_WORDS or word in KIND_WORDS
 
 
 KIND_WORDS = frozenset(
@@ -148,20 +149,14 @@ KIND_WORDS = frozenset(
 )
 
 
-def _means(word) -> set:
-    """A word's stem and the numbers of the lines of like words that it is in."""
-    base = stem(word)
-    return {base} | set(CONCEPTS.get(base, ()))
-
-
 def _page(c, title):
     if title not in c.pages:
         keys = c.wiki.titles.get(tuple(words(title)), ())
         page = c.wiki.pages[keys[0]] if len(keys) == 1 else None
-        means = set()
+        told: set = set()
         for word in words(page["text"][:20000]) if page else ():
-            means |= _means(word)
-        c.pages[title] = (page, means) if page else None
+            told |= means(word)
+        c.pages[title] = (page, told) if page else None
     return c.pages[title]
 
 
@@ -226,7 +221,7 @@ def _fact(c, query, title, says, page):
     tokens = [match[0].casefold() for match in TOKEN.finditer(sentence)]
     known = set()
     for word in [part for token in tokens for part in words(token)]:
-        known |= _means(word)
+        known |= means(word)
     kinds = {"year", "date", "name", "number"} | (
         {"town", "city", "village", "place"} if isinstance(result.value, str) else set()
     )
@@ -234,7 +229,7 @@ def _fact(c, query, title, says, page):
     for word in says:
         if word in kinds or word in UNIT_WORDS and unit and stem(word) == stem(unit.split()[-1]) or word == "total":
             continue
-        if not _means(word) & known:
+        if not means(word) & known:
             return None
     if says and says[0] in UNIT_WORDS and not unit:
         return None
@@ -256,15 +251,15 @@ def _fact(c, query, title, says, page):
 def _beside(says, tokens, text) -> bool:
     """Whether a word of the question stands beside the number that answers it, with no other number between."""
     places = [i for i, token in enumerate(tokens) if token.replace(",", "") == text.replace(",", "")]
-    cues = set().union(*({stem(word)} | set(CONCEPTS.get(stem(word), ())) for word in says if word not in UNIT_WORDS))
-    hits = [i for i, token in enumerate(tokens) if any(_means(part) & cues for part in words(token))]
+    cues = set().union(*(means(word) for word in says if word not in UNIT_WORDS))
+    hits = [i for i, token in enumerate(tokens) if any(means(part) & cues for part in words(token))]
     if not cues or not says:
         return True
     for at in places:
         for hit in hits:
             low, high = sorted((at, hit))
             if not any(
-                tokens[i][0].isdigit() and tokens[i + 1].capitalize() not in MONTHS for i in range(low + 1, high)
+                tokens[i][0].isdigit() and tokens[i + 1].capitalize() not in MONTH_NAMES for i in range(low + 1, high)
             ):
                 return True
     return False

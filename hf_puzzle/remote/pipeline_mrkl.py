@@ -32,13 +32,13 @@ from .calls_mrkl import (
     read_json,
     reading,
 )
-from .compositions_mrkl import ComposingPlanner, Composition
+from .compositions_mrkl import Composition
 from .dates_mrkl import Dates
 from .exact_mrkl import Calculator, Units
 from .experts_mrkl import Experts
 from .generation_mrkl import CUSTOM_GENERATE
 from .known_mrkl import Known
-from .planner_mrkl import Limits
+from .planner_mrkl import Limits, Planner
 from .plans_mrkl import PlanReader
 from .saved_mrkl import BUILDERS, sha256
 from .slots_mrkl import MAX_CHARS, read
@@ -135,7 +135,7 @@ class MrklPipeline(Pipeline):
         if isinstance(limits, Mapping):
             limits = Limits(**limits)
         limits = limits or saved.get("limits")
-        self.planner = ComposingPlanner(self.experts, self.known, limits, self.compositions, examples)
+        self.planner = Planner(self.experts, self.known, limits, examples, self.compositions)
         self._tools: ToolCalls | None = None
 
     # -- settings beside the model

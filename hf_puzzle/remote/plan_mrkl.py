@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .calls_mrkl import exact_text
+from .calls_mrkl import Result, exact_text
 from .values_mrkl import constant, is_number, is_quantity
+from .words_mrkl import MONTH_NAMES
 
 
-MONTH_NAMES = str.split("January February March April May June July August September October November December")
+BUILT_IN = ("calculator", "currency", "units", "dates", "database", "weather", "wiki")
 LEVEL = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 4}
 
 
@@ -186,3 +187,15 @@ def say(plan: Plan, results: dict) -> str:
     best = max(values) if mode == "max" else min(values)
     chosen = [label for label, each in zip(labels, values, strict=True) if each == best]
     return " and ".join(chosen) if len(chosen) < len(labels) else "neither: they are equal"
+
+
+def entry_of(expert: str, arguments: dict, result: Result) -> dict:
+    """A call as the trace shows it."""
+    entry = {"expert": expert, "arguments": dict(arguments), "result": result.exact}
+    if expert == "wiki" and result.data.get("doc"):
+        entry["doc"] = result.data["doc"]
+    if result.data.get("exact") is False and expert in BUILT_IN:
+        entry["exact"] = False
+    if result.data.get("date"):
+        entry["data_date"] = str(result.data["date"])
+    return entry

@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from .calls_mrkl import Expert, MRKLError, Result, run_with_deadline
+from .calls_mrkl import Expert, MRKLError, Result
+from .compositions_mrkl import Run, composed
 from .confidence_mrkl import FITTED, features
 from .custom_mrkl import customs
+from .experts_mrkl import Experts
 from .known_mrkl import Known
-from .plan_mrkl import Plan, Step, number_in, say
+from .plan_mrkl import BUILT_IN, Plan, Step, entry_of, number_in, say
 from .reader_mrkl import MAX_READINGS, Reader, agreed, set_aside
 from .slots_mrkl import MAX_CHARS
 
 
 __all__ = ["BUILT_IN", "Decision", "Limits", "Plan", "Planner", "Step", "refusal"]
 
-BUILT_IN = ("calculator", "currency", "units", "dates", "database", "weather", "wiki")
 # experts whose answer may be looked at before a plan is chosen: they are ours, local and without effects
 LOCAL = frozenset(BUILT_IN)
 # that nothing is asked which an expert holds, where no reading explains the question; and a call of a user's expert
@@ -58,14 +59,20 @@ class Planner:
     """Answers queries with experts.
 
     Args:
-        experts: name -> Expert; plans that need an absent one are dropped.
+        experts: name -> Expert; plans that need an absent one are dropped. One that changed since is not called.
         known: names that queries may mention, and the reference date.
         limits: Limits of one query.
         examples: expert -> questions that it answers, for experts that the grammar does not know.
+        compositions: `Composition`s, for questions that no reading explains.
     """
 
-    def __init__(self, experts: Mapping[str, Expert], known: Known, limits: Limits | None = None, examples=None):
-        self.experts = dict(experts)
+    def __init__(
+        self, experts: Mapping[str, Expert], known: Known, limits: Limits | None = None, examples=None, compositions=()
+    ):
+        self.experts = experts if isinstance(experts, Experts) else Experts(experts)
+        self.compositions = {each.name: each for each in compositions}
+        for each in compositions:
+            each.needs_experts(self.experts)
         self.known = known
         self.limits = limits or Limits()
         self.reader = Reader(known, self.experts)
@@ -119,7 +126,10 @@ class Planner:
         return found["status"], found["answer"]
 
     def own(self, text) -> Decision | None:
-        """A call of the one expert of the user that explains the question word by word."""
+        """A composition, or a call of the one expert of the user that explains the question word by word."""
+        plan = composed(self.compositions, text, self.known)
+        if plan is not None:
+            return Decision(plan, OWN, {"readings": 1})
         read_text = self.reader.read_with_dates(text)
         found = [(each.name, each.arguments(read_text)) for each in self.customs]
         found = [(name, arguments) for name, arguments in found if arguments is not None]
@@ -147,6 +157,8 @@ class Planner:
 
         Returns: {"answer", "status", "trace", "message"}. The trace holds every call that was made, in step order.
         """
+        if plan.steps[0].expert in self.compositions:
+            return Run(self, self.compositions[plan.steps[0].expert], plan.steps[0].arguments).reply()
         results, trace = {}, {}
         end = time.monotonic() + self.limits.total_seconds
         pending = dict(enumerate(plan.steps, 1))
@@ -159,9 +171,8 @@ class Planner:
                 break
             calls = {n: self.bind(pending.pop(n), results) for n in ready}
             for n, result in self.calls(calls, seconds).items():
-                result = _single(result, plan.steps[n - 1])
                 results[n] = result
-                trace[n] = _entry(plan.steps[n - 1], result)
+                trace[n] = entry_of(plan.steps[n - 1].expert, plan.steps[n - 1].arguments, result)
                 if result.status != "ok" and failed is None:
                     failed = result
         ordered = [trace[n] for n in sorted(trace)]
@@ -188,32 +199,7 @@ class Planner:
         return step.expert, arguments
 
     def call(self, name, arguments, seconds) -> Result:
-        return run_with_deadline(self.experts[name], arguments, seconds)
-
-
-def _entry(step, result) -> dict:
-    """A call as the trace shows it."""
-    entry = {
-        "expert": step.expert,
-        "arguments": dict(step.arguments),
-        "result": result.exact if result.status == "ok" else result.status,
-    }
-    if step.expert == "wiki" and result.data.get("doc"):
-        entry["doc"] = result.data["doc"]
-    if result.data.get("exact") is False and step.expert in BUILT_IN:
-        entry["exact"] = False
-    if result.data.get("date"):
-        entry["data_date"] = str(result.data["date"])
-    return entry
-
-
-def _single(result: Result, step: Step) -> Result:
-    """A database result whose only row is one number or text as that; nothing found is no_data."""
-    if result.status != "ok" or step.expert != "database" or isinstance(result.value, list) is False:
-        return result
-    if not result.value:
-        return Result("no_data", message="no row fits", data=result.data)
-    return result
+        return self.experts.call(name, arguments, seconds)
 
 
 # -- requests to change data
@@ -229,17 +215,10 @@ DATA = frozenset(str.split("table tables row rows record records database entry 
 
 def refusal(text: str, known: Known) -> str | None:
     """Why `text` is refused: an order to change the data, which no expert may do."""
-    words = re.findall(r"[a-z_]+", text.lower())
-    start = 1 + (words[:1] in (["please"], ["now"], ["kindly"])) - 1
-    if (
-        words[start : start + 2]
-        and words[start] in ("can", "could", "would")
-        and words[start + 1 : start + 2] == ["you"]
-    ):
-        start += 2
-    verb, rest = (words[start], set(words[start + 1 :])) if len(words) > start else ("", set())
+    asked = re.sub(r"^\W*(?:(?:please|now|kindly|(?:can|could|would) you)\W+)+", "", text.lower())
+    verb, *rest = re.findall(r"[a-z_]+", asked) or [""]
     tables = {table.lower() for table in known.schema.columns}
     singulars = {table.removesuffix("s") for table in tables}
-    if verb in WRITES and rest & (tables | singulars | DATA) and known.schema.columns:
+    if verb in WRITES and set(rest) & (tables | singulars | DATA) and known.schema.columns:
         return f"{verb!r} would change the data; experts only read"
     return None

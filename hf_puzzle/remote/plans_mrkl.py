@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .adapters_mrkl import SEPARATOR, Adapters, copy_adapter, decode_items
+from .adapters_mrkl import SEPARATOR, Adapted, decode_items
 from .calls_mrkl import MRKLError, exact_text
 from .known_mrkl import Known
 from .plan_mrkl import Plan, Step
@@ -176,7 +176,7 @@ class Judge:
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
 
 
-class PlanReader:
+class PlanReader(Adapted):
     """Questions to plans by an adapter on the language model.
 
     Args:
@@ -184,20 +184,16 @@ class PlanReader:
         judge: Which plans are good enough; default: none, until one is fitted.
     """
 
-    def __init__(self, folder, judge: Judge | None = None):
-        self.folder, self.judge = Path(folder), judge or Judge()
-        self.adapters = self.tokenizer = None
+    name = "plan"
 
-    def attach(self, model, tokenizer) -> None:
-        """Load the adapter on `model`."""
-        if self.adapters is None or self.adapters.base is not model:
-            self.adapters = Adapters(model, {"plan": self.folder})
-        self.tokenizer = tokenizer
+    def __init__(self, folder, judge: Judge | None = None):
+        super().__init__(folder)
+        self.judge = judge or Judge()
 
     def write(self, grammar: PlanGrammar, copy: str = COPIES[0]) -> tuple[list[str], float]:
         """(items, probability) that the adapter writes for the question, worded as `copy` has it."""
         prompt = self.tokenizer(copy.format(grammar.reading.masked) + SEPARATOR, add_special_tokens=False)["input_ids"]
-        with self.adapters.use("plan") as model, torch.no_grad():
+        with self.adapters.use(self.name) as model, torch.no_grad():
             return decode_items(model, self.tokenizer, prompt, grammar.next, MAX_ITEM_TOKENS)
 
     def read(self, query: str, known: Known, experts: Mapping) -> tuple[Plan, dict] | None:
@@ -227,11 +223,9 @@ class PlanReader:
         return (found[0], confidence) if confidence >= self.judge.threshold else None
 
     def save(self, data: Path) -> dict:
-        """Copies the adapter under `data`; returns what `load` needs."""
-        copy_adapter(self.folder, data / "plan")
-        return {"folder": f"{data.name}/plan", "judge": dict(vars(self.judge))}
+        return super().save(data) | {"judge": dict(vars(self.judge))}
 
     @classmethod
     def load(cls, saved: Mapping, files: Mapping[str, Path]) -> "PlanReader":
-        """What `save` described; files: name in the folder -> local path."""
-        return cls(files[f"{saved['folder']}/adapter_config.json"].parent, Judge(**saved["judge"]))
+        """What `save` described."""
+        return cls(cls.saved_folder(saved, files), Judge(**saved["judge"]))

@@ -34,7 +34,11 @@ def _iso(date) -> str | None:
 
 
 def _save_units(expert, data):
-    text = json.dumps(expert.given, ensure_ascii=False, indent=0, default=exact_text)
+    table = {
+        name: {**entry, "factor": None if entry["factor"] is None else exact_text(parse_number(entry["factor"]))}
+        for name, entry in expert.given.items()
+    }
+    text = json.dumps(table, ensure_ascii=False, indent=0)
     return {"pint": expert._pint, "table": _write(data, f"{expert.name}.json", text)}
 
 

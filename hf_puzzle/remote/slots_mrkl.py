@@ -180,7 +180,7 @@ def _meant(read: Read, kind, start, end, found) -> bool:
     after = read.words[end] if end < len(read.words) else ""
     if kind == "e":
         return before not in GRADES
-    if kind == "n" and any(edge[:2] == ("Ordinal", start) for edge in read.edges):
+    if kind == "n" and after in ("st", "nd", "rd", "th") and read.tokens[end].glued:
         return False
     if end - start > 1 or read.tokens[start].kind != "word":
         return True

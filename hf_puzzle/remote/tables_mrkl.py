@@ -13,20 +13,11 @@ from fractions import Fraction
 
 from .calls_mrkl import exact_text
 from .known_mrkl import Known
-from .words_mrkl import ACTS, COLUMN_WORDS, DATE_VERBS, NAME_COLUMNS, TABLE_WORDS, plural, singular
+from .words_mrkl import ACTS, COLUMN_WORDS, DATE_VERBS, NAME_COLUMNS, TABLE_WORDS, plural, singular, stem
 
 
 PERSONAL = frozenset(str.split("salary wage pay income hired birth age gender email surname phone"))
 DAY = datetime.timedelta(days=1)
-
-
-def stem(word: str) -> str:
-    """`word` without an English ending."""
-    for ending in ("ings", "ing", "ed", "es", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)]
-            break
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "ls" else word
 
 
 class Tables:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 
 from .adapters_mrkl import disabled, plain_generate
-from .calls_mrkl import MRKLError, failed
-from .experts_mrkl import Experts
+from .calls_mrkl import MRKLError
+from .experts_mrkl import Budget, Experts
 from .generation_mrkl import Constrained, said_of, vocabulary
 from .masks_mrkl import Masks
 from .toolformats_mrkl import SYSTEM, ToolFormat
@@ -101,7 +101,7 @@ class ToolCalls:
         """What the model answers to a chat; `choice`: "required" makes it begin with a call."""
         if choice not in CHOICES:
             raise MRKLError(f"tool_calls {choice!r} is none of {', '.join(CHOICES)}")
-        found, memo = Turns(), {}
+        found, budget = Turns(), Budget(self.experts, self.max_calls, self.seconds)
         while True:
             last = len(found.trace) >= self.max_calls
             calls = self._turn(
@@ -111,13 +111,13 @@ class ToolCalls:
                 found.messages.append({"role": "assistant", "content": found.text})
                 return found
             for call in calls:
-                self._run(*call, found, memo)
+                self._run(*call, found, budget)
 
     def call_once(self, chat: Sequence[Mapping], choice: str = "auto", **generate) -> Turns:
         """As a call of this, without the model's sentence behind its calls."""
-        found = Turns()
+        found, budget = Turns(), Budget(self.experts, self.max_calls, self.seconds)
         for call in self._turn(chat, choice == "required", False, found, generate):
-            self._run(*call, found, {})
+            self._run(*call, found, budget)
         return found
 
     def _turn(self, chat, required, last, found, generate) -> list:
@@ -155,17 +155,9 @@ class ToolCalls:
         end = end[0] if isinstance(end, list | tuple) else end
         return self.tokenizer.eos_token_id if end is None else end
 
-    def _run(self, name, arguments, found, memo) -> None:
+    def _run(self, name, arguments, found, budget) -> None:
         """One call, its result as a message and in the trace."""
-        key = (name, json.dumps(arguments, sort_keys=True))
-        if key not in memo:
-            full = len(found.trace) >= self.max_calls
-            memo[key] = (
-                failed("refused", f"the budget of {self.max_calls} calls is used up")
-                if full
-                else self.experts.call(name, arguments, self.seconds)
-            )
-        result = memo[key]
+        result = budget.call(name, arguments, len(found.trace))
         identity = f"call{len(found.trace):05d}"
         if not self.format.system:
             call = {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .calls_mrkl import Expert, MRKLError, answered, failed, nearest, parse_number, read_lines, short, short_text
+from .words_mrkl import MONTH_NAMES, ONES, stem
 
 
 TOKEN = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*|[,;:.()]")
@@ -27,10 +28,7 @@ STOPWORDS = frozenset(
         "out name whats"
     )
 )
-COUNTS = {
-    word: str(n)
-    for n, word in enumerate(str.split("one two three four five six seven eight nine ten eleven twelve"), 1)
-}
+COUNTS = {word: str(number) for word, number in ONES.items() if 0 < number < 13}
 PREPOSITIONS = frozenset(str.split("for from over in at near by of with on under after"))
 UNIT_WORDS = frozenset(
     str.split(
@@ -40,7 +38,6 @@ UNIT_WORDS = frozenset(
         "minute minutes second seconds day days week weeks month months euro euros dollar dollars knots"
     )
 )
-MONTHS = str.split("January February March April May June July August September October November December")
 # words of one line mean the same to a question; most are in several forms because stems are short
 SAME = [
     "long length span stretch extend extent",
@@ -98,17 +95,6 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold().replace("'s ", " ").replace("\u2019s ", " "))
 
 
-def stem(word: str) -> str:
-    """`word` without a common English ending; equal for most forms of one word."""
-    for ending, least in (("ings", 4), ("ing", 4), ("ies", 3), ("ed", 4), ("es", 4), ("s", 4), ("e", 4)):
-        if word.endswith(ending) and len(word) - len(ending) >= least - 1:
-            word = word[: -len(ending)]
-            break
-    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "ls":
-        word = word[:-1]
-    return word.removesuffix("e") if len(word) > 4 else word
-
-
 # text that tells its reader what to do is no fact; after a header the rest of the paragraph belongs to it
 HEADER = re.compile(
     r"\b(?:notes?|messages?|instructions?|attention|notice|reminder|memo|important)\b[^.:]{0,20}\b(?:to|for)\b[^.:]{0,20}\b(?:assistants?|ais?|models?|bots?|chatbots?|agents?|llms?|systems?|machines?)\b|"
@@ -128,7 +114,7 @@ for _number, _line in enumerate(SAME):
         CONCEPTS.setdefault(stem(_word), set()).add(_number)
 
 
-def _meanings(word: str) -> set:
+def means(word: str) -> set:
     """A word's stem and the numbers of the lines of like words that it is in."""
     base = stem(word)
     return {base} | CONCEPTS.get(base, set())
@@ -202,18 +188,15 @@ def find_fact(query: str, title: str, text: str) -> Fact | None:
     if kind in ("year", "measure", "count"):
         raise LookupError(kind)
     held = {stem(word) for word in words(text)} | {stem(word) for word in named}
-    if (
-        kind == "person"
-        and cues
-        and not any(cue in held or meant(cue) & set().union(*map(meant, held)) for cue in cues)
-    ):
+    told = set().union(*(CONCEPTS.get(each, set()) for each in held))
+    if kind == "person" and cues and not any(cue in held or CONCEPTS.get(cue, set()) & told for cue in cues):
         raise LookupError("person")
     return None
 
 
 def _dated(fact: Fact, asked) -> Fact:
     """A year as the whole date that the sentence says, where a year is not all that is asked."""
-    months = "|".join(MONTHS)
+    months = "|".join(MONTH_NAMES)
     day = re.search(
         rf"\b(\d{{1,2}} (?:{months}) {fact.text})\b|\b({months}) (\d{{1,2}}), {fact.text}\b", fact.sentence
     )
@@ -231,10 +214,6 @@ def _head_of(sentence: str, cues: set, meanings: set) -> Fact | None:
             if unit is None and not re.fullmatch(r"(summer|autumn|winter|spring|year|end|start)", noun):
                 return Fact(number, True, None, sentence[:MAX_SENTENCE_CHARACTERS], True)
     return None
-
-
-def meant(cue: str) -> set[int]:
-    return CONCEPTS.get(cue, set())
 
 
 def _kind(rest, query):
@@ -300,7 +279,7 @@ def _figures(tokens, kind, head):
         if after.casefold() in ("square", "cubic") and i + 2 < len(tokens) and tokens[i + 2].casefold() in UNIT_WORDS:
             unit = f"{after} {tokens[i + 2]}"
         before = tokens[i - 1].casefold() if i else ""
-        dated = not after.isalpha() or before in ("in", "since", "year", *(month.casefold() for month in MONTHS))
+        dated = not after.isalpha() or before in ("in", "since", "year", *(month.casefold() for month in MONTH_NAMES))
         year = unit is None and re.fullmatch(r"[12][0-9]{3}", token) and dated
         if kind == ("measure" if unit else "year" if year else "count"):
             yield i, i + 1, unit, float(headed)
@@ -331,7 +310,7 @@ def _names(tokens, given):
     i = 1
     while i < len(tokens):
         j = i
-        while j < len(tokens) and tokens[j][0].isupper() and tokens[j] not in MONTHS:
+        while j < len(tokens) and tokens[j][0].isupper() and tokens[j] not in MONTH_NAMES:
             j += 1
         if j > i and not {part for t in tokens[i:j] for part in words(t)} <= given:
             yield i, j
@@ -457,16 +436,16 @@ class Wiki(Expert):
         ):
             return None
         lines = sentences(facts_only(page["text"][:MAX_PAGE_CHARACTERS]))
-        about = set().union(*(_meanings(word) for word in words(lines[0]))) if lines else set()
+        about = set().union(*(means(word) for word in words(lines[0]))) if lines else set()
         person = "born" in words(lines[0]) or bool(re.match(r"(?:He|She)\b", " ".join(lines[1:2]))) if lines else False
         found = []
         for line in lines:
             own = line.startswith((page["title"], "He ", "She ", "It ", "They "))
-            known = about | set().union(*(_meanings(word) for word in words(line)))
+            known = about | set().union(*(means(word) for word in words(line)))
             rest = [word for word in asked[1:] if word not in STOPWORDS | PREPOSITIONS]
-            if own and all(name in line for name in names) and all(_meanings(word) & known for word in rest):
+            if own and all(name in line for name in names) and all(means(word) & known for word in rest):
                 found.append(line)
-        fits = person if asked[0] == "who" else len(asked) > 1 and bool(_meanings(asked[1]) & about)
+        fits = person if asked[0] == "who" else len(asked) > 1 and bool(means(asked[1]) & about)
         return found[0] if len(found) == 1 and fits else None
 
     def _fact(self, page, query):
@@ -486,11 +465,11 @@ class Wiki(Expert):
             lines = sentences(text)
             sentence = lines[0][:MAX_SENTENCE_CHARACTERS] if lines else page["title"]
             return answered(sentence, sentence, sentence=sentence, **data)
-        day = re.fullmatch(rf"(\d{{1,2}}) ({'|'.join(MONTHS)}) (\d{{4}})", fact.text)
+        day = re.fullmatch(rf"(\d{{1,2}}) ({'|'.join(MONTH_NAMES)}) (\d{{4}})", fact.text)
         value = parse_number(fact.text) if fact.number else fact.text
         if day:
             with contextlib.suppress(ValueError):
-                value = datetime.date(int(day[3]), MONTHS.index(day[2]) + 1, int(day[1]))
+                value = datetime.date(int(day[3]), MONTH_NAMES.index(day[2]) + 1, int(day[1]))
         extra = {"sentence": fact.sentence, "matched": fact.matched} | ({"unit": fact.unit} if fact.unit else {})
         return answered(value, fact.text if day else short_text(value), **extra, **data)
 

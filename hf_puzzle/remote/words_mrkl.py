@@ -29,6 +29,7 @@ ORDINALS = _numbered(
     1,
 )
 MONTHS = _numbered("january february march april may june july august september october november december", 1)
+MONTH_NAMES = tuple(name.capitalize() for name in MONTHS)
 MONTH_FORMS = MONTHS | {name[:3]: value for name, value in MONTHS.items()} | {"sept": 9}
 WEEKDAYS = _numbered("monday tuesday wednesday thursday friday saturday sunday")
 HOLIDAYS = {
@@ -64,6 +65,91 @@ CURRENCY_SIGNS = {
 # words that would be read as currencies in ordinary sentences
 NOT_ALONE = {"won", "real", "rand", "lev", "buck", "bucks", "try", "all", "sterling", "crown", "crowns", "score"}
 
+# name: (dimension, size in the dimension's base, other names); bases: metre, kilogram, second, litre, metre per
+# second, square metre, joule, watt, pascal; international foot and pound, US liquid gallon, thermochemical calorie
+UNITS = {
+    "meter": ("len", "1", "m"),
+    "kilometer": ("len", "1000", "km|klick|kms"),
+    "decimeter": ("len", "0.1", "dm"),
+    "centimeter": ("len", "0.01", "cm"),
+    "millimeter": ("len", "0.001", "mm"),
+    "micrometer": ("len", "0.000001", "µm|um|micron"),
+    "nanometer": ("len", "0.000000001", "nm"),
+    "mile": ("len", "1609.344", "mi|statute mile"),
+    "nautical_mile": ("len", "1852", "nmi|sea mile"),
+    "furlong": ("len", "201.168", ""),
+    "chain": ("len", "20.1168", ""),
+    "fathom": ("len", "1.8288", ""),
+    "yard": ("len", "0.9144", "yd|yds"),
+    "foot": ("len", "0.3048", "ft"),
+    "inch": ("len", "0.0254", 'in|"'),
+    "kilogram": ("mass", "1", "kg|kilo|kilogramme|kgs"),
+    "gram": ("mass", "0.001", "g|gramme|gms"),
+    "milligram": ("mass", "0.000001", "mg|milligramme"),
+    "tonne": ("mass", "1000", "metric ton|t|metric tonne"),
+    "short_ton": ("mass", "907.18474", "us ton"),
+    "long_ton": ("mass", "1016.0469088", "imperial ton"),
+    "stone": ("mass", "6.35029318", "st"),
+    "pound": ("mass", "0.45359237", "lb|lbs|pound of mass|pound mass|pound weight|pound in weight"),
+    "ounce": ("mass", "0.028349523125", "oz|ounce of weight|weight ounce"),
+    "second": ("time", "1", "s|sec|secs"),
+    "millisecond": ("time", "0.001", "ms"),
+    "minute": ("time", "60", "min|mins"),
+    "hour": ("time", "3600", "h|hr|hrs"),
+    "day": ("time", "86400", "d|days of 24 hours"),
+    "week": ("time", "604800", "wk"),
+    "liter": ("vol", "1", "l|cubic decimeter|ltr"),
+    "milliliter": ("vol", "0.001", "ml|cubic centimeter|cc|mls"),
+    "centiliter": ("vol", "0.01", "cl"),
+    "deciliter": ("vol", "0.1", "dl"),
+    "cubic_meter": ("vol", "1000", "m3|m³|m^3"),
+    "gallon": ("vol", "3.785411784", "gal|us gallon|american gallon|u.s. gallon"),
+    "imperial_gallon": ("vol", "4.54609", "uk gallon"),
+    "quart": ("vol", "0.946352946", "qt|us quart"),
+    "pint": ("vol", "0.473176473", "us pint|pt"),
+    "imperial_pint": ("vol", "0.56826125", "uk pint"),
+    "fluid_ounce": ("vol", "0.0295735295625", "fl oz|us fluid ounce|floz"),
+    "cup": ("vol", "0.2365882365", "us cup"),
+    "tablespoon": ("vol", "0.01478676478125", "tbsp|us tablespoon"),
+    "teaspoon": ("vol", "0.00492892159375", "tsp|us teaspoon"),
+    "meter_per_second": ("speed", "1", "m/s|mps|meter a second|metres each second"),
+    "kilometer_per_hour": ("speed", "5/18", "km/h|kph|kmh|kmph|kilometer an hour|km per hour|km an hour"),
+    "mile_per_hour": ("speed", "0.44704", "mph|mi/h|mile an hour"),
+    "foot_per_second": ("speed", "0.3048", "ft/s|fps|feet a second"),
+    "knot": ("speed", "463/900", "kn|kt|nautical mile per hour"),
+    "square_meter": ("area", "1", "m2|m²|m^2|sq m|sqm"),
+    "square_kilometer": ("area", "1000000", "km2|km²|km^2|sq km"),
+    "square_centimeter": ("area", "0.0001", "cm2|cm²|cm^2|sq cm"),
+    "square_foot": ("area", "0.09290304", "ft2|ft²|ft^2|sq ft"),
+    "square_inch": ("area", "0.00064516", "in2|in²|in^2|sq in"),
+    "square_yard": ("area", "0.83612736", "yd2|yd²|yd^2|sq yd"),
+    "square_mile": ("area", "2589988.110336", "mi2|mi²|mi^2|sq mi"),
+    "hectare": ("area", "10000", "ha"),
+    "acre": ("area", "4046.8564224", "international acre"),
+    "survey_acre": ("area", "62726400000/15499969", "us survey acre"),
+    "joule": ("energy", "1", "j"),
+    "kilojoule": ("energy", "1000", "kj"),
+    "calorie": ("energy", "4.184", "cal"),
+    "kilocalorie": ("energy", "4184", "kcal"),
+    "watt_hour": ("energy", "3600", "wh"),
+    "kilowatt_hour": ("energy", "3600000", "kwh"),
+    "watt": ("power", "1", "w"),
+    "kilowatt": ("power", "1000", "kw"),
+    "pascal": ("pressure", "1", "pa"),
+    "hectopascal": ("pressure", "100", "hpa|millibar|mbar"),
+    "kilopascal": ("pressure", "1000", "kpa"),
+    "bar": ("pressure", "100000", ""),
+    "standard_atmosphere": ("pressure", "101325", "atm"),
+    "degC": ("temp", None, "celsius|°c|c|degree celsius|degree c|centigrade|degrees celsius|deg c|degrees c|degree centigrade|degrees centigrade|celsius degrees"),
+    "degF": ("temp", None, "fahrenheit|°f|f|degree fahrenheit|degree f|degrees fahrenheit|deg f|degrees f|fahrenheit degrees"),
+    "kelvin": ("temp", None, "k|degree kelvin"),
+    "degR": ("temp", None, "rankine|°r|degree rankine"),
+}  # fmt: skip
+# names of units that only a user's table has
+MORE_NAMES = {
+    "ton": "short ton", "barrel": "bbl", "horsepower": "hp", "atmosphere": "atm", "kilobyte": "kb", "megabyte": "mb",
+    "gigabyte": "gb", "terabyte": "tb",
+}  # fmt: skip
 # spellings of several units, or of another one than their own
 SEVERAL_UNITS = {
     "ton": "tonne, short_ton, long_ton", "degree": "degC, degF", "°": "degC, degF", "mil": "mile, inch",
@@ -117,6 +203,17 @@ def singular(word: str) -> str:
     if word.endswith(("ss", "us", "is")) or len(word) < 4:
         return word
     return word.removesuffix("s")
+
+
+def stem(word: str) -> str:
+    """`word` without a common English ending; equal for most forms of one word."""
+    for ending, least in (("ings", 4), ("ing", 4), ("ies", 3), ("ed", 4), ("es", 4), ("s", 4), ("e", 4)):
+        if word.endswith(ending) and len(word) - len(ending) >= least - 1:
+            word = word[: -len(ending)]
+            break
+    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "ls":
+        word = word[:-1]
+    return word.removesuffix("e") if len(word) > 4 else word
 
 
 # -- the grammar's closed lists

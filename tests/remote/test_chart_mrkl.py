@@ -1,5 +1,8 @@
 """Rules as data: what a pattern stands for, what is an error at once, and the bound of the chart."""
 
+import re
+from fractions import Fraction
+
 import pytest
 
 from hf_puzzle.remote import reader_mrkl
@@ -17,8 +20,25 @@ def arithmetic():
     def less(context, left, right, by):
         return left - right - int(by)
 
+    @meaning("test_both")
+    def both(context, value):
+        return [value, -value if isinstance(value, int) else ("minus", value)]
+
+    @meaning("test_all")
+    def every(context, *values):
+        return values
+
+    @meaning("test_none")
+    def none(context, value):
+        return None
+
+    @meaning("test_holes")
+    def holes(context, left, right):
+        return [left, None, right]
+
     yield
-    del MEANINGS["test_plus"], MEANINGS["test_less"]
+    for name in [name for name in MEANINGS if name.startswith("test_")]:
+        del MEANINGS[name]
 
 
 def chart(rules, words, lexical, skippable=frozenset()):
@@ -40,6 +60,8 @@ def test_patterns_stand_for_sequences():
         ("S <- [a]", "may be empty"),
         ("S <- {LIST} N", "there is no list"),
         ("S <- N : test_plus", "does not take 1 values"),
+        ("S <- N : test_plus($0, test_less($0))", "test_less does not take 1 values"),
+        ("S <- N : test_both($0) $0", "goes on behind"),
         ("S <- (a|b", "a bracket is not closed"),
     ],
 )
@@ -87,13 +109,30 @@ def test_the_chart_is_bounded(monkeypatch):
         chart("S <- S S : test_plus", " ".join("x" * 30), [("S", i, i + 1, 1) for i in range(30)])
 
 
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        ("S <- N from N : test_less($1, $0, 0)", [(0, -7)]),
+        ("S <- N from N : test_less(test_plus($0, $0), $1, 1)", [(0, 15)]),
+        ("S <- N from N [N] : test_all($1, $2, $0)", [(0, (2, 9))]),
+        ("S <- N from N : test_plus(test_both($0), $1)", [(0, 11), (0, -7)]),
+        ("S <- N from N : test_plus(test_none($0), $1)", []),
+        ("S <- N from N : test_holes($0, $1)", [(0, 9), (0, 2)]),
+    ],
+)
+def test_a_meaning_is_made_of_others(rule, found):
+    """`$2` is left out where the pattern has no third category; of several meanings each has its own."""
+    lexical = [("N", 0, 1, 9), ("N", 2, 3, 2)]
+    assert set(chart(rule, "x from y", lexical).readings("S")) == set(found)
+
+
+def test_numbers_in_rules_are_trees():
+    found = chart("S <- one N : test_both(#1/2)", "one x", [("N", 1, 2, 0)]).readings("S")
+    assert set(found) == {(0, ("n", Fraction(1, 2))), (0, ("minus", ("n", Fraction(1, 2))))}
+
+
 def test_every_meaning_of_the_grammar_is_used():
-    # `settled_acts` is called by the rows' own meanings, from a module that reads theirs
-    used = {meant.split()[0].split("/")[0] for _, _, meant in reader_mrkl.grammar().rules}
-    assert {name for name in MEANINGS if not name.startswith("test_")} - used - {
-        "nothing",
-        "last",
-        "same",
-        "settled_acts",
-    } == set()
+    used = {name for _, _, meant in reader_mrkl.grammar().rules for name in re.findall(r"[a-z]\w*(?=\()|^\w+", meant)}
+    unused = {name for name in MEANINGS if not name.startswith("test_")} - used
+    assert unused <= {"nothing", "last", "same"}
     assert len(Grammar(BLOCKS).rules) == len(reader_mrkl.grammar().rules)

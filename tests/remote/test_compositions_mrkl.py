@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from hf_puzzle.remote.calls_mrkl import MRKLError
-from hf_puzzle.remote.compositions_mrkl import ComposingPlanner, Composition, readable
+from hf_puzzle.remote.compositions_mrkl import Composition, readable
 from hf_puzzle.remote.experts_mrkl import Calculator, Experts
 from hf_puzzle.remote.known_mrkl import Known
 from hf_puzzle.remote.pipeline_mrkl import tool_messages
-from hf_puzzle.remote.planner_mrkl import Limits
+from hf_puzzle.remote.planner_mrkl import Limits, Planner
 from hf_puzzle.remote.slots_mrkl import read
 
 
@@ -32,7 +32,7 @@ def data(tmp_path):
 def planner(folder, written=WRITTEN, **limits):
     experts = Experts.from_fixtures(folder, TODAY)
     each = Composition(**written)
-    return ComposingPlanner(experts, Known.of(experts, TODAY), Limits(**limits), [each])
+    return Planner(experts, Known.of(experts, TODAY), Limits(**limits), compositions=[each])
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_mistakes_are_said(change, message):
 def test_its_experts_must_be_there(data):
     known = Known.of(Experts.from_fixtures(data, TODAY), TODAY)
     with pytest.raises(MRKLError, match="needs an expert 'wiki'"):
-        ComposingPlanner(Experts([Calculator()]), known, None, [Composition(**WRITTEN)])
+        Planner(Experts([Calculator()]), known, compositions=[Composition(**WRITTEN)])

@@ -543,6 +543,11 @@ def test_month_shifts_keep_the_day_or_take_the_last(start, months):
         ("last day of February 2024", "2024-02-29"),
         ("start of next year", "2023-01-01"),
         ("Christmas 2021", "2021-12-25"),
+        ("1 week and 2 days ago", "2022-04-22"),
+        ("the day before Christmas 2021", "2021-12-24"),
+        ("3rd day of March 2022", "2022-03-03"),
+        ("10 business days after 2022-05-02", "2022-05-16"),
+        ("a year and a half after 1 May 2020", "2021-11-01"),
     ],
 )
 def test_dates_are_read(text, day):
@@ -578,6 +583,12 @@ def test_dates_are_read(text, day):
 )
 def test_no_day_is_guessed(text):
     assert Dates(TODAY)(op="weekday", date=text).status == "error"
+
+
+def test_a_weekday_of_two_weeks_is_not_guessed():
+    """On a Monday, next Friday is in four days or in eleven."""
+    message = Dates("2022-05-02")(op="weekday", date="next Friday").message
+    assert "2022-05-06 or 2022-05-13" in message
 
 
 def test_relative_dates_need_a_reference(monkeypatch):
