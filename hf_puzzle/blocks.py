@@ -3,7 +3,8 @@
 An attention variant is a number of KV heads, `kv4win512` (KV heads and a sliding window), `linear` (one linear map) or
 `none`; an FFN variant is a width, `e4` (experts kept of a mixture; `e4w256`: each of that width; `e4top1`: so many for
 each token), `linear` or `none`; `recurrent` is a hybrid's own mixer, kept (Puzzle, arXiv 2411.19146, section 2). Ids: `kv4`, `w512`, and the words themselves; a block is `kv4+w512`. Every sort of variant is one row of
-`rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own (recipes/ADD_A_BLOCK.md).
+`rows`; sub-blocks that the published code adds (`SUB_BLOCKS`) bring their own (recipes/ADD_A_BLOCK.md). A variant whose
+matrices are kept in fewer bits names an engine's number format behind itself: `kv4@q8_0`, `w512@int4`.
 """
 
 import functools
@@ -23,6 +24,9 @@ MIXTURES = {
     "e{}w{}top{}": ("experts", "expert_width", "experts_per_tok"),
 }
 MAX_DIGITS = 12  # of a number in an id
+# number formats of matrices, by the engine that has them: bits of a weight, without the scales of its group
+WEIGHT_TYPES = {"llama.cpp": {"q8_0": 8, "q4_0": 4}, "transformers": {"int8": 8, "int4": 4}}
+_ALL_TYPES = {name for types in WEIGHT_TYPES.values() for name in types}
 _GRAPH_ENGINES = ("onnxruntime", "openvino")
 _PER_LAYER_ENGINES = ("transformers", "transformers-serve", "continuous-batching", *_GRAPH_ENGINES)
 
@@ -126,8 +130,13 @@ def variant_id(kind: str, variant: Variant) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _find(kind: str, text: str) -> tuple[Row, dict[str, int]]:
+    base, at, name = text.partition("@")
+    if at and (name not in _ALL_TYPES or base == NONE):
+        raise ValueError(
+            f"{text[:80]!r} is not an {kind} variant: behind @ stands one of {', '.join(sorted(_ALL_TYPES))}"
+        )
     for row in rows():
-        if kind in row.kinds and (match := re.fullmatch(row.pattern, text)):
+        if kind in row.kinds and (match := re.fullmatch(row.pattern, base)):
             return row, dict(zip(row.sizes, map(int, match.groups()), strict=True))
     raise ValueError(f"{text[:80]!r} is not an {kind} variant: expected {KINDS[kind]}<number>, {words(kind, 'or')}")
 
@@ -160,7 +169,26 @@ def with_sizes(kind: str, sizes: dict[str, int]) -> Variant:
 def parse_variant(kind: str, text: str) -> Variant:
     """The inverse of `variant_id`; ValueError for anything it does not write."""
     row, sizes = _find(kind, text)
-    return sizes[row.sizes[0]] if row.is_int(kind) else text
+    return sizes[row.sizes[0]] if row.is_int(kind) and "@" not in text else text
+
+
+def weight_type(variant: Variant) -> str | None:
+    """The number format of a variant's matrices; None where they keep the model's dtype."""
+    return variant.partition("@")[2] or None if isinstance(variant, str) else None
+
+
+def plain(variant: Variant) -> Variant:
+    """A variant in the model's dtype."""
+    if weight_type(variant) is None:
+        return variant
+    base = variant.partition("@")[0]
+    number = next((base.removeprefix(p) for p in KINDS.values() if base.removeprefix(p).isdecimal()), None)
+    return base if number is None else int(number)
+
+
+def typed(kind: str, variant: Variant, name: str | None) -> Variant:
+    """A variant with its matrices in a number format; itself for None, and where it has no weights."""
+    return variant if name is None or variant == NONE else f"{variant_id(kind, plain(variant))}@{name}"
 
 
 def windowed(kv_heads: int, window: int) -> Variant:
@@ -192,6 +220,11 @@ class Block(NamedTuple):
     @property
     def id(self) -> str:
         return f"{variant_id('attention', self.attention)}+{variant_id('ffn', self.ffn)}"
+
+    @property
+    def plain(self) -> "Block":
+        """The same in the model's dtype."""
+        return Block(plain(self.attention), plain(self.ffn))
 
     @property
     def rows(self) -> tuple[Row, Row]:

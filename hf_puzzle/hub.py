@@ -275,12 +275,31 @@ def open_model_folder(folder: str | Path, dtype: str | torch.dtype = "auto") -> 
         ignore_mismatched_sizes=True,
         use_safetensors=True,
     )
+    quanto = _by_quanto(config)
+    if quanto:  # scales of activations, which are not quantised here
+        own = (".input_scale", ".output_scale")
+        info["missing_keys"] = {name for name in info["missing_keys"] if not name.endswith(own)}
     try:
         check_loading(info)
     except FormatError as error:
         raise FormatError(f"{folder}: {error}") from None
     tell_tie(model)
+    if quanto:
+        _freeze(model)
     return model.eval()
+
+
+def _by_quanto(config: PretrainedConfig) -> bool:
+    quantization = getattr(config, "quantization_config", None) or {}
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+    return method == "quanto"
+
+
+def _freeze(model: PreTrainedModel) -> None:
+    """Pack what transformers left as it was in the file: optimum-quanto's matrices are rounded at every step until then."""
+    from optimum.quanto import freeze
+
+    freeze(model)
 
 
 def read_model_folder(folder: str | Path) -> tuple[PretrainedConfig, dict[str, torch.Tensor]]:

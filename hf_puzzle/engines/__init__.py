@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..blocks import LINEAR, NONE, Block, Variant, kv_heads
+from ..blocks import LINEAR, NONE, WEIGHT_TYPES, Block, Variant, kv_heads, plain, weight_type
 from ..recipe import RecipeError, did_you_mean
 
 
@@ -247,6 +247,9 @@ def _obstacles(
     """What keeps a block from running as it is, each with the exact rewrite that removes it or None."""
     row, sorts = ENGINES[engine], Block(attention, ffn).rows
     found = [(s.refusal, None) for s in sorts if s.engines is not None and engine not in s.engines]
+    kept = {weight_type(attention), weight_type(ffn)} - {None, *WEIGHT_TYPES.get(engine, ())}
+    found += [(f"no weights in {name}", None) for name in sorted(kept)]
+    attention, ffn = plain(attention), plain(ffn)
     as_ffn = "linear map written as an FFN with biases" if row.biased_ffn_for_linear else None
     if attention == LINEAR and not row.linear_attention:
         found.append(("no linear attention", as_ffn))

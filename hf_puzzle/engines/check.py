@@ -76,6 +76,8 @@ def check_folder(folder: str | Path) -> list[Verdict]:
     raw = read_config(folder)
     config = _config_of(folder)
     verdicts = [v._replace(source=measured.source(v.engine, config)) for v in _verdicts(folder, raw)]
+    if (reason := by_quanto(raw)) is not None:
+        return [_without_quanto(verdict, reason) for verdict in verdicts]
     if "quantization_config" not in raw and (reason := wrong_tie(folder)) is not None:
         return [_with_wrong_tie(verdict, reason) for verdict in verdicts]
     return verdicts
@@ -104,6 +106,20 @@ def _verdicts(folder: Path, raw: dict) -> list[Verdict]:
     if raw.get("per_layer_config"):
         return _check_per_layer(folder, raw, architecture)
     return _check_plain(folder, raw, architecture)
+
+
+def by_quanto(raw: dict) -> str | None:
+    """What engines other than transformers do not read of a folder's matrices; None where they are as they lie there."""
+    quantization = raw.get("quantization_config")
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != "quanto":
+        return None
+    return f"matrices in {quantization.get('weights')} by optimum-quanto (quantization_config), which only transformers reads"
+
+
+def _without_quanto(verdict: Verdict, reason: str) -> Verdict:
+    if verdict.engine != "transformers":
+        return verdict._replace(status=NO, reason=reason)
+    return verdict._replace(reason="; ".join(filter(None, [verdict.reason, "needs optimum-quanto"])))
 
 
 def _with_wrong_tie(verdict: Verdict, reason: str) -> Verdict:

@@ -22,13 +22,14 @@ from ..formats import (
 )
 from ..recipe import RecipeError, did_you_mean
 from . import ENGINES, measured, openvino, per_layer, rewrites
-from .check import NO, FolderError, check_folder
+from .check import NO, FolderError, by_quanto, check_folder
 
 
 # what travels with the weights as it is: tokenizer, generation settings, licence
 _OURS = ("config.json", "model.safetensors.index.json", "puzzle.json", "README.md")
 TARGETS = (*ENGINES, "onnx")
 # one rounding of every weight, of logits that have nothing in common 1.4
+_SAME_TENSORS = (UNIFORM, "written as DeciLM")  # changes that leave every matrix in its layer
 GGUF_TOLERANCE = {"f32": EXACT, "f16": 2e-2, "bf16": 1e-1, "q8_0": 1e-1, "q6_k": 2e-1, "q5_k_m": 3e-1, "q4_k_m": 5e-1}
 
 
@@ -67,6 +68,7 @@ def export(
     if not is_file:
         hub.check_replaceable(out)
     check_folder(folder)  # malformed folders end here, with the layer and field
+    _check_whole(folder)
     try:
         return _export(folder, target, out, tensor_parallel, outtype, is_file)
     except rewrites.CannotRun as error:
@@ -82,7 +84,11 @@ def _export(folder: Path, target: str, out: Path, tensor_parallel: int, outtype:
     expected = probe_logits(model)
     config, state, changes = as_engine_reads_it(folder, *hub.parts_of(model), target, tensor_parallel)
     if is_file:
-        from .gguf import QUANTIZED_BY_LLAMA_CPP, read_gguf, write_gguf
+        from .gguf import QUANTIZED_BY_LLAMA_CPP, read_gguf, rounded_tensors, write_gguf
+
+        types, kept = _types_after(folder, changes), expected
+        if types:
+            kept = probe_logits(build_model(config, rounded_tensors(config, state, types)))
 
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
             source = _write(Path(scratch) / "model", folder, config, state, expected)
@@ -91,10 +97,31 @@ def _export(folder: Path, target: str, out: Path, tensor_parallel: int, outtype:
                 with artifacts.replacing(out if kind == outtype else Path(scratch) / "exact.gguf") as temporary:
                     write_gguf(source, temporary, kind)
                     found = probe_logits(build_model(config, read_gguf(temporary, config, model.dtype)))
-                    check_same(expected, found, str(out), GGUF_TOLERANCE[kind])
+                    check_same(kept, found, str(out), GGUF_TOLERANCE[kind])
         return changes
     _write(out, folder, config, state, expected, code=ENGINES[target].remote_code)
     return changes
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises CannotRun for a folder whose matrices another format would keep otherwise."""
+    if reason := by_quanto(artifacts.read_json(folder / "config.json")):
+        raise rewrites.CannotRun(
+            f"{folder}: {reason}; without quantization_config in its config.json, it is a child of whole weights"
+        )
+
+
+def _types_after(folder: Path, changes: list[str]) -> dict[str, str]:
+    """Types of single tensors that a folder asks for; CannotRun where its layers were cut again."""
+    from .gguf import TYPES_FILE, read_types
+
+    types = read_types(folder)
+    if types and (recut := [change for change in changes if change not in _SAME_TENSORS]):
+        raise rewrites.CannotRun(
+            f"{TYPES_FILE} gives types to tensors of layers that were cut again ({'; '.join(recut)}); search with "
+            "llama.cpp in `deploy`, or delete that file"
+        )
+    return types
 
 
 def _export_graph(folder: Path, engine: str, out: Path) -> list[str]:
@@ -199,6 +226,7 @@ def convert_folder(folder: str | Path, to: str, out: str | Path) -> Path:
         FolderError: `folder` is malformed.
     """
     check_folder(folder)
+    _check_whole(Path(folder))
     if Path(out).resolve() == Path(folder).resolve():
         raise FolderError(f"--out {out} is the folder itself; name another one")
     hub.check_replaceable(out)

@@ -8,8 +8,9 @@ import contextlib
 import json
 import logging
 import math
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,19 +31,21 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from .. import artifacts
-from ..blocks import LINEAR, NONE, Block
+from ..blocks import LINEAR, NONE, WEIGHT_TYPES, Block, weight_type
 from ..formats import describe, head_is_tied
 from ..progress import bar
 from ..remote.configuration_decilm import DeciLMConfig
 from .check import weight_files
 from .llama_library import EXTRA, quantize
+from .weight_types import rounded_rows
 
 
 logger = logging.getLogger(__name__)
 
+TYPES_FILE = "tensor_types.txt"  # as `llama-quantize --tensor-type-file` reads it
 OutType = Literal["f32", "f16", "bf16", "q8_0", "q4_k_m", "q5_k_m", "q6_k"]
 # numbers that share a scale: a row must be a multiple of it
-BLOCK_SIZES = {"q8_0": 32, "q4_k_m": 256, "q5_k_m": 256, "q6_k": 256}
+BLOCK_SIZES = {"q8_0": 32, "q4_0": 32, "q4_k_m": 256, "q5_k_m": 256, "q6_k": 256}
 # made by llama.cpp itself, of a float32 file
 QUANTIZED_BY_LLAMA_CPP = ("q4_k_m", "q5_k_m", "q6_k")
 REWRITE = "run `hf-puzzle export DIR --target llama.cpp`, which rewrites it exactly"
@@ -93,6 +96,8 @@ def write_gguf(folder: str | Path, out: str | Path, outtype: OutType = "f16", vo
             which some matrices have more bits; they, and q6_k, are quantised by llama.cpp.
         vocabulary: False writes no tokenizer: such a file takes and gives token ids only.
 
+    Tensors that the folder's `tensor_types.txt` names get the types that it says.
+
     Raises:
         NotExpressible: the architecture, a layer, the tokenizer, or a matrix whose rows are no multiple of the type's
             block; nothing has been written then.
@@ -102,15 +107,68 @@ def write_gguf(folder: str | Path, out: str | Path, outtype: OutType = "f16", vo
     config = _read_config(folder)
     with contextlib.ExitStack() as stack:
         weights = _folder_weights(folder, stack)
-        return _write(Path(out), config, weights, outtype, _vocabulary(folder, config) if vocabulary else None)
+        words = _vocabulary(folder, config) if vocabulary else None
+        return _write(Path(out), config, weights, outtype, words, read_types(folder))
 
 
-def write_model_gguf(model: PreTrainedModel, out: str | Path, outtype: OutType = "f16") -> Path:
-    """As `write_gguf`, from a model in memory and without a vocabulary."""
+def write_model_gguf(
+    model: PreTrainedModel, out: str | Path, outtype: OutType = "f16", types: dict[str, str] | None = None
+) -> Path:
+    """As `write_gguf`, from a model in memory and without a vocabulary; `types` as of `tensor_types`."""
     if model.config.model_type not in ARCHITECTURES:
         raise NotExpressible(_unknown_type(model.config.model_type))
     weights = {n: Weight(tuple(t.shape), t.detach) for n, t in model.state_dict().items()}
-    return _write(Path(out), model.config, weights, outtype, None)
+    return _write(Path(out), model.config, weights, outtype, None, types or {})
+
+
+def tensor_types(blocks: Sequence[Block]) -> dict[str, str]:
+    """GGUF type of every tensor for which a child's blocks name one of llama.cpp's number formats, by tensor."""
+    types, plain = {}, [block.plain for block in blocks]
+    for theirs, _ in _names(plain, tied=True):
+        match = re.fullmatch(r"blk\.(\d+)\.(attn|ffn)_(?!norm)\w+", theirs)
+        if match:
+            block = blocks[int(match[1])]
+            name = weight_type(block.attention if match[2] == "attn" else block.ffn)
+            if name in WEIGHT_TYPES["llama.cpp"]:
+                types[f"{theirs}.weight"] = name
+    return types
+
+
+def rounded_tensors(
+    config: PreTrainedConfig, state: dict[str, torch.Tensor], types: dict[str, str]
+) -> dict[str, torch.Tensor]:
+    """A state dict with what is left of its tensors in these types."""
+    sources = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in _names(describe(config), tied=True)}
+    kept = {sources[name]: rounded_rows(state[sources[name]], kind) for name, kind in types.items()}
+    return {**state, **kept}
+
+
+def write_types(folder: str | Path, types: dict[str, str]) -> None:
+    """`tensor_types.txt` of a model folder; nothing where `types` are none."""
+    if types:
+        lines = "".join(f"{re.escape(name)}={kind}\n" for name, kind in types.items())
+        artifacts.write_text(Path(folder) / TYPES_FILE, lines)
+
+
+def read_types(folder: str | Path) -> dict[str, str]:
+    """What `write_types` wrote; nothing where there is no such file.
+
+    Raises:
+        ArtifactError: a line that names no tensor, or no type that is written here.
+    """
+    path, types = Path(folder) / TYPES_FILE, {}
+    if not path.exists():
+        return types
+    for line in path.read_text(encoding="utf-8").split():
+        name, _, kind = line.partition("=")
+        name = name.replace("\\.", ".")
+        if not re.fullmatch(r"blk\.\d+\.\w+\.weight", name) or kind not in WEIGHT_TYPES["llama.cpp"]:
+            known = ", ".join(WEIGHT_TYPES["llama.cpp"])
+            raise artifacts.ArtifactError(
+                f"{path}: {line[:80]!r} is not `blk\\.0\\.attn_q\\.weight=` and one of {known}"
+            )
+        types[name] = kind
+    return types
 
 
 def _unknown_type(model_type: str | None) -> str:
@@ -265,14 +323,35 @@ def _plan(weights: dict[str, Weight], layers: list[Block], tied: bool, arch: str
     return plan
 
 
-def _check_blocks(shapes: dict[str, tuple[int, ...]], outtype: OutType) -> None:
-    """Raises NotExpressible for a matrix that llama.cpp would write in another type, without a word."""
+def _check_types(plan: dict[str, str], outtype: OutType, types: dict[str, str]) -> None:
+    """Raises NotExpressible for types of tensors that are not there, or that somebody else would choose."""
+    if strange := sorted(set(types) - set(plan)):
+        raise NotExpressible(
+            f"{TYPES_FILE} names {strange[0]}, which this model does not have ({len(strange)} such tensors): it was made "
+            "for other layers"
+        )
+    if types and outtype in QUANTIZED_BY_LLAMA_CPP:
+        raise NotExpressible(
+            f"{outtype} lets llama.cpp choose the types of tensors, and {len(types)} of them have one: use f16, bf16 or q8_0"
+        )
+
+
+def _check_blocks(shapes: dict[str, tuple[int, ...]], outtype: OutType, types: dict[str, str]) -> None:
+    """Raises NotExpressible for a matrix that llama.cpp would write in another type, without a word.
+
+    Args:
+        types: of those that do not have `outtype`.
+    """
     size = BLOCK_SIZES.get(outtype, 1)
-    wrong = {name: shape[-1] for name, shape in shapes.items() if len(shape) > 1 and shape[-1] % size}
+    wrong = {
+        name: shape[-1]
+        for name, shape in shapes.items()
+        if len(shape) > 1 and shape[-1] % BLOCK_SIZES.get(types.get(name), size)
+    }
     if not wrong:
         return
     rows = set(wrong.values())
-    fitting = [name for name, other in BLOCK_SIZES.items() if not any(row % other for row in rows)]
+    fitting = [n for n, other in BLOCK_SIZES.items() if n in get_args(OutType) and not any(r % other for r in rows)]
     raise NotExpressible(
         f"{next(iter(wrong))} has rows of {next(iter(wrong.values()))}, no multiple of the {size} numbers of a block of "
         f"{outtype} ({len(wrong)} such matrices); use {', '.join([*fitting, 'f16'])}"
@@ -291,7 +370,12 @@ def _quantized_by_llama_cpp(source: Path, out: Path, outtype: OutType) -> None:
 
 
 def _write(
-    out: Path, config: PreTrainedConfig, weights: dict[str, Weight], outtype: OutType, vocabulary: dict | None
+    out: Path,
+    config: PreTrainedConfig,
+    weights: dict[str, Weight],
+    outtype: OutType,
+    vocabulary: dict | None,
+    overrides: dict[str, str],
 ) -> Path:
     if outtype not in get_args(OutType):
         raise ValueError(f"outtype {outtype!r}: expected one of {', '.join(get_args(OutType))}")
@@ -302,10 +386,12 @@ def _write(
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     plan = _plan(weights, layers, head_is_tied(config, weights, lambda name: weights[name].load()), arch)
-    _check_blocks({name: weights[name].shape for name in plan.values()}, outtype)
+    _check_types(plan, outtype, overrides)
+    named = {plan[theirs]: kind for theirs, kind in overrides.items()}
+    _check_blocks({name: weights[name].shape for name in plan.values()}, outtype, named)
     if outtype in QUANTIZED_BY_LLAMA_CPP:
         with artifacts.replacing(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-            exact = _write(Path(scratch) / "f32.gguf", config, weights, "f32", vocabulary)
+            exact = _write(Path(scratch) / "f32.gguf", config, weights, "f32", vocabulary, {})
             _quantized_by_llama_cpp(exact, temporary, outtype)
         return out
     if (freqs := _rope_freqs(config)) is not None:
@@ -323,7 +409,7 @@ def _write(
         types = {}
         for theirs, ours in plan.items():
             shape = weights[ours].shape
-            name = outtype if len(shape) > 1 else "f32"
+            name = overrides.get(theirs, outtype) if len(shape) > 1 else "f32"
             types[theirs] = gguf.GGMLQuantizationType[name.upper()]
             in_bytes = gguf.quant_shape_to_byte_shape(shape, types[theirs])
             writer.add_tensor_info(theirs, in_bytes, np.dtype(np.uint8), math.prod(in_bytes), types[theirs])

@@ -264,15 +264,21 @@ class LlamaCpp:
 
 
 def from_model(
-    model: PreTrainedModel, folder: str | Path, n_ctx: int, outtype: OutType = "f16", **options
+    model: PreTrainedModel,
+    folder: str | Path,
+    n_ctx: int,
+    outtype: OutType = "f16",
+    types: dict[str, str] | None = None,
+    **options,
 ) -> LlamaCpp:
     """`model` in llama.cpp, by a GGUF file without vocabulary in `folder`, which the caller deletes.
 
     Args:
+        types: of single tensors, as of `gguf.tensor_types`.
         options: further arguments of `LlamaCpp`.
 
     Raises:
         NotExpressible: llama.cpp would not run this model right.
     """
     path = Path(folder) / f"{uuid.uuid4().hex}.gguf"
-    return LlamaCpp(write_model_gguf(model, path, outtype), n_ctx, **options)
+    return LlamaCpp(write_model_gguf(model, path, outtype, types), n_ctx, **options)

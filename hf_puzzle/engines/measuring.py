@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import transformers
 from transformers import PreTrainedModel
 
 from .. import hub
+from ..blocks import Block
 from ..costs import Timing, Workload
 from ..formats import DECILM, build_model, format_of
 from ..recipe import RecipeError
 from . import ENGINES, llama_cpp, openvino, rewrites, vllm
+from .gguf import tensor_types
 from .onnx import EXTRA, PACKAGES, export_onnx
 from .process import EngineError, EngineProcess
 
@@ -69,12 +71,18 @@ def open_engine(engine: str) -> str:
 
 @contextlib.contextmanager
 def open_model(
-    model: PreTrainedModel, engine: str, workload: Workload, threads: int | None = None, gguf_type: str = "auto"
+    model: PreTrainedModel,
+    engine: str,
+    workload: Workload,
+    threads: int | None = None,
+    gguf_type: str = "auto",
+    blocks: Sequence[Block] = (),
 ) -> Iterator[Any]:
     """The same model as something that `costs.time_generation` can time in `engine`: transformers or llama.cpp.
 
     Args:
         gguf_type: as of `cost.gguf_type`.
+        blocks: of the model; matrices are timed in the number formats that they name, where those are the engine's.
 
     Raises:
         rewrites.CannotRun: a child that the engine cannot run.
@@ -86,7 +94,7 @@ def open_model(
     tokens = workload.prefill_tokens + workload.decode_tokens
     with tempfile.TemporaryDirectory() as folder, llama_cpp.from_model(
         model, folder, tokens, _OUTTYPES[model.dtype] if gguf_type == "auto" else gguf_type,
-        n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
+        tensor_types(blocks), n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
     ) as runnable:  # fmt: skip
         yield runnable
 

@@ -36,6 +36,7 @@ from ..recipe import EvaluateConfig, RecipeError
 from ..stages import Estimate
 from .baselines import FINALISTS, Baselines, describe
 from .bench import START_SECONDS, jsonable, memory_of_confirmation, rounds_per_session, seconds_of_confirmation
+from .bits import keep_bits
 from .block_costs import BYTES, non_block_parameters
 from .deployed import in_llama_cpp
 from .distillation import distill, estimate_distill, validation_rows
@@ -88,8 +89,9 @@ def assess(run) -> dict:
     config, parent = run.recipe.evaluate, run.parent
     targets = test_targets(run)
     rows = targets.rows.input_ids
-    quality = {"child": _compared(targets, run.load_child("child"), "child")}  # one child at a time is on the device
-    distilled = run.load_child("distilled")
+    # one child at a time is on the device
+    quality = {"child": _compared(targets, load_kept(run, "child"), "child")}
+    distilled = load_kept(run, "distilled")
     quality["distilled"] = _compared(targets, distilled, "distilled")
     decides = targets.rows.decisions is not None
     tasks = None if decides else _cloze(run, {"parent": parent, "distilled": distilled})
@@ -115,12 +117,13 @@ def assess(run) -> dict:
     gguf = [
         in_llama_cpp(
             parent,
-            distilled,
+            run.load_child("distilled"),
             targets.rows,
             outtype,
             config.measure_rounds,
             run.recipe.cost.threads,
             clock=run.recipe.cost.clock,
+            blocks=chosen_blocks(run),
         )
         for outtype in config.gguf
     ]
@@ -245,18 +248,28 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
     for name, layout, folder, trust in bar(subjects, desc="peak memory"):
         parts = [costs.block_costs(block, workload.batch_size) for block in layout]
         in_blocks = sum(part["num_parameters"] for part in parts)
-        all_tokens = name == "parent" and run.source.trimmed
-        ends = non_block_parameters(run.source.original_config) if all_tokens else costs.non_block_parameters
-        parameters = ends + in_blocks
+        held = [costs.held_bytes(each) for each in (None, *layout)]
+        parameters = costs.non_block_parameters + in_blocks
+        if name == "parent" and run.source.trimmed:
+            ends = non_block_parameters(run.source.original_config)
+            parameters, held[0] = ends + in_blocks, ends * BYTES[costs.dtype]
         rows[name] = {
             "num_parameters": parameters,
-            "weight_bytes": parameters * BYTES[costs.dtype],
-            "kv_bytes": sum(part["memory_bytes"] for part in parts) - in_blocks * BYTES[costs.dtype],
+            "weight_bytes": sum(held),
+            "kv_bytes": sum(part["memory_bytes"] for part in parts) - sum(held[1:]),
             "peak_bytes": None
             if run.source.in_memory and name == "parent"
             else peak_memory_bytes(folder, workload, costs.dtype, str(run.device), trust),
         }
     return rows
+
+
+def load_kept(run, name: str):
+    """A child of a run, `child` or `distilled`, with the weights that the number formats of its blocks leave."""
+    child = run.load_child(name)
+    if not hasattr(child.config, "quantization_config"):  # else it was opened so
+        keep_bits(child, chosen_blocks(run))
+    return child
 
 
 def chosen_blocks(run) -> list[Block]:
@@ -299,10 +312,13 @@ def run_baseline(run, name: str, gkd_tokens: int) -> None:
     else:
         logger.info("baseline %s: %s", name, describe(blocks))
         child = baseline_child(run, name, blocks, gkd_tokens)
+        keep_bits(child, blocks)
         quality = _compared(test_targets(run), child, name)
         child = cast_parameters(child, getattr(torch, run.costs.dtype))
         row = {"name": name, "blocks": [block.id for block in blocks], "gkd_tokens": gkd_tokens, "quality": quality}
         row["weight_bytes"] = weight_bytes(child)
+        if any(block != block.plain for block in blocks):
+            row["weight_bytes"] = sum(map(run.costs.held_bytes, (None, *blocks)))
     artifacts.write_json(_row_path(run, name, gkd_tokens), row)
     artifacts.remove(run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}")
 

@@ -40,6 +40,7 @@ from ..formats import PER_LAYER
 from ..layers import parent_blocks
 from ..progress import bar
 from ..recipe import CostConfig
+from .bits import pack_bits
 from .network import Network, empty_model
 
 
@@ -112,7 +113,7 @@ class Bench:
                 makers[OWN] = self._same_code
         makers |= {name: functools.partial(self._child, blocks) for name, blocks in layouts.items()}
         with cpu_threads(self.config.threads):
-            timings = self._timed(makers, self.workload(batch_size, length), rounds, description, tolerance)
+            timings = self._timed(makers, layouts, self.workload(batch_size, length), rounds, description, tolerance)
         if not parents:
             return timings
         timings = {PARENT: timings[PARENT], OWN: timings[PARENT]} | timings
@@ -123,7 +124,9 @@ class Bench:
             name: [Timing(share * t.prefill_ms, share * t.decode_ms) for t in timings[name]] for name in (PARENT, OWN)
         }
 
-    def _timed(self, makers: dict, workload: Workload, rounds: int, description: str, tolerance: float) -> dict:
+    def _timed(
+        self, makers: dict, layouts: dict, workload: Workload, rounds: int, description: str, tolerance: float
+    ) -> dict:
         engine = self.config.engine
         if engine in OWN_PROCESS:  # its own process, one model after the other: each takes the whole device
             with self._parent_elsewhere():
@@ -138,7 +141,9 @@ class Bench:
                 if kept not in self._open:
                     stack = passing if kept is None else self._stay
                     models[name] = stack.enter_context(
-                        open_model(make(), engine, workload, self.config.threads, self.config.gguf_type)
+                        open_model(
+                            make(), engine, workload, self.config.threads, self.config.gguf_type, layouts.get(name, ())
+                        )
                     )
                     if kept is not None:
                         self._open[kept] = models[name]
@@ -179,7 +184,10 @@ class Bench:
         return speeds
 
     def peak_bytes(self, blocks: list[Block], batch_size: int) -> int | None:
-        """Peak memory of loading such a child and generating, in a process of its own; None where it cannot be read."""
+        """Peak memory of loading such a child and generating, in a process of its own; None where it cannot be read, or
+        where matrices are in fewer bits, which are made of whole ones when they are loaded."""
+        if any(block != block.plain for block in blocks):
+            return None
         with tempfile.TemporaryDirectory() as folder:
             path = hub.write_model_folder(Path(folder) / "child", self._child(blocks))
             return peak_memory_bytes(path, self.workload(batch_size), self.config.dtype, str(self._model.device))
@@ -204,7 +212,10 @@ class Bench:
     def _child(self, blocks: list[Block], config: PretrainedConfig | None = None) -> PreTrainedModel:
         device = "cpu" if self.config.engine in OWN_PROCESS else self._model.device
         config = config or self.parent_config
-        return Network(config, blocks, fmt=self.fmt).random(self.dtype, device, self._stock())
+        child = Network(config, blocks, fmt=self.fmt).random(self.dtype, device, self._stock())
+        if self.config.engine == "transformers":
+            pack_bits(child, blocks)
+        return child
 
     # -- sessions
 

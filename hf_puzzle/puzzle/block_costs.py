@@ -22,17 +22,21 @@ from ..blocks import (
     Variant,
     kv_heads,
     num_experts,
+    plain,
     row_of,
     sizes_of,
     variant_id,
+    weight_type,
     window,
 )
 from ..costs import Timing, Workload, median_timing, without_drift
+from ..engines import weight_types
 from ..formats import DECILM, decilm_width
 from ..layers import as_key, fits_layer, of_key
 from ..recipe import CostConfig, RecipeError, parse_as
 from ..remote.caches_puzzle import find_cache
 from ..remote.configuration_decilm import FFN_WIDTH_STEP
+from ..remote.modeling_puzzle import norms_of
 from ..stages import Estimate
 from .bench import OWN, PARENT, Bench
 from .network import empty_model
@@ -58,9 +62,45 @@ RIDGE = 0.1  # strength that pulls the slope to 1: (relative error of a child's 
 
 def num_parameters(config, kind: str, variant: Variant, fmt: str = DECILM) -> int:
     """Parameters of a sub-block with its norms, biases included, as it is stored in format `fmt`."""
-    if fmt == DECILM and kind == "ffn" and isinstance(variant, int):
-        variant = decilm_width(variant)
-    return count_parameters(config, kind, variant)
+    return count_parameters(config, kind, stored(kind, variant, fmt))
+
+
+def stored(kind: str, variant: Variant, fmt: str) -> Variant:
+    """A variant in the model's dtype as it lies in a checkpoint of format `fmt`."""
+    variant = plain(variant)
+    return decilm_width(variant) if fmt == DECILM and kind == "ffn" and isinstance(variant, int) else variant
+
+
+def weight_bytes(config, kind: str, variant: Variant, dtype: str, fmt: str = DECILM, gguf: bool = False) -> int:
+    """Bytes that the weights of a sub-block and its norms hold: matrices in the number format that the variant names, the
+    rest in `dtype`; in a GGUF file whatever is no matrix is float32."""
+    if variant == NONE:
+        return 0
+    name, host = weight_type(variant), layer_for(config, kind, plain(variant))
+    layer = layers_of(meta_parent(config))[host]
+    block = empty_block(layer, kind, stored(kind, variant, fmt), config, host)
+    maps = {id(each.weight) for each in weight_types.linear_maps(block)}
+    parameters = [
+        p for module in (block, *(getattr(layer, n) for n in norms_of(layer, kind))) for p in module.parameters()
+    ]
+    return sum(
+        weight_types.held_bytes(tuple(p.shape), name, BYTES[dtype])
+        if name and id(p) in maps
+        else _bytes(p, dtype, gguf)
+        for p in parameters
+    )
+
+
+def _bytes(parameter: torch.Tensor, dtype: str, gguf: bool) -> int:
+    return parameter.numel() * (4 if gguf and parameter.ndim < 2 else BYTES[dtype])
+
+
+def non_block_bytes(config, dtype: str, gguf: bool = False) -> int:
+    """Bytes of embeddings, final norm and head, tied ones once, and in a GGUF file the factors of a scaled RoPE."""
+    parent, inner = meta_parent(config), {id(p) for p in layers_of(meta_parent(config)).parameters()}
+    held = sum(_bytes(p, dtype, gguf) for p in parent.parameters() if id(p) not in inner)
+    scaled = gguf and config.rope_parameters.get("rope_type", "default") != "default"
+    return held + (2 * (config.hidden_size // config.num_attention_heads) if scaled else 0)
 
 
 def non_block_parameters(config) -> int:
@@ -142,6 +182,9 @@ class CostTable:
     children: dict[int, list[dict]] = field(default_factory=dict)
     state_bytes: dict[str, int] = field(default_factory=dict)  # per sequence, of variants that have a state
     lengths: dict[int, "CostTable"] = field(default_factory=dict)
+    # of all variants, where some have matrices in fewer bits; else parameters times the bytes of `dtype`
+    weight_bytes: dict[str, int] = field(default_factory=dict)
+    non_block_bytes: int | None = None
 
     def to_dict(self) -> dict:
         plain, lengths = asdict(replace(self, lengths={})), {n: table.to_dict() for n, table in self.lengths.items()}
@@ -178,7 +221,9 @@ class CostTable:
                 name: {int(b): rows for b, rows in raw[name].items()} for name in ("times", "fits", "children")
             }
             each = {int(n): cls.from_dict(t, f"{where}: lengths.{n}") for n, t in raw.get("lengths", {}).items()}
-            raw = {"state_bytes": {}, **raw, **by_batch, "lengths": {}}  # tables of before layers had states
+            # tables of before layers had states, and weights fewer bits
+            older = {"state_bytes": {}, "weight_bytes": {}, "non_block_bytes": None}
+            raw = {**older, **raw, **by_batch, "lengths": {}}
         try:
             table = replace(parse_as(cls, raw, where), lengths=each)
             asked = table.workload.get("prefill_tokens")
@@ -243,13 +288,12 @@ class CostTable:
             if not all(key in row for row in rows) or set(PHASES) - set(self.times[batch_size][key]):
                 raise ArtifactError(f"costs.json has no {key} at batch size {batch_size}: run the stage `cost` again")
         parameters = self.parameters[attention] + self.parameters[ffn]
-        weight_bytes = parameters * BYTES[self.dtype]
         workload = self.workload_of(batch_size)
         tokens = batch_size * kv_tokens(block.attention, workload.prefill_tokens + workload.decode_tokens)
         times = {p: self.fits[batch_size][p].slope * self.block_ms(block, batch_size, p) for p in PHASES}
         return {
             "num_parameters": parameters,
-            "memory_bytes": weight_bytes
+            "memory_bytes": self.held_bytes(block)
             + tokens * self.kv_bytes_per_token[attention]
             + batch_size * self.state_bytes.get(attention, 0),
             "prefill_ms": times["prefill_ms"],
@@ -261,12 +305,25 @@ class CostTable:
         each = ((length, costs(table)) for length, table in self.lengths.items())
         return {f"{n}_{name}": found[name] for n, found in each for name in ("prefill_ms", "total_ms")}
 
+    def held_bytes(self, block: Block | None) -> int:
+        """Bytes of a block's weights; None: of what a model has besides its blocks."""
+        if block is None:
+            return (
+                self.non_block_parameters * BYTES[self.dtype] if self.non_block_bytes is None else self.non_block_bytes
+            )
+        keys = variant_keys(block)
+        if not self.weight_bytes:
+            return sum(self.parameters[key] for key in keys) * BYTES[self.dtype]
+        if missing := next((key for key in keys if key not in self.weight_bytes), None):
+            raise ArtifactError(f"costs.json has no bytes of {missing}: run the stage `cost` again")
+        return sum(self.weight_bytes[key] for key in keys)
+
     def non_block_costs(self, batch_size: int) -> dict[str, float]:
         """What a model costs besides its blocks, in the same quantities."""
         offsets = {phase: self.fits[batch_size][phase].offset_ms for phase in PHASES}
         return {
             "num_parameters": self.non_block_parameters,
-            "memory_bytes": self.non_block_parameters * BYTES[self.dtype],
+            "memory_bytes": self.held_bytes(None),
             "prefill_ms": offsets["prefill_ms"],
             "total_ms": sum(offsets.values()),
             **self._by_length(lambda table: table.non_block_costs(batch_size)),
@@ -287,14 +344,18 @@ def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0, length: int |
         return CostTable.mixed([measure_costs(bench, space, seed, n) for n in bench.config.lengths])
     length = length or bench.config.lengths[0]
     config, parent_config = bench.config, bench.parent_config
-    sizes, kv, states = {}, {}, {}
-    for kind, variants in space.variants.items():
+    sizes, kv, states, held = {}, {}, {}, {}
+    gguf, counts_bits = in_gguf(space), bool(space.weight_types)
+    for kind, variants in space.offered.items():
         for variant in variants:
-            sizes[f"{kind}:{variant_id(kind, variant)}"] = num_parameters(parent_config, kind, variant, bench.fmt)
+            key = f"{kind}:{variant_id(kind, variant)}"
+            sizes[key] = num_parameters(parent_config, kind, variant, bench.fmt)
+            if counts_bits:
+                held[key] = weight_bytes(parent_config, kind, variant, config.dtype, bench.fmt, gguf)
             if kind == "attention":
-                kv[f"{kind}:{variant_id(kind, variant)}"] = kv_bytes_per_token(parent_config, variant, config.dtype)
-                if size := state_bytes(parent_config, variant, config.dtype):
-                    states[f"{kind}:{variant_id(kind, variant)}"] = size
+                kv[key] = kv_bytes_per_token(parent_config, plain(variant), config.dtype)
+                if size := state_bytes(parent_config, plain(variant), config.dtype):
+                    states[key] = size
     times, fits, children = {}, {}, {}
     for batch_size in config.batch_sizes:
         times[batch_size], children[batch_size] = _measured(bench, space, batch_size, seed, length)
@@ -302,7 +363,25 @@ def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0, length: int |
     workload = {"prefill_tokens": length, "decode_tokens": config.decode_tokens, "clock": config.clock,
                 "threads": config.threads, "rounds": config.rounds, "engine": config.engine}  # fmt: skip
     ends = non_block_parameters(parent_config)
-    return CostTable(workload, sizes, kv, ends, config.dtype, times, fits, children, states)
+    ends_bytes = non_block_bytes(parent_config, config.dtype, gguf) if held else None
+    table = CostTable(workload, sizes, kv, ends, config.dtype, times, fits, children, states)
+    return replace(table, weight_bytes=held, non_block_bytes=ends_bytes)
+
+
+def in_gguf(space: SearchSpace) -> bool:
+    """Whether blocks are offered in llama.cpp's number formats: what is counted is then a GGUF file."""
+    return any(weight_types.engine_of(name) == "llama.cpp" for name in space.weight_types)
+
+
+def bytes_of_fewest_bits(space: SearchSpace) -> float:
+    """Bytes of a weight in the number format of the space that has the fewest bits, of a long row; without any, infinite."""
+    row = (1, 4096)
+    return min((weight_types.held_bytes(row, name, 2) / row[1] for name in space.weight_types), default=math.inf)
+
+
+def timed_types(space: SearchSpace, config: CostConfig) -> set[str]:
+    """Number formats that the engine runs in which models are timed; others take the time of the model's dtype."""
+    return {name for name in space.weight_types if weight_types.engine_of(name) == config.engine}
 
 
 def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int, length: int) -> tuple[dict, list[dict]]:
@@ -325,7 +404,14 @@ def _measured(bench: Bench, space: SearchSpace, batch_size: int, seed: int, leng
             row["all_tokens"] = True  # of a parent that has more tokens than its children
         children.append(row | medians[name])
     noise = {name: _noise(measured[name], config.stack_layers) for name in stacks}
-    return _in_order(space, _stack_times(space, config, medians), noise), children
+    times = _in_order(space, _stack_times(space, config, medians), noise)
+    return times | _untimed(space, times), children
+
+
+def _untimed(space: SearchSpace, times: dict) -> dict:
+    """Rows of variants in number formats that were not timed: those of the model's dtype."""
+    keys = {(kind, v): f"{kind}:{variant_id(kind, v)}" for kind, variants in space.offered.items() for v in variants}
+    return {key: dict(times[keys[kind, plain(v)]]) for (kind, v), key in keys.items() if key not in times}
 
 
 def _noise(timings: list[Timing], copies: int) -> dict[str, float]:
@@ -380,11 +466,12 @@ def _stacks(space: SearchSpace, config: CostConfig) -> dict[str, list[Block]]:
     stacks = {"empty": [Block(NONE, filler)] * (1 if filler == NONE else copies)}
     if filler != NONE:
         stacks["twice"] = [Block(NONE, filler)] * (2 * copies)
-    for kind, variants in space.variants.items():
+    timed = {None, *timed_types(space, config)}
+    for kind, variants in space.offered.items():
         for variant in variants:
-            if variant != NONE:
+            if variant != NONE and weight_type(variant) in timed:
                 block = Block(variant, filler) if kind == "attention" else Block(NONE, variant)
-                hosts = [own for own in space.parents if fits_layer(getattr(own, kind), kind, variant)]
+                hosts = [own for own in space.parents if fits_layer(getattr(own, kind), kind, plain(variant))]
                 # where none of them could keep keys and values, something must count tokens, as in the empty model
                 counter = [Block(NONE, NONE)] * (not any(kv_heads(own.attention) for own in hosts))
                 stacks[f"{kind}:{variant_id(kind, variant)}"] = counter + [block] * copies
@@ -401,9 +488,11 @@ def _stack_times(space: SearchSpace, config: CostConfig, medians: dict[str, dict
     filled = _filler(config) != NONE
     fillers = {p: (medians["twice"][p] - empty[p]) / copies if filled else 0.0 for p in PHASES}
     rows = {}
-    for kind, variants in space.variants.items():
+    for kind, variants in space.offered.items():
         for variant in variants:
             key = f"{kind}:{variant_id(kind, variant)}"
+            if key not in medians and variant != NONE:
+                continue  # a number format that this engine does not run
             rows[key] = dict.fromkeys(PHASES, 0.0)
             if variant != NONE:
                 replaced = fillers if kind == "ffn" else dict.fromkeys(PHASES, 0.0)
@@ -435,6 +524,7 @@ def calibration_layouts(
 
 def share_of(variant: Variant, own: Variant) -> float:
     """A variant's share of the KV heads, channels or experts of the parent's own; 0 for what has none of them."""
+    variant = plain(variant)
     if variant == own:
         return float(own != NONE)
     size, whole = (v if isinstance(v, int) else kv_heads(v) or num_experts(v) or 0 for v in (variant, own))
@@ -443,7 +533,7 @@ def share_of(variant: Variant, own: Variant) -> float:
 
 def _size(block: Block, own: Block) -> float:
     """Shares of both sub-blocks, a linear map a little above nothing."""
-    return sum(0.05 if v == LINEAR else share_of(v, o) for v, o in zip(block, own, strict=True))
+    return sum(0.05 if plain(v) == LINEAR else share_of(v, o) for v, o in zip(block, own, strict=True))
 
 
 def _fit(children: list[dict], times: dict) -> dict[str, Fit]:

@@ -437,7 +437,7 @@ def _planned(
         for variant in layer.variants(kind):
             if variant not in (NONE, getattr(space.parents[layer_idx], kind)):
                 yield BlockLibrary.name(layer_idx, kind, variant), layer_idx, kind, variant
-    for block in layer.blocks:
+    for block in dict.fromkeys(block.plain for block in layer.blocks):
         under_none = config.ffn_under_no_attention and block.attention == NONE and block.ffn != NONE
         under_none = under_none and space.parents[layer_idx].attention != NONE
         coupled = config.coupling == "coupled" and (config.coupled_blocks is None or block.id in config.coupled_blocks)

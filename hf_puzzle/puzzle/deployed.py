@@ -1,13 +1,16 @@
 """Parent and child as they are deployed: GGUF files of a type in llama.cpp, judged by the parent as it came, and timed."""
 
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..blocks import Block
 from ..costs import Workload, cpu_threads, measure_interleaved, median_timing, speed_ratio
 from ..engines import llama_cpp
+from ..engines.gguf import tensor_types
 from ..engines.measuring import as_engine_runs_it
 from ..evaluation import Rows, Targets
 from ..progress import bar
@@ -36,12 +39,14 @@ def in_llama_cpp(
     threads: int | None = None,
     workload: Workload = WORKLOAD,
     clock: str = "wall",
+    blocks: Sequence[Block] = (),
 ) -> dict:
     """What quantisation and engine leave of both.
 
     Args:
         rows: held-out text; the first `TOKENS` of it are used.
         outtype: of the GGUF files' matrices, as of `engines.gguf`.
+        blocks: of the child; matrices for which they name one of llama.cpp's number formats have that one.
 
     Returns:
         `quality` of both against the parent in transformers, as of `Verdict.to_dict`; `file_bytes`; `speed`: `total`,
@@ -58,9 +63,9 @@ def in_llama_cpp(
         options = {"n_threads": torch.get_num_threads(), "n_seq_max": workload.batch_size}
         models = {}
         try:
-            for name, model in (("parent", parent), ("child", child)):
+            for name, model, types in (("parent", parent, {}), ("child", child, tensor_types(blocks))):
                 path = llama_cpp.write_model_gguf(
-                    as_engine_runs_it(model, "llama.cpp"), f"{folder}/{name}.gguf", outtype
+                    as_engine_runs_it(model, "llama.cpp"), f"{folder}/{name}.gguf", outtype, types
                 )
                 found["file_bytes"][name] = path.stat().st_size
                 models[name] = llama_cpp.LlamaCpp(path, tokens, **options)

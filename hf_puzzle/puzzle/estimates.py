@@ -18,7 +18,7 @@ from ..costs import Timing, Workload
 from ..evaluation import CHUNK
 from ..formats import PER_LAYER
 from ..stages import Estimate
-from .block_costs import BYTES
+from .block_costs import BYTES, bytes_of_fewest_bits
 from .machines import Machine
 from .surgery import KINDS
 from .timing import Clock, Measured, Part, Shapes
@@ -102,7 +102,8 @@ class Pieces:
         if asked.memory_gb:
             kept = batch * self._kv_bytes(max(cost.lengths) + cost.decode_tokens) * self.shapes.num_layers
             width = BYTES[cost.dtype]
-            shares.append((asked.memory_gb * 1e9 - self.ends * width) / (self.blocks * width + kept))
+            blocks = self.blocks * min(width, bytes_of_fewest_bits(self.space))
+            shares.append((asked.memory_gb * 1e9 - self.ends * width) / (blocks + kept))
         return min(1.0, max(0.05, *[min(shares)]))
 
     def _ends_and_blocks(self, workload: Workload) -> tuple[Timing, Timing]:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from .. import artifacts
 from ..anatomy import device_of
-from ..blocks import NONE, Block, Variant, variant_id
+from ..blocks import NONE, Block, Variant, variant_id, weight_type
+from ..engines.weight_types import rounded
 from .surgery import KINDS, empty_block, layers_of, load_block, sub_block
 
 
@@ -73,7 +74,7 @@ class BlockLibrary:
         self.index[row["name"]] = row
 
     def is_dropped(self, layer_idx: int, block: Block) -> bool:
-        names = [self.name(layer_idx, "attention", block.attention), self.name(layer_idx, "ffn", block.ffn)]
+        names = [self.name(layer_idx, kind, variant) for kind, variant in zip(KINDS, block.plain, strict=True)]
         return any("dropped" in self.index.get(name, {}) for name in names)
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
@@ -83,12 +84,15 @@ class BlockLibrary:
         self, model: PreTrainedModel, layer_idx: int, block: Block, parent: Block, loaded: dict | None = None
     ) -> tuple[nn.Module, nn.Module]:
         """The attention and FFN of `block` for `layer_idx`, whose own is `parent`, on the layer's device and in the model's
-        dtype.
+        dtype; where `block` names a number format, with the weights that it keeps.
 
         Args:
             loaded: sub-blocks of this layer that are in memory already; blocks that share one then hold it once.
         """
         loaded = {} if loaded is None else loaded
+        if block != block.plain:
+            modules = self.modules(model, layer_idx, block.plain, parent, loaded)
+            return tuple(self._rounded(*each, loaded) for each in zip(modules, KINDS, block, strict=True))
         layer = layers_of(model)[layer_idx]
         pair = self.name(layer_idx, "block", block)
         tensors = self.weights(pair) if pair in self.index and "dropped" not in self.index[pair] else {}
@@ -110,3 +114,12 @@ class BlockLibrary:
                 if shared:
                     loaded[kind, variant] = modules[-1]
         return tuple(modules)
+
+    @staticmethod
+    def _rounded(module: nn.Module, kind: str, variant: Variant, loaded: dict) -> nn.Module:
+        if (name := weight_type(variant)) is None:
+            return module
+        known = loaded.get((kind, variant))
+        if known is None or known[0] is not module:  # that of a pair is another
+            loaded[kind, variant] = known = (module, rounded(module, name))
+        return known[1]

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ class Network:
 
     Attributes:
         parent_config: of the parent.
-        blocks: one for each layer.
+        blocks: one for each layer; number formats of weights (`kv4@q8_0`) count only inside a parent.
         library: trained blocks; layers that keep the parent's own block take the parent's weights. None: for shapes only.
         fmt: published format of the child.
         parents: the block of each layer of the model whose weights the library goes with; default: the stock parent's.
@@ -45,9 +45,14 @@ class Network:
         return parent_blocks(self.parent_config) if self.parents is None else self.parents
 
     @property
+    def structure(self) -> list[Block]:
+        """The blocks in the model's dtype."""
+        return [block.plain for block in self.blocks]
+
+    @property
     def config(self) -> PretrainedConfig:
         """The child's."""
-        return child_config(self.parent_config, list(self.blocks), self.fmt)
+        return child_config(self.parent_config, self.structure, self.fmt)
 
     def inside(self, parent: PreTrainedModel) -> contextlib.AbstractContextManager:
         """The parent computes what this network does, as long as the context lasts."""
@@ -83,7 +88,7 @@ class Network:
         Raises:
             NotTheSame: the child computes something else than the parent with its blocks in place.
         """
-        with self.inside(parent):
+        with replace(self, blocks=self.structure).inside(parent):
             expected = probe_logits(parent)
         prefix = layers_prefix(parent)
         weights = {name: tensor for name, tensor in parent.state_dict().items() if not name.startswith(prefix)}
@@ -117,7 +122,7 @@ class Network:
     def _layer(self, parent: PreTrainedModel, layer_idx: int) -> dict[str, torch.Tensor]:
         """Tensors of one layer, named as below it: those of its sub-blocks, and the norms that are still passed through."""
         layer = layers_of(parent)[layer_idx]
-        block = self.blocks[layer_idx]
+        block = self.structure[layer_idx]
         modules = self.library.modules(parent, layer_idx, block, self.own[layer_idx])
         places = {place: kind for kind, place in places_of(layer).items()}
         dropped = {

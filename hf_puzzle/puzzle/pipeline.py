@@ -43,6 +43,7 @@ from .assess import (
 )
 from .baselines import check_names
 from .bench import Bench, jsonable
+from .bits import check_bits, kept_logits, write_formats
 from .block_costs import CostTable
 from .block_distillation import (
     build_layers,
@@ -213,7 +214,8 @@ class PuzzleRun:
     @functools.cached_property
     def fmt(self) -> str:
         """Format of the child, chosen from shapes alone."""
-        return choose_format(self.config, self.space.blocks, self.recipe.child.format)
+        shapes = list(dict.fromkeys(block.plain for block in self.space.blocks))
+        return choose_format(self.config, shapes, self.recipe.child.format)
 
     def network(self, blocks: list[Block]) -> Network:
         """Of this run's library, in the child's format."""
@@ -262,8 +264,10 @@ class PuzzleRun:
             check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
             engines.check_format(recipe.deploy, self.fmt, self.config)
             check_measured(recipe.cost.engine, self.fmt, self.device, recipe.cost.dtype)
+            check_bits(recipe, self.space)
             for layer_idx, layer in enumerate(self.space.layers):
-                for block in layer.blocks:  # every block must be expressible in the child's format
+                # every block must be expressible in the child's format
+                for block in dict.fromkeys(block.plain for block in layer.blocks):
                     layout = list(self.space.parents)
                     layout[layer_idx] = block
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
@@ -564,12 +568,16 @@ class PuzzleRun:
             "environment": artifacts.environment(),
             **facts,
         }
-        also = self._write_decision_config if asks(self.recipe.data) else None
-        hub.write_model_folder(folder, child, self.tokenizer, provenance, also, weights)
+        named = [Block.parse(text) for text in provenance["chosen"]["blocks"]]
+        blocks = [block if folder.name == "distilled" else block.plain for block in named]
 
-    def _write_decision_config(self, folder: Path) -> None:
-        """The child asks as its parent does."""
-        self._decider.decision_config.save_pretrained(folder)
+        def also(staging: Path) -> None:
+            write_formats(staging, child, blocks)
+            if asks(self.recipe.data):  # the child asks as its parent does
+                self._decider.decision_config.save_pretrained(staging)
+
+        expected = kept_logits(child, blocks)
+        hub.write_model_folder(folder, child, self.tokenizer, provenance, also, weights, expected)
 
     @functools.cached_property
     def _decider(self) -> Decider:
@@ -594,7 +602,9 @@ class PuzzleRun:
         r = self.recipe
         # the recipe's word for the device: a driver without a GPU may lead workers that have one
         shared = {"seed": r.seed, "device": r.device, "threads": r.threads}
-        library, score, evaluated = to_dict(self.each.library), to_dict(r.score), to_dict(r.evaluate)
+        library, score, evaluated, space = map(to_dict, (self.each.library, r.score, r.evaluate, r.search_space))
+        if space["weight_bits"] == [16]:  # the same blocks as before there was this key
+            del space["weight_bits"]
         for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
             del library[name]
         del score["tokens_per_task"], evaluated["systems"]
@@ -606,11 +616,11 @@ class PuzzleRun:
             *([Stage("chats", self.write_chats, [to_dict(r.chats), prompts_of_self(r.data), source, shared], parent, (CHATS,), (CHATS + PARTS,), estimate=estimate_chats)] if asks else []),
             Stage("data", self.tokenize, [to_dict(r.data), source, data.STREAMS, *(["answers"] if r.distill.answers_only else []), *self._given_text()], ("chats",) if asks else parent, ("tokens.safetensors",), ("tokens.parts",), estimate=estimate_data),
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",), estimate=estimate_importance),
-            Stage("library", self.build_layers, [library, to_dict(r.search_space), r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
+            Stage("library", self.build_layers, [library, space, r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True, estimate=estimate_library),
             Stage("score", self.score, score, ("library",), ("scores.jsonl",), ("scores.parts",),
                   tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress, estimate=estimate_score),
-            *cost_stages.stages(self, [to_dict(r.search_space), r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",)),
+            *cost_stages.stages(self, [space, r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",)),
             *iterations.stages(self),
             Stage("evaluate", self.evaluate, evaluated, ("distill",), ("eval.json",), estimate=estimate_evaluate),
             Stage("baselines", self.baseline, [to_dict(r.baselines), evaluated], ("solve", "child", "distill"), ("baselines",),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..artifacts import ArtifactError
-from ..blocks import Block, kv_heads
+from ..blocks import Block, kv_heads, plain
 from ..costs import Timing, student_quantile
 from ..formats import DECILM
 from ..progress import bar
@@ -22,11 +22,14 @@ from .bench import Bench, jsonable, memory_of_confirmation, rounds_per_session, 
 from .block_costs import (
     BYTES,
     CostTable,
+    in_gguf,
     kv_bytes_per_token,
     kv_tokens,
+    non_block_bytes,
     non_block_parameters,
     num_parameters,
     state_bytes,
+    weight_bytes,
 )
 from .estimates import Pieces, largest
 from .judge import Judge, scored_blocks, seconds_of_distance
@@ -136,27 +139,32 @@ def check_sizes(
         InfeasibleError: with the smallest feasible value.
     """
     batch_size, length = min(cost.batch_sizes), max(cost.lengths) + cost.decode_tokens
-    parameters = {
-        (kind, v): num_parameters(config, kind, v, fmt) for kind, variants in space.variants.items() for v in variants
-    }
+    variants = [(kind, v) for kind, variants in space.offered.items() for v in variants]
+    parameters = {each: num_parameters(config, *each, fmt) for each in variants}
+    fixed, width, gguf = non_block_parameters(config), BYTES[cost.dtype], in_gguf(space)
+    held = {each: count * width for each, count in parameters.items()}
+    if space.weight_types:
+        held = {each: weight_bytes(config, *each, cost.dtype, fmt, gguf) for each in variants}
     sizes = [
         [
             (
                 parameters["attention", block.attention] + parameters["ffn", block.ffn],
-                batch_size
+                held["attention", block.attention]
+                + held["ffn", block.ffn]
+                + batch_size
                 * (
                     kv_tokens(block.attention, length) * kv_bytes_per_token(config, block.attention, cost.dtype)
-                    + state_bytes(config, block.attention, cost.dtype)
+                    + state_bytes(config, plain(block.attention), cost.dtype)
                 ),
             )
             for block in layer.blocks
         ]
         for layer in space.layers
     ]
-    fixed, width = non_block_parameters(config), BYTES[cost.dtype]
+    ends = non_block_bytes(config, cost.dtype, gguf) if space.weight_types else fixed * width
     smallest = {
         "num_parameters": fixed + sum(min(p for p, _ in layer) for layer in sizes),
-        "memory_gb": (fixed * width + sum(min(p * width + kv for p, kv in layer) for layer in sizes)) / 1e9,
+        "memory_gb": (ends + sum(min(size for _, size in layer) for layer in sizes)) / 1e9,
     }
     for name, least in smallest.items():
         asked = getattr(constraints, name)

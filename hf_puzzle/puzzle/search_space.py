@@ -1,5 +1,6 @@
 """The blocks offered to every layer (Puzzle, arXiv 2411.19146, section 2)."""
 
+import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,21 +12,35 @@ from ..blocks import (
     KINDS,
     LINEAR,
     NONE,
+    WEIGHT_TYPES,
     Block,
     Variant,
     kv_heads,
     num_experts,
     parse_variant,
+    plain,
     row_of,
     sizes_of,
+    typed,
+    variant_id,
+    weight_type,
     window,
     windowed,
     with_sizes,
     words,
 )
-from ..formats import does_not_fit
-from ..layers import fits_layer, has_kv_heads, mixture_attributes, parent_blocks, stock_value
+from ..engines import weight_types
+from ..formats import decilm_refuses, decilm_width, does_not_fit
+from ..layers import (
+    fits_layer,
+    has_kv_heads,
+    meta_parent,
+    mixture_attributes,
+    parent_blocks,
+    stock_value,
+)
 from ..recipe import RecipeError, SearchSpaceConfig, did_you_mean
+from .surgery import empty_block, layer_for, layers_of
 
 
 logger = logging.getLogger(__name__)
@@ -33,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LayerSpace:
-    """Variants of one layer, the parent's first, and the blocks the engines allow."""
+    """Variants of one layer in the model's dtype, the parent's first, and the blocks the engines allow, in all formats."""
 
     attention: tuple[Variant, ...]
     ffn: tuple[Variant, ...]
@@ -65,6 +80,25 @@ class SearchSpace:
         }
 
     @property
+    def offered(self) -> dict[str, list[Variant]]:
+        """As `variants`, each behind it in the number formats that blocks have it in."""
+        found = {
+            kind: dict.fromkeys(getattr(block, kind) for layer in self.layers for block in layer.blocks)
+            for kind in ("attention", "ffn")
+        }
+        return {
+            kind: [
+                v for own in variants for v in (own, *(o for o in found[kind] if weight_type(o) and plain(o) == own))
+            ]
+            for kind, variants in self.variants.items()
+        }
+
+    @property
+    def weight_types(self) -> list[str]:
+        """Number formats besides the model's dtype, most bits first."""
+        return list(dict.fromkeys(t for vs in self.offered.values() for v in vs if (t := weight_type(v))))
+
+    @property
     def blocks(self) -> list[Block]:
         return list(dict.fromkeys(block for layer in self.layers for block in layer.blocks))
 
@@ -82,15 +116,26 @@ def build_search_space(
     num_layers = config.num_hidden_layers
     parents = parent_blocks(config)
     overrides = _layer_overrides(space, num_layers)
-    layers, dropped, rewritten = [], {}, {}
+    layers, dropped, rewritten, known = [], {}, {}, {}
+    formats = _weight_types(space.weight_bits, deploy)
+    recut = any(weight_types.engine_of(name) == "llama.cpp" for name in formats)
     for layer_idx, parent in enumerate(parents):
         choice = overrides.get(layer_idx, {})
         where = f"search_space.layers.{layer_idx}." if choice else "search_space."
         attention = _attention(choice.get("attention", space.attention), config, where, parent.attention)
         ffn = _ffn(choice.get("ffn", space.ffn), config, space.width_multiple, where, parent.ffn)
         blocks = []
-        for block in (Block(a, f) for a in attention for f in ffn):
-            reason = _refused(block, layer_idx, num_layers, deploy, tensor_parallel) if block != parent else None
+        offers = [
+            [typed(kind, v, name) for v in vs for name in (None, *formats) if name is None or v != NONE]
+            for kind, vs in (("attention", attention), ("ffn", ffn))
+        ]
+        for block in itertools.starmap(Block, itertools.product(*offers)):
+            reason = None
+            if block != parent:
+                reason = _refused(block, layer_idx, num_layers, deploy, tensor_parallel) or _not_kept(
+                    config, block, known
+                )
+                reason = reason or (recut and _not_as_it_is(block, layer_idx, num_layers)) or None
             if reason is None:
                 blocks.append(block)
                 rewrites = {e: engines.rewritten(e, layer_idx, num_layers, *block) for e in deploy}
@@ -99,7 +144,7 @@ def build_search_space(
                         rewritten.setdefault(f"{engine}: {rewrite}", []).append((layer_idx, block.id))
             else:
                 dropped.setdefault(reason, []).append((layer_idx, block.id))
-        live = [{b.attention for b in blocks}, {b.ffn for b in blocks}]
+        live = [{b.plain.attention for b in blocks}, {b.plain.ffn for b in blocks}]
         layers.append(
             LayerSpace(
                 tuple(a for a in attention if a in live[0]), tuple(f for f in ffn if f in live[1]), tuple(blocks)
@@ -112,6 +157,68 @@ def build_search_space(
             "deploy: %d blocks need `hf-puzzle export` (%s), e.g. layer %d %s", len(blocks), rewrite, *blocks[0]
         )
     return SearchSpace(tuple(parents), tuple(layers))
+
+
+def _weight_types(values: list[int | str], deploy: list[str]) -> list[str]:
+    """The number formats that `search_space.weight_bits` names, most bits first; 16 is the model's dtype.
+
+    Raises:
+        RecipeError: what no engine of `deploy` reads, or none can tell apart in one model.
+    """
+    where, found = "search_space.weight_bits", []
+    able = [engine for engine in deploy or ["transformers"] if engine in WEIGHT_TYPES]
+    for value in values:
+        if value == 16:
+            continue
+        if isinstance(value, int):
+            if len(able) != 1:
+                what = f"{' and '.join(able)} read different formats" if able else "no engine in it reads any"
+                raise RecipeError(
+                    f"{where}: {value} bits for deploy {deploy}: {what}; name one of {', '.join(WEIGHT_TYPES)}"
+                )
+            value = next((name for name, bits in WEIGHT_TYPES[able[0]].items() if bits == value), value)
+        known = [name for types in WEIGHT_TYPES.values() for name in types]
+        if value not in known:
+            raise RecipeError(f"{where}: {value!r} is none of 16, 8, 4, {', '.join(known)}")
+        if deploy and (engine := weight_types.engine_of(value)) not in deploy:
+            raise RecipeError(f"{where}: {value} is a format of {engine}, which is not in deploy: {deploy}")
+        if reason := weight_types.missing_package(value):
+            raise RecipeError(f"{where}: {reason}")
+        found.append(value)
+    found = list(dict.fromkeys(found))
+    if len({weight_types.engine_of(name) for name in found}) > 1 or {"int8", "int4"} <= {*found}:
+        raise RecipeError(
+            f"{where}: {' and '.join(found)} in one model: transformers' quantization_config names one format for all "
+            "matrices that it converts; choose one, or llama.cpp's, which are given per tensor"
+        )
+    return sorted(found, key=lambda name: -WEIGHT_TYPES[weight_types.engine_of(name)][name])
+
+
+def _not_as_it_is(block: Block, layer_idx: int, num_layers: int) -> str | None:
+    """Why llama.cpp's formats, which are given per tensor, rule a block out: it would be cut into other tensors."""
+    why = engines.why_not_direct("llama.cpp", layer_idx, num_layers, *block)
+    return why and f"llama.cpp: {why}, and formats are of tensors that no rewrite cuts again"
+
+
+def _not_kept(config: PretrainedConfig, block: Block, known: dict) -> str | None:
+    """Why a sub-block cannot be kept in the format that it names; `known` remembers."""
+    for kind, variant in zip(KINDS, block, strict=True):
+        name, own = weight_type(variant), plain(variant)
+        if name and (kind, variant) not in known:
+            known[kind, variant] = _misfit(config, kind, own, name)
+        if name and (reason := known[kind, variant]):
+            return f"{name}: {kind} {variant_id(kind, own)} has {reason}"
+    return None
+
+
+def _misfit(config: PretrainedConfig, kind: str, variant: Variant, name: str) -> str | None:
+    if name == "int4" and kind == "ffn" and isinstance(variant, int) and variant % 128 and not decilm_refuses(config):
+        return "a width that is no multiple of 128: what DeciLM fills it up with would change its groups"
+    if weight_types.engine_of(name) == "llama.cpp" and kind == "ffn" and isinstance(variant, int):
+        variant = decilm_width(variant)  # as it lies in the file
+    host = layer_for(config, kind, variant)
+    module = empty_block(layers_of(meta_parent(config))[host], kind, variant, config, host)
+    return weight_types.does_not_fit(module, name)
 
 
 def _refused(block: Block, layer_idx: int, num_layers: int, deploy: list[str], tensor_parallel: int) -> str | None:

@@ -26,7 +26,7 @@ from transformers import DynamicCache
 
 from .. import artifacts, data
 from ..anatomy import Head, frozen, head_of
-from ..blocks import NONE, Block, Variant, kv_heads, sizes_of, window
+from ..blocks import NONE, Block, Variant, kv_heads, plain, sizes_of, window
 from ..corpora import asks, open_corpus
 from ..costs import Timing, Workload, clock_ms, weight_bytes
 from ..evaluation import QUANTITIES, Answer
@@ -108,6 +108,7 @@ class Shapes:
 
     @functools.cache  # noqa: B019 (lives as long as its plan)
     def part(self, kind: str, variant: Variant) -> Part:
+        variant = plain(variant)
         if variant == NONE:
             return Part(0, 0, 0, 0, 0, None)
         host = layer_for(self.config, kind, variant)
@@ -147,7 +148,7 @@ class Shapes:
     @functools.cache  # noqa: B019
     def weights(self, kind: str, variant: Variant) -> int:
         """Parameters of a sub-block with the norms that only it passes through."""
-        return count_parameters(self.config, kind, variant)
+        return count_parameters(self.config, kind, plain(variant))
 
     def flops(
         self, kind: str, variant: Variant, rows: int, length: int, mode: Mode = "forward", past: int = 0
@@ -184,6 +185,7 @@ class Clock:
 
     def part(self, kind: str, variant: Variant, rows: int, length: int, mode: Mode = "forward") -> float:
         """A sub-block; with a gradient, also its local loss (`local`)."""
+        variant = plain(variant)
         if variant == NONE:
             return 0.0
         part, passes = self.shapes.part(kind, variant), 1 if mode == "forward" else 3
@@ -293,6 +295,7 @@ class Clock:
         """
         batch, prompt, steps = workload.batch_size, workload.prefill_tokens, workload.decode_tokens - 1
         past = prompt + workload.decode_tokens // 2
+        variant = plain(variant)
         if kind is None:
             prefill = self.ends(batch, prompt) + self.logits(batch, 1)
         else:
@@ -322,6 +325,7 @@ class Clock:
 
     def block(self, kind: str, variant: Variant) -> float:
         """Making the modules of a sub-block and reading its weights: Python's work, the same on every machine."""
+        variant = plain(variant)
         size = self.shapes.part(kind, variant).parameters * 4
         return self._seconds(("block", kind, variant), 0.0, 0.0, 1000, "float32") + self.store(size) / 2
 
