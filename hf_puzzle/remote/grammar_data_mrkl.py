@@ -3,7 +3,7 @@
 TABLES = """
 HOWMANY = how many|what number of|how many of|how many of all
 INP = in|of|at|for|by|within|with|on|carried by|flown by|driven by|handled by|served by|run by|managed by|collected by|picked by|led by|taught by|treated by|done by|performed by|brought in by|taken by|owned by|belonging in|aboard|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in
-NOTIN = not in|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
+NOTIN = not in|anywhere but|anywhere but in|anywhere except|anywhere except in|anywhere other than|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
 BE = is|are|was|were|be|been|have been|has been|being
 WORK = work|works|worked|are employed|are working|were employed|have jobs
 LIVE = live|lives|lived|reside|resides|are living|is living
@@ -27,6 +27,7 @@ Rows <- Table : rows
 Rows <- People : people
 Count <- {HOWMANY} People {WORK} InVals : count(rows($0), $1)
 Rows <- (all|every|each|any|all of|our|my|these|those|their) Rows
+Rows <- (everyone|everybody|all people) : everyone
 Rows <- Vals Rows : valued_rows
 Rows <- (a|an|one) Rows !
 Rows <- Value : role_rows !
@@ -42,7 +43,7 @@ Vals <- Value Col : of_column
 Vals <- Col Value : of_column/10
 Post <- InVals
 Post <- [(,|but)] {NOTIN} Vals : negated
-Post <- (neither in|not in) Value (nor|or|nor in|or in) Value : both(negated(value($0)), negated(value($1)))
+Post <- (neither in|in neither|not in|neither) Value (nor|or|nor in|or in) Value : both(negated(value($0)), negated(value($1)))
 Post <- (that|who|which) VP
 Post <- Earn NumB : measured
 Post <- (named|called|with name|with first name|with last name|whose name is|whose first name is|whose last name is) Name : named
@@ -65,6 +66,7 @@ VP <- {BE} Post
 VP <- ({BE} not|{LINK} {NOTIN}) Vals : negated
 VP <- {BE} not [employed|located|based|working|living] InVals : negated
 VP <- {LINK} InVals
+VP <- ({LINK}|{LIVE}) (in neither|neither in) Value (nor|nor in) Value : both(negated(value($0)), negated(value($1)))
 VP <- {LIVE} InVals : lives
 VP <- {LIVE} {NOTIN} Vals : negated(lives($0))
 VP <- {DONOT} (live|reside) InVals : negated(lives($0))
@@ -72,6 +74,7 @@ VP <- {DONOT} (work|belong|come|sit|stay) InVals : negated
 VP <- Earn NumB : measured
 VP <- {DONOT} Earn NumB : negated(measured($0, $1))
 VP <- {HAVE} NumB Col : measured/10
+VP <- {HAVE} NumB (in|of) Col : measured/10
 VP <- {HAVE} [a|an] Col [of|that is] NumB : measured
 VP <- {DONOT} have NumB Col : negated(measured($1, $0))
 VP <- ({HAVE} no|{DONOT} have any|{BE} out of) Col : zero =
@@ -126,6 +129,7 @@ Days <- (after|later than) Value : after_row >
 
 Count <- {HOWMANY} Rows {THEREARE} : count
 Count <- {HOWMANY} Rows VP : count
+Count <- {NOTIN} Vals [,] {HOWMANY} Rows {THEREARE} : count($1, negated($0))
 Count <- {HOWMANY} Rows (are there|were there|do we have|exist|are there in total|did we have|happened|occurred|took place) Post : count
 Count <- {HOWMANY} Rows (date from|fall in|are from|fell in) Period : count($0, any_date(on_period($1, on)))
 Count <- (in|during) Period [,] {HOWMANY} Rows (were there|happened|are there|occurred|took place) : count($1, any_date(on_period($0, on)))
@@ -141,6 +145,8 @@ Agg <- Superlative Col [Post] : superlative
 Agg <- Superlative Col (of|for|among|across) [all] Rows : superlative
 Agg <- Extreme Rows in Col : rows_extreme/102
 Agg <- {AVG} [number of] Col (per|for each|for a|of a|of each) Rows : aggregate avg
+Agg <- (how much|what) do Value and Value Earn (together|combined|in total|altogether|between them) : op(as_number(cell($2, $0)), as_number(cell($2, $1)), +)
+Agg <- [total] (payroll|wage bill|salary bill|pay bill) [Post] : payroll
 Agg <- (combined|total) Col of Value and Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
 Agg <- Col of Value ({PLUS}|and) (that|those) of Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
 Top <- (what|which) (percent|percentage) of Rows VP : share_rows
@@ -163,9 +169,11 @@ Count <- {HOWMANY} Rows (does|do) Vals (have|employ) : count
 Count <- {HOWMANY} Rows did not come from Vals : count($0, negated($1))
 Count <- {HOWMANY} (different|distinct|unique|separate) Col {THEREARE} : count_distinct
 Count <- {HOWMANY} Col {THEREARE} : count_distinct !
+Count <- {HOWMANY} [different|distinct] Table Col (are there|are there in all|do we have|exist|do you have) : count_distinct_of !
 Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct
 Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct
 Count <- (number of|count of) (different|distinct|unique) Col : count_distinct
+Count <- {HOWMANY} (different|distinct|unique) Col [have|has] Acts : count_distinct_act
 Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated [Days] : count_linked
 Count <- {HOWMANY} [different|distinct] Col [have|has] Dated [a|an] Vals : count_dated
 Count <- {HOWMANY} [different|distinct] Col Vals (something|anything|an order|a product) : count_distinct
@@ -192,6 +200,7 @@ Count <- {HOWMANY} [{UNITS} of] Value (are left|are available|do we still have|a
 Count <- (what|which) (quantity|amount|number) of Vals (has been|have been|was|were) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
 Count <- total (units|number|quantity) of Vals [units] (sold|ordered|bought) : sum_quantity
 Count <- {HOWMANY} {UNITS} of Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all|Days] : sum_quantity
+Count <- {HOWMANY} {UNITS} (did|has|have) Vals (order|ordered|buy|bought) [in total|altogether|overall|in all] : sum_quantity
 Count <- {HOWMANY} {UNITS} of Vals did (we|customers|people|they) (order|sell|buy) [in total] : sum_quantity
 Count <- [total] (quantity|number of units|amount) (ordered|sold) (of|for) Vals : sum_quantity
 Count <- [total] (number of units|quantity|units) of Vals (ordered|sold) : sum_quantity
@@ -211,6 +220,7 @@ Fold <- Mean
 Fold <- Sums
 Fold <- Extreme
 Agg <- Fold Col [Post] : aggregate($1, $2, $0)
+Agg <- Fold Table Col [Post] : aggregate($2, rows($1), $3, $0)
 Agg <- Sums (of|all) Col : aggregate/10
 Agg <- Fold Col (of|for|among|across|paid to|earned by) [a|an|all|any] Rows : aggregate($1, $2, $0)
 Agg <- among Rows [,] (what is|what was) Fold Col : aggregate($2, $0, $1)
@@ -236,6 +246,8 @@ Agg <- difference between {MAX} and {MIN} Col [Post] : spread
 Atom <- Agg : as_number
 DateX <- Agg : as_date
 Top <- Agg : as_answer
+DateX <- when (was|were) Late Rows Dated : aggregate($2, $1, $0)
+Top <- when (was|were) Late Rows Dated : as_answer(aggregate($2, $1, $0))
 
 Cell <- Col of [one|a|an|each] Value : cell
 Cell <- Col of [one|a|an] Table Value : cell_in_table
@@ -252,6 +264,7 @@ Cell <- how much [do we charge|do you charge|do they charge|would we charge] for
 Cell <- how (expensive|dear|costly) is [a|an|one] Value : cell_about price
 Cell <- (how much|what) (would|will|does|do|did) [a|an|one] Value Earn [me|us] : cell/10
 Cell <- how much money (does|did) Value Earn : cell/10
+Agg <- (how much|what) (do|does|would|will|did) Number Value Earn [me|us|in total|altogether|together] : op(number($0), as_number(cell($2, $1)), *)
 Cell <- (what|which) Col (does|do) Value (get|earn|receive|make|draw) : cell
 Cell <- how (big|large|high) is Col of Value : cell
 Cell <- how How (is|was|are) [a|an|one] Value : cell
@@ -299,7 +312,9 @@ BestRows <- (which|what) [of] Rows Earn Much : best(superlative_of($1, $2), $0)
 BestRows <- Rows [that|who|which] Earn Much : best(superlative_of($1, $2), $0)
 BestRows <- [who is] (top|highest|best) earner [Post] : top_earner
 BestRows <- who Earn Much [Post] : best_of_all(superlative_of($0, $1), $2)
+BestRows <- who (is|was) Late Rows [to be|to get|who was|that was] Dated [Post] : best(superlative_of($2, $0), restrict($1, $3))
 BestRows <- who (is|was) Superlative [Post] : best_of_all
+BestRows <- who (has|had|gets|earns|receives|draws|got) Ordinal Peak Col [Post] : nth_row($0, superlative_of($2, $1), $3)
 BestRows <- who (has|had|gets|earns|receives|draws|got) Peak Col [Post] : best_of_all(superlative_of($1, $0), $2)
 BestRows <- who [was|is|has been] Dated Late [Post] : best_of_all(superlative_of($0, $1), $2)
 BestRows <- who [was] Late to be Dated : best_of_all(superlative_of($1, $0))
@@ -313,6 +328,8 @@ Cell <- Col of BestRows : cells
 Cell <- BestRows 's Col : cells/10
 Cell <- BestRows Col : cells/10 !
 Top <- how many more Rows than Rows {THEREARE} : more_rows
+Top <- how many more Rows ({LINK}|{LIVE}|{BE}|are there|) InVals than InVals : more_rows(restrict($0, $1), restrict($0, $2))
+Top <- how many (fewer|less) Rows ({LINK}|{LIVE}|{BE}|are there|) InVals than InVals : more_rows(restrict($0, $2), restrict($0, $1))
 Top <- how many (fewer|less) Rows than Rows {THEREARE} : more_rows/10
 Func <- difference between number of Rows and number of Rows : more_rows
 Top <- (who|what|which) [is|are] Number Superlative Rows : top_rows
@@ -326,6 +343,8 @@ Top <- (which|what) Number Rows (have|had) Peak Col : top_rows($0, superlative_o
 Top <- (list|show|name|give me) [me] [names of] [all] Rows : list_names
 Top <- (what are|who are) Rows (that|who|which) VP : list_names
 Top <- [what are] names of Rows : list_names
+Top <- (which|what) [different] Col (are there|do we have|exist|are in database) : list_values
+Top <- [list|show|name|give me] [me] all Col : list_values !
 
 Top <- Fold Col {PER} Col : group_aggregate($1, $2, $0)
 Top <- (number|count) of Rows {PER} Col : group_count
@@ -333,7 +352,8 @@ Top <- {HOWMANY} Rows [are there|do we have|work|live] {PER} Col : group_count
 Top <- Rows {PER} Col : group_count !
 Most <- (most|highest number of|largest number of|greatest number of) : word max
 Most <- (fewest|least|lowest number of|smallest number of) : word min
-Top <- (which|what) Col [has|have|had|with|contains|is home to|employs] Most Rows : best_group_count($0, $2, $1)
+Top <- (which|what) Col [has|have|had|with|contains|is home to|employs|placed|made|submitted|has placed|has made|sent|bought|took out|received] Most Rows : best_group_count($0, $2, $1)
+Top <- (which|what) Col (do|does|did) Most Rows (work|live|reside|sit) [in|at] : best_group_count($0, $2, $1)
 Top <- (in which|in what) Col (do|does|did) most Rows (work|live|reside|sit) : best_group_count max
 Top <- (which|what) Table [has|have|with|wrote|made] Most Rows : best_group_linked($0, $2, $1)
 Top <- (which|what) Col (has|have|with|pays|had) Extreme Mean Col : best_group_aggregate($0, $3, $2, $1)
@@ -467,6 +487,7 @@ Fact2 <- Open Fact : fact
 Top <- how many years (ago is it that|is it now since|since) Event : years_ago
 Top <- how long ago (was|did) Event [in years] : years_ago
 Top <- how old is Title [now|today] : title_age
+Top <- how old (was|would|will) Title [be] in Year [be] : title_age
 Top <- [what is] age of Title [in years] : title_age
 Top <- how many years after Event (was|did) Event : op(number($1), number($0), -)
 Top <- how many years before Event (was|did) Event : op(number($0), number($1), -)
@@ -489,6 +510,11 @@ Top <- [by] how much Comp is Title than Title : titles_apart
 Top <- [by] how many Unit Comp is Title than Title : titles_apart/1230
 Top <- how much Comp is Title than Title in Unit : titles_apart
 Top <- is Title Comp than Title : title_more
+Top <- how many times Comp is Title (than|as) Title : titles_ratio
+Top <- how many times as (high|tall) is Title as Title : titles_ratio(comparative(high, +1), $0, $1)
+Top <- how many times as long is Title as Title : titles_ratio(comparative(long, +1), $0, $1)
+Top <- (combined|total|joint) length of Title and Title : titles_sum long
+Top <- (combined|total|joint) height of Title and Title : titles_sum high
 Top <- (which|what) [one] is Comp [,|:] Title or Title : which_title
 Top <- (which|what) of Title and Title is Comp : which_title/201
 """

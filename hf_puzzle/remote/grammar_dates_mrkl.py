@@ -116,6 +116,7 @@ Top <- DateX [:|,] (which day of week|what day of week|which weekday|what weekda
 Top <- DateX (is|was|fell on|falls on|falls|fell|will be|will be on) [on] (which|what) (day of week|weekday|day) : weekday_of
 Top <- (is|was|did|will|does) DateX [fall|be|land] [on] [a] Weekday [,] or (which|what) (weekday|day|day of week) (is it|was it|will it be) : weekday_of/0
 Top <- (name|find out) ({WEEKDAY}) (of|for|on) DateX : weekday_of
+Top <- [what is|tell me|give me|what was] DateX 's date : date_asked
 Top <- find out ({WEEKDAY}) DateX (was|is) : weekday_of
 Top <- {WHATDATE} ({WAS}|comes|lies) DateX [,] and (which|what) (weekday|day of week|day) (is|was|will) (it|that) [be] : date_and_weekday
 OLD = full years old|years old|whole years old|complete years old
@@ -176,6 +177,7 @@ Top <- i was born [on] DateX [.|,|;] [and] how old am i [today|now] : between(ye
 Top <- (he|she) was born [on] DateX [.|,|;] [and] how old is (he|she) [today|now] : between(year, $0, near(0))
 Top <- if i was born [on] DateX [,] how old am i [today|now] : between(year, $0, near(0))
 Top <- if {SOMEONE} (was|is) born on DateX [,] how old (is|are|would|will) (he|she|they|that person) [be] [now|today] : between(year, $0, near(0))
+Top <- how old (will|would|was|were) {WHOEVER} [be] (on|in) DateX [,] (if|when|given) [{WHOEVER}] (was|were|is|am) born [on] DateX : between(year, $1, $0)
 Top <- born [on] DateX [,] (age|how old|what age|what is age) : between(year, $0, near(0))
 Top <- (which|what) quarter (is|does|was) DateX (in|fall in|belong to|fall into) : quarter_number
 Top <- (in which|in what) quarter (is|does|was|did) DateX [fall|lie|be] : quarter_number

@@ -105,6 +105,7 @@ Func <- difference between Neg and Neg : difference(list($0, $1))
 Func <- ratio of Neg to Neg : op /
 Func <- (average|mean|arithmetic mean|average value|mean value) of List : average
 Func <- average List : average
+Func <- median [value] [of] List : median
 Func <- geometric mean of List : geometric_mean
 Func <- harmonic mean of List : harmonic_mean
 Func <- (largest|biggest|greatest|highest|maximum|max) [number|value] (of|among|out of|in|between) List : extreme max
@@ -119,12 +120,16 @@ Func <- cube of Atom : op($0, #3, **)
 Func <- (reciprocal|inverse) of Atom : op(#1, $0, /)
 Func <- Integer (factorial|'!') : factorial
 Func <- factorial of Integer : factorial
+Func <- Integer choose Integer : choose
+Func <- (log|logarithm) base Integer of Neg : log_base
 Func <- remainder (of|when|if|from|after) Neg (divided by|is divided by|over|by|/) Neg : op %
 Val <- what (remains|is left|is left over) when Neg is divided by Neg : op %
 Func <- remainder (of|when|if|from|after) dividing Neg by Neg : op %
+Val <- [what|which] remainder (does|do|would|will) Sum leave (when|if) [it is] divided by Sum : op %
 Func <- [size of] [a] tip (on|for) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] (at|of|with) Charge : pct_of/10
 Func <- Charge (on|for) [a|an] Val (bill|meal|check|dinner|lunch|tab|order|purchase) : pct_of
 Func <- Charge on Val : pct_of
+Func <- [size of] [a] tip of Charge (on|for) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] : pct_of
 Top <- Neg (bill|meal|purchase|order) (with|plus) Charge : pct_change +
 Func <- [sales|service] (tax|vat|gst|interest|commission|charge|fee|duty|gratuity) on Val (at|of) Charge : pct_of/10
 Pct <- Number (%|percent|per cent|pct|percentage) : percent
@@ -137,9 +142,13 @@ Prod <- Prod {TIMES} Pct : pct_of/10
 Prod <- Pct {TIMES} Neg : pct_of
 Prod <- Prod {OVER} Pct : over_pct
 List <- Neg (and|,|, and|or|, or|with) Neg : list
+List <- Neg (and|,|, and|or|, or|with) Sign2 : list
+Sign2 <- Neg / Neg : op /
+Sign2 <- Neg '*' Neg : op *
 List <- Neg , List : list
 List <- Pair [,] (and|or) Neg : list
 List <- Neg (from|to) Neg : list !
+List <- (numbers|values|figures|amounts|integers) [:] List
 
 Val <- Sum
 Val <- Share
@@ -154,6 +163,13 @@ Share <- [by] [what] (percent|percentage|per cent|relative) (change|increase|gro
 Share <- [what] (percent|percentage|per cent) (decrease|drop|fall|decline|reduction) (from|between) Sum (to|and) Sum : op(op(#1, number(op($1, $0, /)), -), #100, *)
 Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (increase|increased|grow|grown|grew|rise|risen|rose|go up|gone up|went up) from Sum to Sum : op(op(number(op($1, $0, /)), #1, -), #100, *)
 Share <- by (what|how many) (percent|percentage|per cent) (does|did|has|is) [it] (decrease|decreased|fall|fallen|fell|drop|dropped|decline|declined|go down|gone down|went down|shrink) from Sum to Sum : op(op(#1, number(op($1, $0, /)), -), #100, *)
+Went <- [my|our|his|her|their|this|that] Noun [Noun] (went|went up|rose|increased|grew|climbed|jumped|changed|has risen|has gone up|has grown|has increased)
+Went <- if [a|an] Noun [Noun] (goes|goes up|rises|increases|grows|climbs|changes)
+Sank <- [my|our|his|her|their|this|that] Noun [Noun] (went|went down|fell|dropped|decreased|sank|shrank|has fallen|has dropped|has gone down)
+Sank <- if [a|an] Noun [Noun] (goes|goes down|falls|drops|decreases|shrinks)
+Share <- Went from Sum to Sum [.|,|;] [and] [by] (what|how many) (percent|percentage|per cent) (did|has|does|is) (it|that) (rise|risen|increase|increased|grow|grown|go up|gone up|climb|climbed|change|changed) : op(op(number(op($2, $1, /)), #1, -), #100, *)
+Share <- Sank from Sum to Sum [.|,|;] [and] [by] (what|how many) (percent|percentage|per cent) (did|has|does|is) (it|that) (fall|fallen|decrease|decreased|drop|dropped|go down|gone down|sink|shrink) : op(op(#1, number(op($2, $1, /)), -), #100, *)
+Share <- (Went|Sank) from Sum to Sum [.|,|;] (what is|what was) (percentage|percent) change : op(op(number(op($2, $1, /)), #1, -), #100, *)
 Val <- Sum rounded to Integer (decimal|decimals|places|decimal places|decimal place|digits) : rounded
 Val <- Sum to Integer (decimals|decimal places|places|decimal place) : rounded
 Top <- (if|when) (i|you|we) divide Sum by Sum [,] (what is left over|what is left|what is remainder|what remains) : op %
@@ -208,6 +224,8 @@ Val <- negate Sum : negative
 Val <- (increase|raise|grow) Sum by Charge : pct_change +
 Val <- (decrease|reduce|lower|discount|cut|shrink) Sum by Charge : pct_change -
 Val <- (increase|raise) Sum by Neg : by_amount +
+Sum <- {TOGETHER} of Neg and Neg (times|x|'*') Neg : op($0, op($1, $2, *), +)
+Sum <- {TOGETHER} of Neg and Neg over Neg : op($0, op($1, $2, /), +)
 Val <- (decrease|reduce|lower|cut|diminish) Sum by Neg : by_amount -
 Val <- (how many times|how often) (does|do|will|can|would) Sum (go|fit|goes) (into|in|inside) Sum : op/10 /
 Val <- (how many times|how often) (is|are) Sum (contained|included) in Sum : op/10 /
@@ -215,11 +233,17 @@ Val <- [by] how much (bigger|larger|greater|higher|heavier|longer|taller|wider|o
 Val <- how much (smaller|less|lower|lighter|shorter|fewer|colder|cooler|slower|younger) is Sum than Sum : op/10 -
 Val <- how much more is Sum than Sum : op -
 Val <- by (how much|what amount) does Sum exceed Sum : op -
-Val <- (x|y|n) (+|plus) Sum (=|is|equals) Sum : op/10 -
-Val <- (x|y|n) (-|minus) Sum (=|is|equals) Sum : op/10 +
-Val <- (x|y|n) ('*'|times) Sum (=|is|equals) Sum : op/10 /
-Val <- (x|y|n) (/|divided by) Sum (=|is|equals) Sum : op/10 *
-Val <- solve Val [for (x|y|n)] : same
+WHATNUMBER = x|y|n|what number|which number
+Eq <- {WHATNUMBER} (+|plus) Sum (=|is|equals|gives|makes) Sum : op/10 -
+Eq <- {WHATNUMBER} (-|minus) Sum (=|is|equals|gives|makes) Sum : op/10 +
+Eq <- {WHATNUMBER} ('*'|times|multiplied by) Sum (=|is|equals|gives|makes) Sum : op/10 /
+Eq <- {WHATNUMBER} (/|divided by) Sum (=|is|equals|gives|makes) Sum : op/10 *
+Val <- Eq
+Val <- solve Eq [for (x|y|n)] : same
+Val <- [if] Eq [,|.|;|:] [and|then] (what is|find|solve for|calculate) (x|y|n) : same
+Val <- [if] (i|you|we) pay [with] Sum for (something|an item|a thing|a purchase) (that costs|costing|of) Sum [,] how much change (do|will|should) (i|you|we) (get|receive|get back) : op -
+Val <- Number (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs|buckets|packs|packets) of Qty [each] : op *
+Val <- (split|divide|share) [a|an] Qty [bill|check|cost|tab] [in|into|by] Integer ways [equally|evenly] : op /
 
 IT = it|that|this|result|total|everything|all|what you get|answer|outcome|sum|difference|product|quotient|that number|what is left|that result|result of that|what comes out
 Step <- add Sum [to {IT}] : step +
@@ -339,10 +363,12 @@ Top <- (is|are) Val {SMALL} than Val : yesno <
 Top <- (is|are) Val (equal to|same as|as much as) Val : yesno =
 Top <- (is|are) Val Number : yesno =
 Top <- (does|do) Val (equal|make) Val : yesno =
+Top <- is Integer [a] prime [number] : prime
 Top <- is Integer divisible by Integer : yesno(op($0, $1, %), #0, =)
 Top <- (which [one|number|value]|what) is {BIG} [,|:] Val or Val : which max
 Top <- (which [one|number|value]|what) is {SMALL} [,|:] Val or Val : which min
 Top <- Val or Val [,] which is {BIG} : which max
+Top <- how many Qty (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs) (make|make up|are|are in|are there in|hold|fit in|fit into|go into) Qty : op/10 /
 Top <- how many Qty (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs) (can i fill|can be filled|can you fill|fit|can i get|can i pour|can you pour|can you get|are there|can be made) (with|from|in|into|out of) Qty : op/10 /
 
 MEASURED = is|are|am|was|were|weigh|weighs|weighed|measures|measured|takes|took|lasts|lasted|ran|walked|drove|covers|covered|costs|cost|holds|contains|runs|have|has|had|paid|earned|rose by|rises by
@@ -360,6 +386,7 @@ Top <- Told [.|,|;|and|:|-] (how much do i weigh|what do i weigh|how much does (
 Top <- Told [.|,|;|:] [and] [that] in Unit : in_unit
 Top <- Told [.|,|;|and|:|-] (what is|how much is) (that|this|it) [worth] in Money : in_unit
 Top <- how (tall|high|long|heavy|deep|wide|far|fast|hot|cold|big|much) is Qty in Unit : in_unit
+Top <- how (tall|high|long|heavy|deep|wide|far|big) is Qty in Unit and Unit : in_units
 Top <- Val [,|.] (answer in|give answer in|give me answer in|answer should be in|result in) Unit : in_unit
 GOES = does|goes|travels|drives|runs|moves|rides|is going|is travelling|is driving|flies|walks|is moving
 Top <- (a|my|our|this) Noun {GOES} [at] Qty [.|,|;] how far (does|will|would|can) (it|he|she) (go|travel|get|drive|ride|move) in Qty : distance

@@ -407,6 +407,9 @@ class Read:
         for i, word in enumerate(self.words):
             if word == "%" and i and self.tokens[i].glued and self.tokens[i - 1].kind == "number":
                 self.words[i] = "percent"
+        for i, word in enumerate(self.words):
+            if word in ("and", "or", ",") and self._fraction(i + 1):
+                self.words[i + 2] = "fraction bar"  # of `1/2 and 1/3` nothing is divided by the last number alone
         signs = set("+-*/^()=%") | {"**", "//"}
         for i, word in enumerate(self.words):
             if word == "-" and self.tokens[i].glued and 0 < i < len(self.words) - 1 and self.tokens[i + 1].glued:
@@ -535,7 +538,12 @@ class Read:
     def _fraction(self, i):
         """The value of `1/2`, written without spaces, at `i`; 0 where there is none."""
         words, tokens = self.words, self.tokens
-        if i + 2 < len(words) and tokens[i].raw.isdigit() and words[i + 1] == "/" and tokens[i + 2].raw.isdigit():
+        if (
+            i + 2 < len(words)
+            and tokens[i].raw.isdigit()
+            and tokens[i + 1].word == "/"
+            and tokens[i + 2].raw.isdigit()
+        ):
             upper, lower = int(tokens[i].raw), int(tokens[i + 2].raw)
             after = tokens[i + 3] if i + 3 < len(words) else None
             if (

@@ -305,8 +305,8 @@ def years_ago(c, event):
 
 
 @meaning("title_age")
-def title_age(c, title):
-    """Years since a thing was opened, built, founded: since the one year that its page says of it."""
+def title_age(c, title, year=None):
+    """Years since a thing was opened, built, founded: since the one year that its page says of it; today, or in a year."""
     page = _page(c, title)
     years = set()
     for verb in ("opened", "built", "completed", "founded", "established", "born") if page else ():
@@ -316,7 +316,12 @@ def title_age(c, title):
         if c.facts[title, query]:
             years.add(c.facts[title, query])
     values = {c.wiki.run({"query": dict(tree[2])["query"]}).text for tree in years if is_number(tree)}
-    return years_ago(c, sorted(years)[0]) if len(values) == 1 == len({is_number(tree) for tree in years}) else None
+    if not len(values) == 1 == len({is_number(tree) for tree in years}):
+        return None
+    since = next(iter(values))
+    if year is not None and not (since.isdigit() and int(since) <= year):
+        return None
+    return op("-", n(year or c.today.year), sorted(years)[0])
 
 
 def _measure(c, title, adjective):
@@ -340,6 +345,28 @@ def titles_apart(c, comparative, first, second, unit=None):
     if None in trees:
         return None
     return quantity(c, op("-", *(trees if sign > 0 else trees[::-1])), unit)
+
+
+def _both(c, adjective, first, second):
+    """Numbers of the same measure of two things, in the first one's unit, and that unit; None without."""
+    left, right = (_measure(c, title, adjective) for title in (first, second))
+    if not left or not right or not (is_quantity(left) and is_quantity(right)) or first == second:
+        return None
+    unit = left[1][0][1]
+    trees = [total(c, each, unit) for each in (left, right)]
+    return None if None in trees else (trees, unit)
+
+
+@meaning("titles_sum")
+def titles_sum(c, first, second, adjective):
+    found = _both(c, adjective, first, second)
+    return found and quantity(c, op("+", *found[0]), found[1])
+
+
+@meaning("titles_ratio")
+def titles_ratio(c, comparative, first, second):
+    found = _both(c, comparative[0], first, second) if comparative[1] > 0 else None
+    return found and op("/", *found[0])
 
 
 @meaning("title_more")

@@ -54,6 +54,21 @@ def best_of_all(c, superlative, *conds):
     return [_extreme(c, r, superlative) for r in found or ()]
 
 
+@meaning("nth_row")
+def nth_row(c, ordinal, superlative, *conds):
+    """`who has the second highest salary`: rows with the n-th of the different values, from above or below."""
+    _, column, how = superlative
+    if c.schema.columns[column[0]][column[1]].kind != "number" or not 2 <= ordinal <= 50:
+        return None
+    found = []
+    for r in restrict(c, ("rows", column[0], ()), *conds) or ():
+        inner = Query(c.schema, column[0])
+        tail = f" ORDER BY 1 {'DESC' if how == 'max' else 'ASC'} LIMIT 1 OFFSET {ordinal - 1}"
+        value = inner.select(f"DISTINCT {inner.column(column)}", r[2], tail)
+        found.append(("rows", column[0], (*r[2], ("than", (column[0], column[1]), "=", f"({value})"))))
+    return found or None
+
+
 @meaning("names")
 def names(c, which):
     """The names of rows, as an answer."""
@@ -206,10 +221,26 @@ def top_earner(c, *rest):
     return best_of_all(c, superlative_of(c, columns[0], "max"), *rest) if len(columns) == 1 else None
 
 
+@meaning("payroll")
+def payroll(c, *conds):
+    """What all rows are paid together, where one table pays."""
+    columns = columns_of(c, "pay")
+    return aggregate(c, columns[0], *conds, "sum") if len(columns) == 1 else None
+
+
 @meaning("list_names")
 def list_names(c, which, *conds):
     found = restrict(c, which, *conds) if conds else [which]
     return [names(c, r) for r in found or () if r[2]] or None
+
+
+@meaning("list_values")
+def list_values(c, column):
+    """`which departments are there`: the different values of a column of words."""
+    if c.schema.columns[column[0]][column[1]].kind != "text" or column[1] == key_column(c.schema, column[0]):
+        return None
+    query = Query(c.schema, column[0])
+    return ("text", database(query.select(f"DISTINCT {query.column(column)}", (), " ORDER BY 1 LIMIT 100")))
 
 
 @meaning("more_rows")

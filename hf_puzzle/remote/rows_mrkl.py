@@ -80,6 +80,12 @@ def people(c, table):
     return ("rows", table, (("people",),))
 
 
+@meaning("everyone")
+def everyone(c):
+    """All rows of the one table of people."""
+    return people(c, c.people[0]) if len(c.people) == 1 else None
+
+
 @meaning("restrict")
 def restrict(c, which, *conds):
     """Rows that meet a condition more."""
@@ -367,6 +373,18 @@ def count_distinct(c, column, *given):
         which, conds = given[0], given[1:]
     found = (restrict(c, which, *conds) if conds else [which]) if which[1] == column[0] else None
     return [database(_select(c, r, f"COUNT(DISTINCT {name(column[0])}.{name(column[1])})")) for r in found or ()]
+
+
+@meaning("count_distinct_of")
+def count_distinct_of(c, table, column):
+    """`product categories`: a column after the name of its table."""
+    return count_distinct(c, column) if column[0] == table else None
+
+
+@meaning("count_distinct_act")
+def count_distinct_act(c, column, verb):
+    """`how many customers have ordered`: of the table whose rows are what was done."""
+    return count_distinct(c, column) if column[0] == verb else None
 
 
 @meaning("count_linked")

@@ -6,6 +6,7 @@ until one is asked for. A unit is a name of the units expert, "$USD" for money, 
 temperatures, which has no offset. Nothing is computed here: what a tree is worth, the experts say.
 """
 
+import math
 from fractions import Fraction
 
 from .calls_mrkl import exact_text
@@ -413,6 +414,49 @@ def extreme(c, items, which):
     return call("calculator", expression=exact_text(values[best]))
 
 
+@meaning("median")
+def median(c, items):
+    """The middle value, or the mean of the two in the middle."""
+    values = [constant(item) if is_number(item) else None for item in items[1]]
+    if None in values or len(values) < 3:
+        return None
+    ranked = [n(value) for value in sorted(values)]
+    low, high = ranked[(len(values) - 1) // 2], ranked[len(values) // 2]
+    return op("/", op("+", low, high), n(2))
+
+
+@meaning("choose")
+def choose(c, tree, chosen):
+    """The binomial coefficient."""
+    values = _whole(("list", (tree, chosen)))
+    if values is None or not values[1] <= values[0] <= 25:
+        return None
+    parts = [factorial(c, n(each)) if each else n(1) for each in (*values, values[0] - values[1])]
+    return op("/", parts[0], op("*", parts[1], parts[2]))
+
+
+@meaning("log_base")
+def log_base(c, base, value):
+    """Whole ones only: the calculator is exact."""
+    values = _whole(("list", (base, value)))
+    if values is None or values[0] < 2:
+        return None
+    power, reached = 0, 1
+    while reached < values[1]:
+        power, reached = power + 1, reached * values[0]
+    return op("-", n(power), n(0)) if reached == values[1] else None
+
+
+@meaning("prime")
+def prime(c, tree):
+    """Whether a number's least divisor above 1 is itself."""
+    value = constant(tree) if is_number(tree) else None
+    if value is None or value.denominator != 1 or not 2 <= value <= 10**6:
+        return None
+    least = next((d for d in range(2, math.isqrt(int(value)) + 1) if value % d == 0), int(value))
+    return yesno(c, n(least), tree, "=")
+
+
 @meaning("geometric_mean")
 def geometric_mean(c, items):
     return op("**", fold(c, items, "*"), op("/", ONE, n(len(items[1])))) if is_number(items[1][0]) else None
@@ -433,7 +477,6 @@ def _whole(items):
 @meaning("common")
 def common(c, items, which):
     """The least common multiple or greatest common divisor, as a product of what the numbers are made of."""
-    import math
 
     values = _whole(items)
     if not values:
@@ -516,7 +559,8 @@ def yesno(c, left, right, sign):
 def which(c, left, right, mode):
     """The greater or smaller of two, as it was said."""
     first = yesno(c, left, right, ">")
-    return None if first is None else ("which", mode, (said(c, left), said(c, right)), first[2:])
+    labels = said(c, left), said(c, right)
+    return None if first is None or "" in labels else ("which", mode, labels, first[2:])
 
 
 def said(c, value) -> str:

@@ -47,6 +47,14 @@ def planner(tmp_path_factory):
     ("query", "sql"),
     [
         ("How many mechanics are there?", "SELECT COUNT(*) FROM mechanics"),
+        ("How many mechanics work anywhere but North?", "SELECT COUNT(*) FROM mechanics WHERE workshop IS NOT 'North'"),
+        ("Apart from North, how many mechanics are there?", "SELECT COUNT(*) FROM mechanics WHERE workshop IS NOT 'North'"),
+        ("How many repairs are neither open nor billed?", "SELECT COUNT(*) FROM repairs WHERE state NOT IN ('open','billed')"),
+        ("Who has the second highest wage?", "SELECT 'Cy Day'"),
+        ("What is the total payroll of North?", "SELECT 8200"),
+        ("What is the lowest car price?", "SELECT 950"),
+        ("Which workshops are there?", "SELECT DISTINCT workshop FROM mechanics ORDER BY 1"),
+        ("How many car colours are there?", "SELECT COUNT(DISTINCT colour) FROM cars"),
         ("How many mechanics work in North?", "SELECT COUNT(*) FROM mechanics WHERE workshop='North'"),
         # a mechanic without a workshop does not work in North either
         ("How many mechanics do not work in North?", "SELECT COUNT(*) FROM mechanics WHERE workshop IS NOT 'North'"),
@@ -81,6 +89,20 @@ def test_the_rows_are_those_of_the_select(planner, query, sql):
     assert len(plan.steps) == 1
     found, expected = planner.experts["database"](**plan.steps[0].arguments), planner.experts["database"](sql=sql)
     assert (found.status, found.exact) == ("ok", expected.exact), plan.steps[0].arguments
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("How many more mechanics work in North than in South?", "1"),
+        ("How many fewer mechanics work in South than in North?", "1"),
+        ("How much do Ann Bow and Cy Day earn together?", "7100"),
+        ("How much do two Red Hares cost?", "2401"),
+        ("Who has the third highest wage in North?", None),
+    ],
+)
+def test_what_is_computed_of_several_cells(planner, query, answer):
+    assert planner.ask(query)["answer"] == answer
 
 
 @pytest.mark.parametrize(
