@@ -141,7 +141,7 @@ Count <- {HOWMANY} Rows (did|do|does|has|have) Vals Acts [Post] : count_acts
 Agg <- ({HOWMANY}|how much) Col (did|do|does|has|have) (Vals|we|they) Acts [in total|altogether|in all|Post] : sum_acts
 Agg <- ({HOWMANY}|how much) Col (were|was|have been|has been) Acts [in total|altogether|in all|Post|Post Post] : sum_acts
 Agg <- [total] Col Acts (Post|Post Post) : sum_acts
-Agg <- Superlative Col [Post] : superlative
+Agg <- Superlative Col [Post|Post Post] : superlative
 Agg <- Superlative Col (of|for|among|across) [all] Rows : superlative
 Agg <- Extreme Rows in Col : rows_extreme/102
 Agg <- {AVG} [number of] Col (per|for each|for a|of a|of each) Rows : aggregate avg
@@ -220,6 +220,7 @@ Fold <- Mean
 Fold <- Sums
 Fold <- Extreme
 Agg <- Fold Col [Post] : aggregate($1, $2, $0)
+Agg <- Fold Col Post Post : aggregate($1, $2, $3, $0)
 Agg <- Fold Table Col [Post] : aggregate($2, rows($1), $3, $0)
 Agg <- Sums (of|all) Col : aggregate/10
 Agg <- Fold Col (of|for|among|across|paid to|earned by) [a|an|all|any] Rows : aggregate($1, $2, $0)
@@ -264,6 +265,8 @@ Cell <- how much [do we charge|do you charge|do they charge|would we charge] for
 Cell <- how (expensive|dear|costly) is [a|an|one] Value : cell_about price
 Cell <- (how much|what) (would|will|does|do|did) [a|an|one] Value Earn [me|us] : cell/10
 Cell <- how much money (does|did) Value Earn : cell/10
+Top <- (how much|what) (does|do|did) Value Earn in Unit : in_unit(cell($1, $0), $2)
+Agg <- (how much|what) (did|do|does) Rows Earn (in total|altogether|in all|together) : aggregate($1, $0, sum)
 Agg <- (how much|what) (do|does|would|will|did) Number Value Earn [me|us|in total|altogether|together] : op(number($0), as_number(cell($2, $1)), *)
 Cell <- (what|which) Col (does|do) Value (get|earn|receive|make|draw) : cell
 Cell <- how (big|large|high) is Col of Value : cell
@@ -282,6 +285,8 @@ Cell <- (on what|on which) (day|date) did Value (start|join|begin) [working] [he
 Cell <- date on which Value Dated : cell/10
 Cell <- how many Col (does|do|did|has) Value (have|contain|has|had) : cell
 Cell <- how many Col (are|is) [there] (in|of) Value : cell
+Cell <- how many Col (is|are|was|measures) Value [in size] : cell
+Cell <- who Made Value : maker
 Cell <- when (was|did|is|were) Value Dated : cell/10
 Cell <- (on what|on which|what) (date|day) (was|did) Value Dated : cell/10
 Cell <- (what|which) year (was|did) Value Dated : as_number(cell($1, $0))
@@ -328,6 +333,7 @@ Cell <- Col of BestRows : cells
 Cell <- BestRows 's Col : cells/10
 Cell <- BestRows Col : cells/10 !
 Top <- how many more Rows than Rows {THEREARE} : more_rows
+Top <- how many more Rows (are there|do we have|have we got|exist) than Rows : more_rows
 Top <- how many more Rows ({LINK}|{LIVE}|{BE}|are there|) InVals than InVals : more_rows(restrict($0, $1), restrict($0, $2))
 Top <- how many (fewer|less) Rows ({LINK}|{LIVE}|{BE}|are there|) InVals than InVals : more_rows(restrict($0, $2), restrict($0, $1))
 Top <- how many (fewer|less) Rows than Rows {THEREARE} : more_rows/10

@@ -552,6 +552,18 @@ def cell_about(c, sense, about):
     return found[0] if len(found) == 1 else None
 
 
+@meaning("maker")
+def maker(c, makers, sense):
+    """`who wrote Ulysses`: the name in the table of authors that its row refers to."""
+    key, found = key_column(c.schema, makers), []
+    for table in {each[0] for each in sense[1]} - {makers} if key else ():
+        cond = _named(c, sense, table)
+        if cond is not None and reachable(c.schema, table, makers):
+            query = Query(c.schema, table)
+            found.append(("text", database(query.select(query.column((makers, key)), (cond,)))))
+    return found[0] if len(found) == 1 else None
+
+
 @meaning("cell_when")
 def cell_when(c, column, sense, days):
     """The value of a column in the row with that name and day."""

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from .calls_mrkl import exact_text
 from .known_mrkl import Known
-from .words_mrkl import ACTS, COLUMN_WORDS, DATE_VERBS, NAME_COLUMNS, TABLE_WORDS, plural, singular, stem
+from .words_mrkl import ACTS, COLUMN_WORDS, DATE_VERBS, MAKERS, NAME_COLUMNS, TABLE_WORDS, plural, singular, stem
 
 
 PERSONAL = frozenset(str.split("salary wage pay income hired birth age gender email surname phone"))
@@ -65,6 +65,9 @@ class Tables:
             stems = noun.removesuffix("e")
             for verb in ACTS.get(noun, f"{noun}|{stems}ed").split("|"):
                 self._add(verb, "Acts", table)
+        for table in {join[2] for join in self.schema.joins}:
+            for verb in MAKERS.get(singular(table.lower()), "").split("|"):
+                self._add(verb, "Made", table)
 
     def _column(self, table, column):
         words, reference = column.words, (table, column.name)
@@ -120,7 +123,8 @@ class Tables:
         for adjectives, up in ((high, True), (low, False)):
             for adjective in adjectives:
                 more, most = degrees(adjective)
-                self._add(adjective, "How", sense)
+                if "date" not in kind.get("kinds", ()):  # `how old` asks for no date
+                    self._add(adjective, "How", sense)
                 self._add(most, "Best" if up != turned else "Worst", sense)
                 self._add(more, "More" if up != turned else "Less", sense)
 

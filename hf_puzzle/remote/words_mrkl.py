@@ -269,7 +269,7 @@ COLUMN_WORDS = (
     {"of": ("specialty", "speciality", "specialism", "discipline"), "kinds": ("text",), "nouns": ("specialty", "speciality"), "verbs": ("specialise in", "specialize in", "specialises in", "specializes in")},
     {"of": ("language",), "kinds": ("text",), "verbs": ("speak", "speaks", "spoke")},
     {"of": ("role", "job", "position", "occupation", "profession"), "kinds": ("text",), "nouns": ("role", "job", "position"), "verbs": ("work as", "works as", "worked as", "are employed as")},
-    {"of": ("origin", "departure", "source"), "kinds": ("text",), "verbs": ("leave", "left", "leaves", "depart from", "departed from", "departs from", "start from", "started from", "start in", "started in", "take off from", "took off from", "set off from")},
+    {"of": ("origin", "departure", "source"), "kinds": ("text",), "verbs": ("leave", "left", "leaves", "leave from", "leaves from", "left from", "go from", "fly from", "flew from", "depart from", "departed from", "departs from", "start from", "started from", "start in", "started in", "take off from", "took off from", "set off from")},
     {"of": ("destination", "arrival", "target"), "kinds": ("text",), "verbs": ("land in", "landed in", "land at", "landed at", "arrive in", "arrived in", "arrive at", "arrived at", "go to", "went to", "goes to", "fly to", "flew to", "flies to", "end in", "ended in")},
     {"of": ("depth",), "nouns": ("depth",), "high": ("deep",), "low": ("shallow",)},
     {"of": ("speed",), "nouns": ("speed",), "high": ("fast",), "low": ("slow",)},
@@ -319,6 +319,12 @@ ACTS = {
     "visit": "visit|visited|make|made|pay|paid", "appointment": "make|made", "exam": "take|took|taken", "performance": "perform|performed|give|gave",
     "concert": "play|played|give|gave", "inspection": "inspect|inspected|make|made|do|did", "survey": "survey|surveyed", "catch": "catch|caught",
     "sighting": "see|saw|seen|sight|sighted", "transaction": "make|made", "ride": "ride|rode|ridden|take|took", "adoption": "adopt|adopted",
+}  # fmt: skip
+# what the rows of a table do, of which others are the work
+MAKERS = {
+    "author": "wrote", "writer": "wrote", "poet": "wrote", "composer": "composed|wrote", "artist": "made|painted|created|drew|sculpted",
+    "painter": "painted|made|created", "sculptor": "sculpted|made|created", "director": "directed|made", "designer": "designed",
+    "architect": "designed", "inventor": "invented", "developer": "developed|made", "builder": "built", "manufacturer": "made|built",
 }  # fmt: skip
 # words of columns that say where something comes from and goes to, what somebody is, and what a number is per
 ORIGINS = frozenset(str.split("origin departure source from start sender"))

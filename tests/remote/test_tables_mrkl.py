@@ -98,6 +98,7 @@ def test_the_rows_are_those_of_the_select(planner, query, sql):
         ("How many fewer mechanics work in South than in North?", "1"),
         ("How much do Ann Bow and Cy Day earn together?", "7100"),
         ("How much do two Red Hares cost?", "2401"),
+        ("How many more red cars are there than green cars?", "1"),
         ("Who has the third highest wage in North?", None),
     ],
 )
@@ -128,6 +129,32 @@ def test_prices_are_converted_where_their_currency_is_said(planner):
     reply = planner.ask("Our prices are in euros. What is the price of the Swift in dollars?")
     assert [step["expert"] for step in reply["trace"]] == ["database", "currency"]
     assert reply["answer"] == "3255 USD"
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("Who wrote Low Tide?", "Ada Thorne"),
+        ("Who painted Low Tide?", None),
+        ("How old is Low Tide?", None),  # neither its year nor its age is what a date column says of `old`
+        ("What is the lowest price of books by Ada Thorne in poetry?", "4"),
+    ],
+)
+def test_rows_that_refer_to_their_maker(tmp_path, query, answer):
+    path = tmp_path / "library.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            """
+            CREATE TABLE authors(id INTEGER PRIMARY KEY, name TEXT, country TEXT);
+            CREATE TABLE books(id INTEGER PRIMARY KEY, title TEXT, author_id INTEGER REFERENCES authors(id), genre TEXT,
+                price REAL, published INTEGER);
+            INSERT INTO authors VALUES (1, 'Ada Thorne', 'Norway'), (2, 'Boris Quill', 'Brazil');
+            INSERT INTO books VALUES (1, 'Low Tide', 1, 'poetry', 4, 1990), (2, 'Salt', 2, 'history', 9, 2001);
+            """
+        )
+    experts = Experts([Calculator(), Database(path)])
+    planner = Planner(experts, Known("2022-05-01", schema=Schema.from_sqlite(path)))
+    assert planner.ask(query)["answer"] == answer
 
 
 @pytest.mark.parametrize(
