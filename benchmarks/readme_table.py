@@ -503,6 +503,7 @@ def mrkl() -> str:
             ("questions over two other worlds", "second"),
             ("over a fifth", "third"),
             ("more over it, chosen to be ambiguous", "fourth"),
+            ("the databases of all five, asked in yet other words", "fifth"),
         )
         second = "\n".join(
             f"| {data[f'{part}_{when}']['n']} {said}, {label} | "
