@@ -207,6 +207,8 @@ Count <- [total] (number of units|quantity|units) of Vals (ordered|sold) : sum_q
 Atom <- (number|amount) of Dur (between|from|separating) DateX (and|to|until|through) DateX : between
 Atom <- Dur (between|from) DateX (and|to|until|through) DateX : between !
 Atom <- Count : as_number
+Neg <- half Count : op(#1/2, as_number($0), *)
+Neg <- half [of] Cell : op(#1/2, as_number($0), *)
 Top <- Count : as_number
 Top <- {HOWMANY} Rows VP and how many [{INP}|from|to] Vals : two_counts
 
@@ -375,6 +377,8 @@ Top <- (who|which [one]) has More2 Col [,|:] Value or Value : compared_rows(supe
 Top <- how much more (does|do|is) Value Earn than Value : row_difference/102
 Top <- by how much does Col of Value exceed that of Value : row_difference
 Top <- how much (higher|more|greater|larger) is Col of Value than that of Value : row_difference
+Top <- how much (higher|more|greater|larger) is Value 's Col than Value ['s] : row_difference($1, $0, $2)
+Agg <- {AVG} [of] Col of Value and Value : op(op(as_number(cell($0, $1)), as_number(cell($0, $2)), +), #2, /)
 Top <- [what is] (gap|difference) between Value 's and Value 's Col : row_difference/201
 Top <- [what is] (gap|difference) between Col of Value and [that of] Value : row_difference
 Top <- how much less (does|do) Value Earn than Value : row_difference/120
@@ -477,6 +481,9 @@ Top <- [what is|what was] (difference|gap|range|spread) between {FMAX} and {FMIN
 Top <- [what is|what was] difference between (highest and lowest|maximum and minimum|high and low) (temperature|temperatures) (in|at|of|for) Spot On : weather_spread
 Top <- [what is|what was] (temperature range|range of temperatures|range of temperature|spread of temperatures) (in|at|of|for) Spot On : weather_spread
 Top <- did it rain (in|at) Spot On : rained
+Top <- was it (warmer|hotter) (in|at) Spot On than [it was] On2 : yesno(weather(tmax, $0, $1), weather(tmax, $0, $2), >)
+Top <- was it (warmer|hotter) On (in|at) Spot than [it was] (in|at) Spot : yesno(weather(tmax, $1, $0), weather(tmax, $2, $0), >)
+Top <- was it (warmer|hotter) (in|at) Spot than [it was] (in|at) Spot On : yesno(weather(tmax, $0, $2), weather(tmax, $1, $2), >)
 Top <- was there [any] rain (in|at) Spot On : rained
 
 Atom <- Fact : fact
@@ -519,8 +526,8 @@ Top <- is Title Comp than Title : title_more
 Top <- how many times Comp is Title (than|as) Title : titles_ratio
 Top <- how many times as (high|tall) is Title as Title : titles_ratio(comparative(high, +1), $0, $1)
 Top <- how many times as long is Title as Title : titles_ratio(comparative(long, +1), $0, $1)
-Top <- (combined|total|joint) length of Title and Title : titles_sum long
-Top <- (combined|total|joint) height of Title and Title : titles_sum high
+Top <- (add|sum|total|combined|joint) (length|lengths) of Title and Title [together] : titles_sum long
+Top <- (add|sum|total|combined|joint) (height|heights) of Title and Title [together] : titles_sum high
 Top <- (which|what) [one] is Comp [,|:] Title or Title : which_title
 Top <- (which|what) of Title and Title is Comp : which_title/201
 """

@@ -158,6 +158,8 @@ Share <- (percent|percentage|share|fraction) that Sum is of Sum : op(number(op($
 Share <- Sum is what (percent|percentage|per cent|%) of Sum : op(number(op($0, $1, /)), #100, *)
 Share <- Sum as [a|an] (percent|percentage|per cent) of Sum : op(number(op($0, $1, /)), #100, *)
 Share <- what (percent|percentage|per cent|%) is Sum of Sum : op(number(op($0, $1, /)), #100, *)
+Share <- Sum out of Sum (in percent|as a percentage|as a percent|as percent|in percentage) : op(number(op($0, $1, /)), #100, *)
+Val <- Sum is Charge of (what|what number|which number) : over_pct
 Share <- how many percent [of] Sum is Sum : op(number(op($1, $0, /)), #100, *)
 Share <- [by] [what] (percent|percentage|per cent|relative) (change|increase|growth|rise) (from|between|of) Sum (to|and) Sum : op(op(number(op($1, $0, /)), #1, -), #100, *)
 Share <- [what] (percent|percentage|per cent) (decrease|drop|fall|decline|reduction) (from|between) Sum (to|and) Sum : op(op(#1, number(op($1, $0, /)), -), #100, *)
@@ -243,6 +245,7 @@ Val <- solve Eq [for (x|y|n)] : same
 Val <- [if] Eq [,|.|;|:] [and|then] (what is|find|solve for|calculate) (x|y|n) : same
 Val <- [if] (i|you|we) pay [with] Sum for (something|an item|a thing|a purchase) (that costs|costing|of) Sum [,] how much change (do|will|should) (i|you|we) (get|receive|get back) : op -
 Val <- Number (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs|buckets|packs|packets) of Qty [each] : op *
+Val <- Number Noun (at|for|costing|that cost) Qty (each|apiece) : op($0, $2, *)
 Val <- (split|divide|share) [a|an] Qty [bill|check|cost|tab] [in|into|by] Integer ways [equally|evenly] : op /
 
 IT = it|that|this|result|total|everything|all|what you get|answer|outcome|sum|difference|product|quotient|that number|what is left|that result|result of that|what comes out
@@ -360,6 +363,7 @@ BIG = bigger|larger|greater|more|higher|heavier|longer|taller|wider|hotter|warme
 SMALL = smaller|less|lower|lighter|shorter|narrower|colder|cooler|slower|nearer|fewer
 Top <- (is|are) Val {BIG} than Val : yesno >
 Top <- (is|are) Val {SMALL} than Val : yesno <
+Top <- is it true that Sum (=|is|equals) Sum : yesno =
 Top <- (is|are) Val (equal to|same as|as much as) Val : yesno =
 Top <- (is|are) Val Number : yesno =
 Top <- (does|do) Val (equal|make) Val : yesno =

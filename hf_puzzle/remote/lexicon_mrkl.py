@@ -408,6 +408,8 @@ class Read:
             if word == "%" and i and self.tokens[i].glued and self.tokens[i - 1].kind == "number":
                 self.words[i] = "percent"
         for i, word in enumerate(self.words):
+            if word == "x" and i and self.words[i - 1] == "0" and self.tokens[i].glued:
+                self.words[i] = "hexadecimal"  # 0x10 is no product
             if word in ("and", "or", ",") and self._fraction(i + 1):
                 self.words[i + 2] = "fraction bar"  # of `1/2 and 1/3` nothing is divided by the last number alone
         signs = set("+-*/^()=%") | {"**", "//"}

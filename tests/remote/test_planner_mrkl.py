@@ -43,6 +43,8 @@ def value(planner, query):
     [
         ("What is three hundred and five plus seven?", 312),
         ("median of 3, 9, 1, 7 and 5", 5),
+        ("what's 45 out of 60 in percent", 75),
+        ("18 is 45 percent of what?", 40),
         ("the median of the numbers 4, 1, 8 and 3", Fraction(7, 2)),
         ("Sum the numbers 4, 5, 6 and 7.", 22),
         ("7 choose 3", 35),
@@ -184,6 +186,7 @@ def test_compositions(planner, world):
     [
         ("", "abstain"),
         ("Write a poem about the number 9.", "abstain"),
+        ("0x10 + 1", "abstain"),
         ("What is 3 divided by 0?", "error"),
         ("8**8**8**8", "error"),
         ("Convert 3 apples to litres.", "no_data"),
