@@ -4,6 +4,7 @@ import json
 import random
 import sysconfig
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from hf_puzzle.engines.gguf import (  # noqa: E402
     write_model_gguf,
 )
 from hf_puzzle.engines.llama_cpp import LlamaCpp  # noqa: E402
+from hf_puzzle.puzzle.vocabulary import kept_tokens, spec_of, trim_tokenizer  # noqa: E402
 
 
 HIDDEN, HEADS, VOCAB = 32, 4, 1200
@@ -161,6 +163,17 @@ def test_token_ids_are_those_of_transformers(folder, lines, name):
         assert model.detokenize(model.tokenize("  two words é")) == "  two words é"
     if "fallback" not in name:
         assert fields(path)["tokenizer.ggml.pre"] == name
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "byte fallback"])
+def test_a_trimmed_vocabulary_is_read_as_transformers_reads_it(folder, lines, name):
+    whole = TOKENIZERS[name](lines[:500])
+    used = Counter(i for line in lines[:200] for i in whole(line)["input_ids"])
+    tokenizer = trim_tokenizer(whole, kept_tokens(spec_of(whole), used, 600))
+    tokenizer.save_pretrained(folder)
+    assert len(tokenizer) == 600 < len(whole)
+    with LlamaCpp(write_gguf(folder, folder / "model.gguf"), 16) as model:
+        assert [line for line in lines if model.tokenize(line, add_special=True) != tokenizer(line)["input_ids"]] == []
 
 
 def test_the_demo_parent(lines, tmp_path):
