@@ -19,6 +19,7 @@ from .chart_mrkl import Chart, Grammar, TooComplex
 from .grammar_mrkl import BLOCKS
 from .known_mrkl import Known
 from .lexicon_mrkl import MAX_TOKENS, Lexicon
+from .lists_mrkl import median  # noqa: F401
 from .lookups_mrkl import edges as lookup_edges
 from .lookups_mrkl import money_context
 from .plan_mrkl import Plan, compiled
