@@ -142,13 +142,13 @@ class SearchSpaceConfig:
         "`none`; of a mixture: numbers or shares of its experts; default: the paper's",
         [0.87, 0.75, 0.5, 0.25, 0.2, 0.1, "linear", "none"],
     )
+    width_multiple: int = key("FFN widths are rounded to a multiple of this; a DeciLM child pads to 256", 256)
+    layers: dict[int, dict] = key("per layer (negative: from the end): other `attention` / `ffn` lists", {})
     weight_bits: list[int | str] = key(
         "of the matrices of each attention and FFN, besides 16 (the dtype): 8 and 4, in the format of the engine in `deploy`, or "
         "its name: q8_0, q4_0 (llama.cpp: GGUF types per tensor), int8, int4 (transformers: optimum-quanto, one of them)",
         [16],
     )
-    width_multiple: int = key("FFN widths are rounded to a multiple of this; a DeciLM child pads to 256", 256)
-    layers: dict[int, dict] = key("per layer (negative: from the end): other `attention` / `ffn` lists", {})
 
 
 @dataclass(frozen=True)

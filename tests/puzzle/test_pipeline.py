@@ -412,7 +412,11 @@ def test_interrupted_and_rerun_is_uninterrupted(folder, finished, copied, monkey
     names = ["tokens.safetensors", "importance.safetensors", "library", "scores.jsonl"]
     expected = digest(finished, names)
     arguments = ["run", folder / "tiny.yaml", "--out", copied]
-    monkeypatch.setattr(PuzzleRun, "cost", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def killed_in_cost(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.cost_stages, "measure", killed_in_cost)
 
     real_rank = pipeline.channel_importance
 
