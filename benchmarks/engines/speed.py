@@ -55,6 +55,7 @@ MODELS = {
 }
 WORK = [(1, 128), (1, 1024), (16, 128), (16, 1024)]  # sequences, tokens in
 DECODED = 8  # tokens, one by one
+WHOLE = 48  # in vLLM, whose steps are known by the difference of two generations alone
 ROWS = {"transformers": "transformers", "mlx-lm": "mlx-lm", "openvino": "openvino", "onnxruntime": "onnxruntime"}
 ROWS |= {"llama.cpp": "llama.cpp", "vllm": "vllm"}
 
@@ -93,7 +94,7 @@ def timed(engine: str, place: Path, venvs: Path, words, rounds: int) -> dict:
     os.environ[OPENVINO] = str(venvs / "openvino" / "bin" / "python")
     paths = {name: str(as_engine_opens_it(write(name, place, words), engine)) for name in MODELS}
     asked, told = place / f"{engine}.json", place / f"{engine}.told.json"
-    asked.write_text(json.dumps({"models": paths, "work": WORK, "decoded": DECODED, "rounds": rounds}))
+    asked.write_text(json.dumps({"models": paths, "work": WORK, "decoded": WHOLE if engine == "vllm" else DECODED, "rounds": rounds}))
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     command = [str(python), str(HERE / "speed_worker.py"), engine, str(asked), str(told)]
     subprocess.run(command, check=True, env=os.environ | settings, stdin=subprocess.DEVNULL)
