@@ -119,7 +119,8 @@ def test_a_child_with_other_counts_per_layer_opens_bit_equal(parent, tmp_path):
     assert formats.describe(child.config) == blocks
     again = hub.open_model_folder(hub.write_model_folder(tmp_path / "child", child))
     saved, read = child.state_dict(), again.state_dict()
-    assert saved.keys() == read.keys() and all(torch.equal(saved[name], read[name]) for name in saved)
+    assert saved.keys() == read.keys()
+    assert all(torch.equal(saved[name], read[name]) for name in saved)
     # the same weights elsewhere in memory: some processors' kernels differ in the last bit
     torch.testing.assert_close(again(TOKENS).logits, child(TOKENS).logits, atol=2e-6, rtol=0)
     assert formats.describe(again.config) == blocks
