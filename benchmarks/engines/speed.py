@@ -94,7 +94,11 @@ def timed(engine: str, place: Path, venvs: Path, words, rounds: int) -> dict:
     os.environ[OPENVINO] = str(venvs / "openvino" / "bin" / "python")
     paths = {name: str(as_engine_opens_it(write(name, place, words), engine)) for name in MODELS}
     asked, told = place / f"{engine}.json", place / f"{engine}.told.json"
-    asked.write_text(json.dumps({"models": paths, "work": WORK, "decoded": WHOLE if engine == "vllm" else DECODED, "rounds": rounds}))
+    asked.write_text(
+        json.dumps(
+            {"models": paths, "work": WORK, "decoded": WHOLE if engine == "vllm" else DECODED, "rounds": rounds}
+        )
+    )
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     command = [str(python), str(HERE / "speed_worker.py"), engine, str(asked), str(told)]
     subprocess.run(command, check=True, env=os.environ | settings, stdin=subprocess.DEVNULL)
