@@ -334,27 +334,23 @@ def _measure(c, title, adjective):
     return c.facts[title, query]
 
 
-@meaning("titles_apart")
-def titles_apart(c, comparative, first, second, unit=None):
-    adjective, sign = comparative
+def _both(c, adjective, first, second, unit=None):
+    """Numbers of the same measure of two things, in `unit` or the first one's, and that unit; None without."""
     left, right = (_measure(c, title, adjective) for title in (first, second))
     if not left or not right or not (is_quantity(left) and is_quantity(right)) or first == second:
         return None
     unit = unit or left[1][0][1]
     trees = [total(c, each, unit) for each in (left, right)]
-    if None in trees:
-        return None
-    return quantity(c, op("-", *(trees if sign > 0 else trees[::-1])), unit)
-
-
-def _both(c, adjective, first, second):
-    """Numbers of the same measure of two things, in the first one's unit, and that unit; None without."""
-    left, right = (_measure(c, title, adjective) for title in (first, second))
-    if not left or not right or not (is_quantity(left) and is_quantity(right)) or first == second:
-        return None
-    unit = left[1][0][1]
-    trees = [total(c, each, unit) for each in (left, right)]
     return None if None in trees else (trees, unit)
+
+
+@meaning("titles_apart")
+def titles_apart(c, comparative, first, second, unit=None):
+    adjective, sign = comparative
+    if (found := _both(c, adjective, first, second, unit)) is None:
+        return None
+    trees, unit = found
+    return quantity(c, op("-", *(trees if sign > 0 else trees[::-1])), unit)
 
 
 @meaning("titles_sum")

@@ -63,7 +63,7 @@ def nth_row(c, ordinal, superlative, *conds):
     found = []
     for r in restrict(c, ("rows", column[0], ()), *conds) or ():
         inner = Query(c.schema, column[0])
-        tail = f" ORDER BY 1 {'DESC' if how == 'max' else 'ASC'} LIMIT 1 OFFSET {ordinal - 1}"
+        tail = f" ORDER BY 1 {'DESC' if how == 'max' else 'ASC'} NULLS LAST LIMIT 1 OFFSET {ordinal - 1}"
         value = inner.select(f"DISTINCT {inner.column(column)}", r[2], tail)
         found.append(("rows", column[0], (*r[2], ("than", (column[0], column[1]), "=", f"({value})"))))
     return found or None
@@ -225,7 +225,9 @@ def top_earner(c, *rest):
 def payroll(c, *conds):
     """What all rows are paid together, where one table pays."""
     columns = columns_of(c, "pay")
-    return aggregate(c, columns[0], *conds, "sum") if len(columns) == 1 else None
+    if len(columns) != 1 or period_of_column(c, columns[0]):  # hours that nobody counted
+        return None
+    return aggregate(c, columns[0], *conds, "sum")
 
 
 @meaning("list_names")
@@ -240,7 +242,7 @@ def list_values(c, column):
     if c.schema.columns[column[0]][column[1]].kind != "text" or column[1] == key_column(c.schema, column[0]):
         return None
     query = Query(c.schema, column[0])
-    return ("text", database(query.select(f"DISTINCT {query.column(column)}", (), " ORDER BY 1 LIMIT 100")))
+    return ("text", database(query.select(f"DISTINCT {query.column(column)}", (), " ORDER BY 1")))
 
 
 @meaning("more_rows")

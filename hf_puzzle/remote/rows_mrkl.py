@@ -488,7 +488,7 @@ def nth_highest(c, ordinal, column, *conds):
     for r in restrict(c, ("rows", column[0], ()), *conds) or ():
         query = Query(c.schema, column[0])
         what = query.measure(column)
-        tail = f" ORDER BY 1 {'DESC' if how == 'max' else 'ASC'} LIMIT 1 OFFSET {ordinal - 1}"
+        tail = f" ORDER BY 1 {'DESC' if how == 'max' else 'ASC'} NULLS LAST LIMIT 1 OFFSET {ordinal - 1}"
         found.append(money(c, database(query.select(f"DISTINCT {what}", r[2], tail)), column))
     return found or None
 

@@ -139,6 +139,7 @@ def test_prices_are_converted_where_their_currency_is_said(planner):
     [
         ("Who wrote Low Tide?", "Ada Thorne"),
         ("Who painted Low Tide?", None),
+        ("What is the second lowest price?", "9"),  # of those that are known
         ("How old is Low Tide?", None),  # neither its year nor its age is what a date column says of `old`
         ("What is the lowest price of books by Ada Thorne in poetry?", "4"),
     ],
@@ -152,7 +153,8 @@ def test_rows_that_refer_to_their_maker(tmp_path, query, answer):
             CREATE TABLE books(id INTEGER PRIMARY KEY, title TEXT, author_id INTEGER REFERENCES authors(id), genre TEXT,
                 price REAL, published INTEGER);
             INSERT INTO authors VALUES (1, 'Ada Thorne', 'Norway'), (2, 'Boris Quill', 'Brazil');
-            INSERT INTO books VALUES (1, 'Low Tide', 1, 'poetry', 4, 1990), (2, 'Salt', 2, 'history', 9, 2001);
+            INSERT INTO books VALUES (1, 'Low Tide', 1, 'poetry', 4, 1990), (2, 'Salt', 2, 'history', 9, 2001),
+                (3, 'Reed', 2, 'history', NULL, 2003);
             """
         )
     experts = Experts([Calculator(), Database(path)])
