@@ -53,19 +53,19 @@ from hf_puzzle.recipe import (
 
 ROOT = Path(__file__).parent.parent
 LENGTH = 128
-DATA = DataConfig(name="python-stdlib", sequence_length=LENGTH, num_tokens=350_000, heldout_tokens=60_000)
+DATA = DataConfig(name="python-stdlib", sequence_length=LENGTH, num_tokens=1_600_000, heldout_tokens=60_000)
 PARENT = {
     "hidden_size": 96, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
     "max_position_embeddings": 256, "tie_word_embeddings": True,
 }  # fmt: skip
-SPACE = SearchSpaceConfig(attention=[2, 1, "none"], ffn=[256], weight_bits=[16, 8, 4])
+SPACE = SearchSpaceConfig(attention=[2, 1, "none"], ffn=[384, 256, 128], weight_bits=[16, 8, 4])
 COST = CostConfig(
     prefill_tokens=1, decode_tokens=1, stack_layers=1, rounds=1, calibration_children=2, unseen_children=0, threads=1
 )
 SCORE = ScoreConfig(num_tokens=4_096, batch_size=16)
 SOLVE = SolveConfig(num_solutions=3, rescore_rounds=0)
 TYPES = {16: None, 8: "q8_0", 4: "q4_0"}
-SHARES = (0.22, 0.3, 0.4, 0.5)
+SHARES = (0.15, 0.2, 0.25, 0.32, 0.42)
 
 
 @dataclasses.dataclass
@@ -220,8 +220,8 @@ def summary(runs: list[dict]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parent-tokens", type=int, default=300_000)
-    parser.add_argument("--block-tokens", type=int, default=20_480)
+    parser.add_argument("--parent-tokens", type=int, default=1_500_000)
+    parser.add_argument("--block-tokens", type=int, default=40_960)
     parser.add_argument("--work", type=Path, required=True, help="folder for parents and libraries")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "bits.json")
     arguments = parser.parse_args()

@@ -78,14 +78,24 @@ def _is_tuner(cls: type) -> bool:
 
 
 def _look(model) -> tuple[list[torch.Tensor], list]:
-    """(weights, modes of modules): what every call looks at, in a fixed order."""
+    """(weights, modes of modules): what every call looks at, in a fixed order.
+
+    Every call pays for each line in here: plain parameters, nearly all that there is, take the shortest way.
+    """
     tensors, modes, stack = [], [], [model]
     while stack:
         module = stack.pop()
         if module is None:
             continue
         modes.append(module.training)
-        tensors += _stored(module)
+        if module._buffers:
+            tensors += _stored(module)
+        else:
+            for tensor in module._parameters.values():
+                if type(tensor) is torch.nn.Parameter:
+                    tensors.append(tensor)
+                elif tensor is not None:
+                    tensors += _plain([tensor])
         if module._modules:
             stack += module._modules.values()
         if _is_tuner(type(module)):
@@ -96,9 +106,14 @@ def _look(model) -> tuple[list[torch.Tensor], list]:
 
 def _trace(tensor: torch.Tensor) -> tuple:
     """Another value after every change of a tensor that torch knows of; of an offloaded one nothing can be told."""
-    if tensor.is_meta:
+    address = tensor.data_ptr()
+    if not address and tensor.is_meta:
         return tensor.shape, tensor.dtype
-    return id(tensor), None if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.device
+    try:
+        version = tensor._version
+    except RuntimeError:  # of inference mode: none is kept
+        version = None
+    return id(tensor), version, address, tensor.device
 
 
 def _places(tensors: list[torch.Tensor]) -> list[list[tuple]]:
