@@ -331,7 +331,9 @@ class DistillConfig:
     num_tokens: int = key("tokens of GKD; 0 skips it", least=0)
     batch_size: int = key("sequences per step and process", 8, least=1)
     learning_rate: Literal["auto"] | float = key(
-        "peak learning rate; `auto`: the best of three or four, each tried for 3 % of the steps", "auto", above=0
+        "peak learning rate; `auto`: three or four are tried for 3 % of the steps each, and the best is scaled to all steps",
+        "auto",
+        above=0,
     )
     eval_tokens: int = key("held-out tokens that choose the best step, and the learning rate", 32_768, least=1)
     evals: int = key("evaluations during GKD, besides the one before it", 8, least=1)

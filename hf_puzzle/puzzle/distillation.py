@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from ..recipe import DistillConfig, RecipeError
 from ..stages import Estimate
 from ..training import TRAINER_SECONDS, SealingTrainer, num_steps, show_progress, training_arguments
 from .document_masks import check_document_masks
+from .learning_rate import RateSearch
 from .loading import check_sharded
 from .network import cast_parameters
 from .surgery import KINDS
@@ -48,8 +49,6 @@ from .surgery import KINDS
 
 logger = logging.getLogger(__name__)
 
-SPACING, PROBES = 3.0, 4  # between learning rates that are tried, and how many there are at most
-PROBE_STEPS = 5  # of one of them: fewer say nothing
 REVERSE = {"forward": 0.0, "mixed": 0.5, "reverse": 1.0}  # share of KL(child || parent)
 SHARES = "shares"  # folder of a checkpoint with every process's part of model and optimizer
 
@@ -419,10 +418,11 @@ def distill(
         _put_back(start)
         return kl
 
-    rates: dict[str, float | None] = {}
+    search = None
     if config.learning_rate == "auto" and "learning_rate" not in config.args:
-        guess = _guess(before, child.config.get_text_config().hidden_size, config.lora is not None)
-        args.learning_rate, rates = _probe(tried, guess, args.max_steps, output_dir, args.process_index == 0)
+        hidden_size = child.config.get_text_config().hidden_size
+        search = RateSearch(before, hidden_size, config.lora is not None, args.max_steps, output_dir)
+        args.learning_rate = search.rate(tried)
     trainer = GKDTrainer(
         parent, config, args, given, gate, model=child, train_dataset=dataset, eval_dataset=validation
     )
@@ -452,6 +452,10 @@ def distill(
     if not better:  # by chance alone, or rounding to its dtype has eaten what was won
         step, after = 0, before
         _put_back(start)
+    if search is not None and search.falls_back(after, gate.before[1] if better else 0.0):
+        _put_back(start)
+        del trainer
+        return distill(child, parent, tokens, config, sequence_length, output_dir, validation, seed)
     logger.info(
         "GKD: KL on held-out text %.4f before, %.4f after the last step (learning rate %.1e): %s",
         before, last, args.learning_rate,
@@ -459,8 +463,9 @@ def distill(
         "lower distill.learning_rate, or set distill.num_tokens: 0",
     )  # fmt: skip
     facts = Distilled(
-        state.global_step, step, args.learning_rate, rates, before, after, last if math.isfinite(last) else None
-    )
+        state.global_step, step, args.learning_rate, search.rates if search else {}, before, after,
+        last if math.isfinite(last) else None,
+    )  # fmt: skip
     return child.eval(), facts
 
 
@@ -506,53 +511,6 @@ def gkd_arguments(
     if args.metric_for_best_model not in ("kl", "eval_kl"):
         raise RecipeError(f"distill.args.metric_for_best_model: {args.metric_for_best_model!r}: GKD measures kl only")
     return args
-
-
-def _guess(kl: float, hidden_size: int, lora: bool) -> float:
-    """A learning rate to begin with: a child at KL .01 wants a tenth of what one at .3 wants, wide matrices less."""
-    guess = 0.3 / hidden_size * min(3.0, max(kl, 1e-4) / 0.2) ** (2 / 3)
-    return float(f"{(10 if lora else 1) * guess:.1g}")
-
-
-def climb(kl_of: Callable[[float], float], guess: float) -> float:
-    """The best of at most `PROBES` learning rates, `SPACING` apart: from `guess` upwards while that helps, else downwards."""
-    values = {rate: kl_of(rate) for rate in (guess, SPACING * guess)}
-    best = min(values, key=values.get)
-    factor = SPACING if best != guess else 1 / SPACING
-    while len(values) < PROBES:
-        values[best * factor] = kl_of(best * factor)
-        if values[best * factor] >= values[best] < math.inf:
-            break
-        best *= factor
-    return best
-
-
-def _probe(
-    tried: Callable[[float, int], float], guess: float, steps: int, output_dir: Path, writes: bool
-) -> tuple[float, dict[str, float | None]]:
-    """A learning rate for `steps` steps, and KL after a short try of each; tries are kept, for a run that continues."""
-    short, path = round(0.03 * steps), output_dir / "learning_rate.json"
-    if short < PROBE_STEPS:
-        logger.info("GKD: %d steps are too few to try learning rates: %.1e", steps, guess)
-        return guess, {}
-    known = artifacts.read_json(path) if writes and path.exists() else {}
-    if known.get("steps") != steps:
-        known = {"steps": steps, "guess": guess, "rates": {}}
-    (known,) = broadcast_object_list([known])
-
-    def kl_of(rate: float) -> float:
-        if f"{rate:.3g}" not in known["rates"]:
-            kl = tried(rate, short)
-            known["rates"][f"{rate:.3g}"] = kl if math.isfinite(kl) else None
-            if writes:
-                output_dir.mkdir(parents=True, exist_ok=True)
-                artifacts.write_json(path, known)
-        kl = known["rates"][f"{rate:.3g}"]
-        return math.inf if kl is None else kl
-
-    best = climb(kl_of, known["guess"])
-    logger.info("GKD: learning rate %.1e, of %s (KL after %d steps)", best, known["rates"], short)
-    return best, known["rates"]
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
