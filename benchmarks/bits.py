@@ -58,7 +58,7 @@ PARENT = {
     "hidden_size": 96, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
     "max_position_embeddings": 256, "tie_word_embeddings": True,
 }  # fmt: skip
-SPACE = SearchSpaceConfig(attention=[2, 1, "none"], ffn=[384, 256, 128], weight_bits=[16, 8, 4])
+SPACE = SearchSpaceConfig(attention=[2, 1, "none"], ffn=[384, 256, 128], width_multiple=128, weight_bits=[16, 8, 4])
 COST = CostConfig(
     prefill_tokens=1, decode_tokens=1, stack_layers=1, rounds=1, calibration_children=2, unseen_children=0, threads=1
 )
