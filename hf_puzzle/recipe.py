@@ -299,7 +299,11 @@ class SolveConfig:
         least=1,
     )
     max_rounds: int = key("target -> measure -> recalibrate rounds", 6, least=1)
-    sessions: int = key("fresh processes that a winner's speed is confirmed in", 4, least=1)
+    sessions: int = key(
+        "fresh processes that a winner's speed is confirmed in; up to three times as many where noise hides that it is enough",
+        4,
+        least=1,
+    )
     measure_rounds: int = key("timing rounds of parent and child in turn, over all sessions", 12, least=1)
     confidence: float = key("of the lower bound of the speed-up that must clear the target", 0.95)
 

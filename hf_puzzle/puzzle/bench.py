@@ -164,23 +164,26 @@ class Bench:
         sessions: int,
         rounds: int,
         hopeless: Callable[[list[dict]], bool] = lambda speeds: False,
+        undecided: Callable[[list[dict]], bool] = lambda speeds: False,
     ) -> list[dict]:
         """Speeds of layouts by `sessions` fresh processes with `rounds` rounds each; bounds are over the processes.
 
         Args:
             hopeless: told the speeds so far after each session, whether to leave the rest out.
+            undecided: told the speeds after `sessions` sessions, whether to have as many more, and so on.
 
         Raises:
             BenchError: a process failed.
         """
         names = {f"layout {i}": blocks for i, blocks in enumerate(layouts)}
         seen, speeds = [], []
-        with self._sessions(sessions) as processes:
-            for process in bar(processes, desc="confirm: sessions"):
-                seen.append(process(names, batch_size, rounds))
-                speeds = [self._speed(seen, name, batch_size) for name in names]
-                if hopeless(speeds):
-                    break
+        while not seen or undecided(speeds):
+            with self._sessions(sessions) as processes:
+                for process in bar(processes, desc="confirm: sessions"):
+                    seen.append(process(names, batch_size, rounds))
+                    speeds = [self._speed(seen, name, batch_size) for name in names]
+                    if hopeless(speeds):
+                        return speeds
         return speeds
 
     def peak_bytes(self, blocks: list[Block], batch_size: int) -> int | None:

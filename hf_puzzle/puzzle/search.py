@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 SLACK = 1.03  # a bound so far above the target is quality thrown away: one more round
 SHORTFALL = 0.99  # a bound / its value on a quiet machine
 CLEARLY = 1.005  # what a round aims at: bounds vary
+PATIENCE = 3  # times `solve.sessions`, where the machine's noise alone hides that a child is fast enough
 
 
 @dataclass(frozen=True)
@@ -395,7 +396,7 @@ class Search:
                 break
             if self.timed:
                 if (
-                    speed["total"].sessions == self.config.sessions
+                    speed["total"].sessions >= self.config.sessions
                 ):  # a step at a time: one disturbed session must not cost quality for good
                     self.shortfall = min(1.0, max(0.95 * self.shortfall, bound / value))
                 margin *= max(CLEARLY / (value * self.shortfall), 1.005 if bound < 1 else 0.0)
@@ -426,6 +427,7 @@ class Search:
                 [candidate.blocks], batch_size, self.config.sessions, self._rounds_per_session,
                 lambda speeds: speeds[0]["total"].sessions > 1  # one may have been disturbed
                 and self._over_target(speeds[0], batch_size, bounds=False) < 1,
+                lambda speeds: self._noise_hides(speeds[0], batch_size),
             )  # fmt: skip
         value, reached = (self._over_target(speed, batch_size, bounds) for bounds in (False, True))
         if self.constraints.memory_gb is not None and reached >= 1:
@@ -436,6 +438,16 @@ class Search:
                 held += sum(self.costs.block_costs(b, batch_size)["memory_bytes"] for b in candidate.blocks)
                 self.memory_overhead = max(self.memory_overhead, peak - held)
         return speed | {"value_over_target": value, "bound_over_target": reached}
+
+    def _noise_hides(self, speed: dict, batch_size: int) -> bool:
+        """Whether the bound misses the target and would clear it with `PATIENCE` times the sessions, spread as they are:
+        measuring longer costs minutes, a faster child costs quality."""
+        value, bound = (self._over_target(speed, batch_size, bounds) for bounds in (False, True))
+        have, most = speed["total"].sessions, PATIENCE * self.config.sessions
+        if bound >= 1 or have < 2 or have >= most:
+            return False
+        width, then = (student_quantile(self.config.confidence, n - 1) / math.sqrt(n) for n in (have, most))
+        return value * (bound / value) ** (then / width) >= 1
 
     def _over_target(self, speed: dict, batch_size: int, bounds: bool = True) -> float:
         """What was measured / the constraint on it, the tightest: by its bounds, or by its values; 1 just meets it."""

@@ -130,6 +130,8 @@ def test_fresh_processes_time_the_same_models(llama):
         assert jsonable(speed)["total"]["rounds"] == 4
     (first,) = bench.confirm(layouts[:1], 2, 2, 1, lambda speeds: True)
     assert first["total"].sessions == 1  # hopeless: the second is not asked
+    (more,) = bench.confirm(layouts[:1], 2, 1, 1, undecided=lambda speeds: speeds[0]["total"].sessions < 3)
+    assert more["total"].sessions == 3
 
 
 def test_several_lengths_are_timed_in_every_session(llama):
