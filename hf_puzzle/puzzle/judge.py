@@ -8,14 +8,14 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..anatomy import final_states
+from ..anatomy import final_states, float_head_of
 from ..blocks import NONE, Block
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error
 from ..progress import bar
@@ -55,9 +55,16 @@ class Metric:
         """What each value belongs to: a row's document, or an item of the task."""
         return self.rows.documents if self.task is None else torch.arange(len(self.rows) // 4)
 
-    def values(self, targets: Targets, index: int, networks: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One value per row (or item) of batch `index` for each network, from final hidden states; 0 is the parent."""
-        answers = targets.tokens(index, networks, wanted=("kl",) if self.config.metric == "kl" else ("loss",))
+    def values(
+        self, targets: Targets, index: int, networks: list[torch.Tensor], head: Callable | None = None
+    ) -> list[torch.Tensor]:
+        """One value per row (or item) of batch `index` for each network, from final hidden states; 0 is the parent.
+
+        Args:
+            head: of the networks, where it is not the parent's.
+        """
+        wanted = ("kl",) if self.config.metric == "kl" else ("loss",)
+        answers = targets.tokens(index, networks, head, wanted)
         if self.task is not None:
             return [self.task.correct(a["parent_loss"]) - self.task.correct(a["loss"]) for a in answers]
         parts = [a["kl"] if self.config.metric == "kl" else a["loss"] - a["parent_loss"] for a in answers]
@@ -103,7 +110,12 @@ class Judge:
 
     def values(self, index: int, networks: list[torch.Tensor]) -> list[torch.Tensor]:
         """As of `Metric.values`."""
-        return self.metric.values(self.targets, index, networks)
+        return self.metric.values(self.targets, index, networks, self._head)
+
+    @functools.cached_property
+    def _head(self) -> Callable | None:
+        """Of what blocks are put into, where that has another than the teacher: it was trained, or is narrower."""
+        return None if self.teacher is self.parent else float_head_of(self.parent)
 
     @torch.no_grad()
     def distance(self, blocks: Sequence[Block]) -> tuple[float, float]:

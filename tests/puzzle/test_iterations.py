@@ -11,6 +11,7 @@ from hf_puzzle import artifacts
 from hf_puzzle.blocks import Block
 from hf_puzzle.cli import main
 from hf_puzzle.conversions import probe_logits
+from hf_puzzle.evaluation import Targets
 from hf_puzzle.puzzle.importance import channel_importance as importance_of_parent
 from hf_puzzle.puzzle.iterations import (
     Iteration,
@@ -111,7 +112,8 @@ def test_a_child_is_judged_against_the_parent_of_all(second, llama, library, spa
     judge = Judge(host, kept, library, metric, llama)
     scores = {(s.layer_idx, s.block): s.value for s in score_blocks(judge)}
     whole, _ = judge.distance(blocks)
-    assert whole > 0
+    own = Targets(llama, metric.rows, 4).compare(host)  # by the host's own head, which GKD trained, too
+    assert whole == pytest.approx(own.mean("kl")[0], rel=1e-4)
     for layer_idx in range(4):
         assert scores[layer_idx, blocks[layer_idx].id] == pytest.approx(whole, rel=1e-4)
         layout = [*blocks[:layer_idx], Block("none", "none"), *blocks[layer_idx + 1 :]]
