@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 from .. import artifacts, data, engines, hub
 from ..blocks import Block
 from ..cards import origin
-from ..corpora import TRAINERS_DATA, asks, is_heldout, open_corpus, prompts_of_self, reads_self, with_files_of_self
+from ..corpora import asks, is_heldout, open_corpus, prompts_of_self, reads_self, with_files_of_self
 from ..costs import cpu_threads
 from ..data import TokenStream, sequences
 from ..decision_data import tokenize_requests
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
 from ..formats import child_config, choose_format
-from ..layers import attention_heads, parent_blocks
+from ..layers import attention_heads
 from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_recipe, parse_as, to_dict
 from ..remote.decisions_pcw import Decider
 from ..stages import Stage, run_stages
@@ -54,10 +54,10 @@ from .block_distillation import (
     planned_names,
 )
 from .chats import PARTS, batches_of, estimate_chats, prompts_of_files, write_chats
+from .checks import VALIDATION_SHARE, check_gkd_text, check_heldout, check_parts, check_refit
 from .distillation import (
     Distilled,
     check_fsdp,
-    check_validation,
     distill,
     gkd_arguments,
     num_processes,
@@ -73,7 +73,7 @@ from .loading import gathered, load_layers, load_sharded, resolve_dtype
 from .network import Network, meta_model
 from .parent_source import ParentSource
 from .preflight import check_machine
-from .refit import calibration_rows, check_tokens, refit
+from .refit import calibration_rows, refit
 from .report import estimate_report, write_report
 from .scoring import (
     Score,
@@ -95,8 +95,6 @@ from .surgery import check_parent
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_SHARE = 3  # a third of the held-out text chooses, the rest tests
-MIN_VALIDATION_ROWS = 256
 CHATS = "chats.jsonl"  # of `data.name: self`
 
 
@@ -125,7 +123,7 @@ class PuzzleRun:
         importance: dict[str, torch.Tensor] | None = None,
     ):
         self._asked, self.run_dir, self.recipe_dir = recipe, Path(run_dir), Path(recipe_dir)
-        self._streams, self._importance, self._text = tokens, importance, text
+        self.given_streams, self._importance, self._text = tokens, importance, text
         self.device = resolve_device(recipe.device)
         self.recipe = precision.resolved(recipe, self.run_dir, self.device)
         given, size = (parent, tokenizer), self.recipe.vocabulary.size
@@ -248,10 +246,8 @@ class PuzzleRun:
         check_precision(recipe.library)
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
-        self._check_heldout()
-        self._check_validation()
-        self._check_refit()
-        self._check_parts()
+        for check in (check_heldout, check_gkd_text, check_refit, check_parts):
+            check(self)
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
         check_evaluated(recipe.evaluate)
@@ -273,64 +269,6 @@ class PuzzleRun:
                     if layer_idx == 0 or layer.blocks != self.space.layers[0].blocks:
                         child_config(self.config, layout, self.fmt)
 
-    def _check_heldout(self) -> None:
-        """Choosing blocks needs validation text: a third of what is held out."""
-        if self._streams is not None or self.recipe.data.name == TRAINERS_DATA:
-            return
-        config, length = self.recipe.data, self.sequence_length
-        rows = config.heldout_tokens // VALIDATION_SHARE // length
-        if rows < MIN_VALIDATION_ROWS:
-            logger.warning(
-                "data.heldout_tokens: %d leave %d validation sequences of %d to choose blocks with, which is noise; %d would "
-                "do (%d sequences)", config.heldout_tokens, rows, length, MIN_VALIDATION_ROWS * VALIDATION_SHARE * length,
-                MIN_VALIDATION_ROWS,
-            )  # fmt: skip
-
-    def _check_refit(self) -> None:
-        """The refit needs a sequence to fit to and one to judge by; a callback's are not known before its search."""
-        config, length = self.recipe.child, self.sequence_length
-        if not config.refit or (self.recipe.data.name == TRAINERS_DATA and self._streams is None):
-            return
-        widths = (block.ffn for block in parent_blocks(self.config)) if self.source.known else ()
-        widest = max((width for width in widths if isinstance(width, int)), default=0)
-        check_tokens(config, length, self.recipe.data.num_tokens, widest)
-
-    def _check_validation(self) -> None:
-        """GKD's step is chosen on validation text; how much a callback has is known with its streams."""
-        if self._streams is not None:
-            heldout = len(self._streams["heldout"])
-        elif self.recipe.data.name != TRAINERS_DATA:
-            heldout = self.recipe.data.heldout_tokens
-        else:
-            return
-        check_validation(self.recipe.distill, heldout // VALIDATION_SHARE, self.sequence_length)
-
-    def _check_parts(self) -> None:
-        """What a parent that is never whole in memory rules out."""
-        recipe = self.recipe
-        if self.source.in_memory and recipe.library.states != "resident":
-            raise RecipeError(
-                f"library.states: {recipe.library.states} reads the parent's files; a parent in memory is resident"
-            )
-        if recipe.parent.device_map is None:
-            return
-        if self.source.in_memory:
-            raise RecipeError("parent.device_map: this parent is in memory already; leave the key out")
-        if recipe.library.states == "resident":
-            raise RecipeError("parent.device_map: BLD then reads layers from files; set library.states: streamed")
-        if recipe.child.refit:
-            raise RecipeError("parent.device_map: the refit needs parent and child whole; set child.refit: false")
-        if recipe.distill.num_tokens and not recipe.distill.fsdp:
-            raise RecipeError(
-                "parent.device_map: GKD needs the parent on one device, or sharded; set distill.fsdp: true, or "
-                "distill.num_tokens: 0"
-            )
-        if recipe.baselines.names and any(recipe.baselines.num_tokens):
-            raise RecipeError(
-                f"baselines.num_tokens {recipe.baselines.num_tokens}: GKD of baselines needs the parent on one device; with "
-                "parent.device_map, set baselines.num_tokens: [0]"
-            )
-
     # -- stages
 
     def write_chats(self) -> None:
@@ -346,18 +284,18 @@ class PuzzleRun:
 
     def tokenize(self) -> None:
         path = self.run_dir / "tokens.safetensors"
-        if self._streams is None:
+        if self.given_streams is None:
             answers = self.recipe.distill.answers_only
             if asks(self.recipe.data):
                 tokenize_requests(path, self.recipe.data, self._decider, self.source.end_tokens[0], answers)
             else:
                 data.tokenize_to(path, self.corpus, self.tokenizer, self.source.end_tokens, answers)
         else:
-            data.write_streams(path, self._streams)
+            data.write_streams(path, self.given_streams)
 
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
-        if self._streams is None and not asks(self.recipe.data):
+        if self.given_streams is None and not asks(self.recipe.data):
             check_streams(self.parent, self.tokenizer, self.corpus, self.tokens["validation"])
         if self.recipe.distill.document_masks:  # GKD would find out hours later
             check_document_masks(self.parent, self.recipe.distill.batch_size)
@@ -608,7 +546,7 @@ class PuzzleRun:
         for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
             del library[name]
         del score["tokens_per_task"], evaluated["systems"]
-        made, asks = self.source.stage(), reads_self(r.data) and self._streams is None
+        made, asks = self.source.stage(), reads_self(r.data) and self.given_streams is None
         parent = ("parent",) if made else ()
         source = {"parent": to_dict(r.parent), **({} if made else {"content": self.source.fingerprint()})}
         stages = [
@@ -633,7 +571,7 @@ class PuzzleRun:
 
     def _given_text(self) -> list[str]:
         """What the data stage depends on besides the recipe; importance that is given depends on the same things."""
-        streams = self._streams or {}
+        streams = self.given_streams or {}
         marks = [str(stream.prefix) for stream in streams.values() if getattr(stream, "prefix", ())][:1]
         return [hashlib.sha256(streams[name].numpy().tobytes()).hexdigest() for name in sorted(streams)] + marks
 

@@ -83,8 +83,8 @@ def only_looked_at(run, config=None):
     seen.source.config, seen.source.fingerprint = config if config is not None else run.config, lambda: ""
     for name in ("space", "metric", "fmt"):
         vars(seen).pop(name, None)
-    seen.run_dir, seen._streams = NOWHERE, None
-    streams = run._streams
+    seen.run_dir, seen.given_streams = NOWHERE, None
+    streams = run.given_streams
     train, heldout = (len(streams["train"]), len(streams["heldout"])) if streams else (data.num_tokens, data.heldout_tokens)  # fmt: skip
     sizes = {"train": train, "validation": heldout // 3, "test": heldout - heldout // 3}
     seen.tokens = {name: torch.zeros(1, dtype=torch.int32).expand(size) for name, size in sizes.items()}
