@@ -114,6 +114,24 @@ class VocabularyConfig:
 
 
 @dataclass(frozen=True)
+class HiddenConfig:
+    """Width of the residual stream that a child has."""
+
+    size: int | None = key(
+        "so many channels, the same in all layers, chosen before the search: those with the largest mean absolute value behind "
+        "the norms; heads keep their number and size, and the whole parent stays the teacher; default: all",
+        None,
+        least=1,
+    )
+    refit: bool = key("correct norms and matrices in closed form, where held-out text says that it helps", True)
+    num_tokens: int | None = key(
+        "calibration tokens that channels are chosen on and matrices are corrected by; default: 32 per channel that stays",
+        None,
+        least=1,
+    )
+
+
+@dataclass(frozen=True)
 class ChatsConfig:
     """Chats that the parent writes, for `data.name: self`: what it was trained on, as far as it tells."""
 
@@ -446,6 +464,7 @@ class PuzzleRecipe:
     report_to: list[str] = key("trackers of the trainings, as in `transformers.TrainingArguments`", [])
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
     chats: ChatsConfig = field(default_factory=ChatsConfig)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)

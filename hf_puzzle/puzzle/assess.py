@@ -31,6 +31,7 @@ from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
 from ..key_retrieval import TIMES, compare_keys
+from ..layers import meta_parent
 from ..progress import bar
 from ..recipe import EvaluateConfig, RecipeError
 from ..stages import Estimate
@@ -62,7 +63,7 @@ def test_rows(run) -> Rows:
 
 def test_targets(run) -> Targets:
     """The parent's answers on the test text, which every network of a run is compared with."""
-    return Targets(run.parent, test_rows(run), run.recipe.evaluate.batch_size, "evaluate parent")
+    return Targets(run.teacher, test_rows(run), run.recipe.evaluate.batch_size, "evaluate parent")
 
 
 def _compared(targets: Targets, model, name: str) -> dict:
@@ -86,7 +87,7 @@ def check_evaluated(config: EvaluateConfig) -> None:
 
 def assess(run) -> dict:
     """Everything `eval.json` holds: quality before and after GKD, a task, speed in turn with the parent, memory."""
-    config, parent = run.recipe.evaluate, run.parent
+    config, parent = run.recipe.evaluate, run.teacher
     targets = test_targets(run)
     rows = targets.rows.input_ids
     # one child at a time is on the device
@@ -108,6 +109,7 @@ def assess(run) -> dict:
             run.recipe.cost.clock,
         )  # fmt: skip
     trimmed = _vocabulary(run, targets, distilled)
+    narrowed = _hidden(run, targets)
     requests = [_short_requests(run, distilled, size) for size in config.batch_sizes]
     chats = _chats(run, distilled) if config.chats else None
     keys = compare_keys(
@@ -139,6 +141,7 @@ def assess(run) -> dict:
         "assisted": drafted,
         "requests": requests,
         **({} if trimmed is None else {"vocabulary": trimmed}),
+        **({} if narrowed is None else {"hidden": narrowed}),
         "chats": chats,
         "keys": keys,
         "gguf": gguf,
@@ -185,10 +188,19 @@ def _vocabulary(run, targets: Targets, child) -> dict | None:
     first, size = next(iter(run.source.end_tokens), 0), run.recipe.evaluate.batch_size
     bits = {
         "parent": bits_per_byte(run.source.original, run.source.original_tokenizer, texts, kept.kept[first], size),
-        **{name: bits_per_byte(m, run.tokenizer, texts, first, size) for name, m in (("trimmed", run.parent), ("distilled", child))},
+        **{name: bits_per_byte(m, run.tokenizer, texts, first, size) for name, m in (("trimmed", run.teacher), ("distilled", child))},
     }  # fmt: skip
     facts = {name: getattr(kept, name) for name in ("parent_size", "parent_tokens", "tokens", "text_bytes")}
     return {"size": len(kept.kept), **facts, "bits_per_byte": bits}
+
+
+def _hidden(run, targets: Targets) -> dict | None:
+    """Of a run that leaves the parent some of its channels only: how far that alone, with its corrections, is from it."""
+    if (found := run.source.narrowing) is None:
+        return None
+    quality = _compared(targets, run.parent, "narrowed parent")
+    steps = {"validation_kl": found.kl, "accepted": found.accepted}
+    return {"size": len(found.kept), "parent_size": found.parent_size, **steps, "quality": quality}
 
 
 def _short_requests(run, child, batch_size: int) -> dict:
@@ -226,7 +238,7 @@ def _chats(run, child) -> dict | None:
         logger.warning("evaluate.chats: %d asked for, the text has %d that were kept out of it", config.chats, len(prompts))  # fmt: skip
     if not prompts:
         return None
-    return compare_chats(run.parent, child, prompts, run.source.end_tokens, config.chat_tokens, config.batch_size)
+    return compare_chats(run.teacher, child, prompts, run.source.end_tokens, config.chat_tokens, config.batch_size)
 
 
 def _quantized(run, targets: Targets, weights: str) -> dict:
@@ -250,13 +262,17 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
         in_blocks = sum(part["num_parameters"] for part in parts)
         held = [costs.held_bytes(each) for each in (None, *layout)]
         parameters = costs.non_block_parameters + in_blocks
-        if name == "parent" and run.source.trimmed:
+        kv = sum(part["memory_bytes"] for part in parts) - sum(held[1:])
+        if name == "parent" and run.source.narrowed:
+            parameters = meta_parent(run.source.original_config).num_parameters()
+            held = [parameters * BYTES[costs.dtype]]
+        elif name == "parent" and run.source.trimmed:
             ends = non_block_parameters(run.source.original_config)
             parameters, held[0] = ends + in_blocks, ends * BYTES[costs.dtype]
         rows[name] = {
             "num_parameters": parameters,
             "weight_bytes": sum(held),
-            "kv_bytes": sum(part["memory_bytes"] for part in parts) - sum(held[1:]),
+            "kv_bytes": kv,
             "peak_bytes": None
             if run.source.in_memory and name == "parent"
             else peak_memory_bytes(folder, workload, costs.dtype, str(run.device), trust),
@@ -354,7 +370,7 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int, **setti
 
     `settings` replace those of `distill`.
     """
-    parent, recipe = run.parent, run.recipe
+    parent, teacher, kept, recipe = run.parent, run.teacher, run.source.channels, run.recipe
     if name == "scratch":
         torch.manual_seed(recipe.seed)
         child = run.network(blocks).random(parent.dtype, parent.device)
@@ -363,12 +379,14 @@ def baseline_child(run, name: str, blocks: list[Block], gkd_tokens: int, **setti
         if recipe.child.refit:
             tokens = run.tokens["train"]
             rows = calibration_rows(child, tokens, run.sequence_length, recipe.child, recipe.seed + 3)
-            refit(child, parent, rows, recipe.child)
+            refit(child, teacher, rows, recipe.child, kept=kept)
     if gkd_tokens:
         config = dataclasses.replace(recipe.distill, num_tokens=gkd_tokens, fsdp=False, **settings)  # one process
         folder = run.run_dir / "baseline_checkpoints" / f"{name}_{gkd_tokens}"
         rows = validation_rows(run.tokens["validation"], config, run.sequence_length, recipe.seed)
-        child, _ = distill(child, parent, run.tokens["train"], config, run.sequence_length, folder, rows, recipe.seed)
+        child, _ = distill(
+            child, teacher, run.tokens["train"], config, run.sequence_length, folder, rows, recipe.seed, kept
+        )
     return child
 
 
@@ -385,7 +403,7 @@ def _comparison(p: Pieces) -> tuple[float, dict[str, float]]:
         activations=p.activations(rows * p.length, p.width),
         **p.judging(config.num_tokens, rows * p.length, heads=2),
     )
-    return count * (child + p.clock.parent(rows, p.length)), memory
+    return count * (child + p.teacher_share * p.clock.parent(rows, p.length)), memory
 
 
 def estimate_evaluate(p: Pieces) -> Estimate:
@@ -404,6 +422,7 @@ def estimate_evaluate(p: Pieces) -> Estimate:
         own, child = p.generations(Workload(1, p.length // 2, config.assisted_new_tokens))
         seconds += (config.assisted_prompts + 1) * (1.5 * own + child)
     seconds += 3 * compared if p.recipe.vocabulary.size is not None else 0.0
+    seconds += compared if p.recipe.hidden.size is not None else 0.0
     seconds += sum(5 * sum(p.generations(Workload(size, SHORT, SHORT))) for size in config.batch_sizes)
     if config.chats:
         batch = min(config.batch_size, config.chats)

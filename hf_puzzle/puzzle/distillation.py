@@ -164,6 +164,7 @@ class GKDTrainer(SealingTrainer):
         args: TrainingArguments,
         given: Sequence[int] = (),
         gate: "Gate | None" = None,
+        kept: torch.Tensor | None = None,
         **kwargs,
     ):
         save_only_model = args.save_only_model
@@ -172,7 +173,7 @@ class GKDTrainer(SealingTrainer):
         args.save_only_model = save_only_model
         self.sharded = config.fsdp
         self.teacher = frozen(teacher if self.sharded else teacher.to(self.args.device))
-        self.config, self.given, self.gate = config, given, gate
+        self.config, self.given, self.gate, self.kept = config, given, gate, kept
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.config.optimizer == "adamw" or self.optimizer is not None:
@@ -208,7 +209,8 @@ class GKDTrainer(SealingTrainer):
                 )
             loss = loss + config.kl_weight * parts["kl"]
         if config.cosine_weight:
-            parts["cosine"] = cosine_distance(students, teachers)
+            shared = teachers if self.kept is None else tuple(states[..., self.kept] for states in teachers)
+            parts["cosine"] = cosine_distance(students, shared)
             loss = loss + config.cosine_weight * parts["cosine"]
         if config.lm_weight:
             logits = head_of(unwrapped)(final[:, :-1])
@@ -356,12 +358,16 @@ def distill(
     output_dir: str | Path,
     validation: Rows,
     seed: int = 0,
+    kept: torch.Tensor | None = None,
 ) -> tuple[PreTrainedModel, Distilled]:
     """Train `child` (all weights, or LoRA merged at the end) on `config.num_tokens` of the train stream.
 
     Continues from the last checkpoint below `output_dir` if there is one. Returns the child in its own dtype as it was at
     the step that is nearest to the parent on `validation`, bit by bit what came in where no step is nearer; with
     `config.fsdp`, both models are of `loading.load_sharded`, the child in float32, and so it comes back.
+
+    Args:
+        kept: the parent's channels that the child's stream has, where it has fewer; the cosine is of them.
 
     Raises:
         RecipeError: fewer than two rows to choose by, a checkpoint of a training of another length, or as of
@@ -407,7 +413,7 @@ def distill(
             learning_rate=rate, max_steps=steps, warmup_steps=1, save_strategy="no", eval_strategy="no",
             eval_on_start=False, load_best_model_at_end=False, report_to="none",
         )  # fmt: skip
-        trainer = GKDTrainer(parent, config, short, given, model=child, train_dataset=dataset)
+        trainer = GKDTrainer(parent, config, short, given, kept=kept, model=child, train_dataset=dataset)
         show_progress(trainer, f"distill: rate {rate:.1e}")
         trainer.train()
         kl = gate.kl(child, share=4)[0]
@@ -424,7 +430,7 @@ def distill(
         search = RateSearch(before, hidden_size, config.lora is not None, args.max_steps, output_dir)
         args.learning_rate = search.rate(tried)
     trainer = GKDTrainer(
-        parent, config, args, given, gate, model=child, train_dataset=dataset, eval_dataset=validation
+        parent, config, args, given, gate, kept, model=child, train_dataset=dataset, eval_dataset=validation
     )
     show_progress(trainer, "distill")
     checkpoint = trainer.resume()
@@ -597,7 +603,7 @@ def estimate_distill(p, num_tokens: int | None = None, alone: bool = False) -> E
     checkpointing = config.args.get("gradient_checkpointing")
     half, rows, tokens = compute != "float32", config.batch_size, config.batch_size * length
     clock = p.clock_for("float32", compute, config.attn_implementation)
-    teacher = p.clock_for(compute if half else p.dtype, compute).parent(rows, length)
+    teacher = p.teacher_share * p.clock_for(compute if half else p.dtype, compute).parent(rows, length)
     batch = clock.ends(rows, length) + clock.global_loss(rows, length, config.chunk_tokens)
     batch += shapes.num_layers * (clock.cosine(rows, length) + clock.frame(rows, length, "whole"))
     layers = shapes.mean(lambda own: sum(clock.part(k, getattr(own, k), rows, length, "whole") for k in KINDS))
@@ -614,7 +620,7 @@ def estimate_distill(p, num_tokens: int | None = None, alone: bool = False) -> E
     saved = 4.0 * p.child_parameters + _moments(p)
     count, eval_rows = p.batches(config.eval_tokens, rows)
     judged = p.child_forward(eval_rows, length, logits=False) + p.clock.judge(eval_rows, length)
-    evaluations = count * (p.clock.parent(eval_rows, length) + (config.evals + 2) * judged)
+    evaluations = count * (p.teacher_share * p.clock.parent(eval_rows, length) + (config.evals + 2) * judged)
     seconds = p.open(1) + batches * (teacher + batch) + steps * step + evaluations
     seconds += TRAINER_SECONDS + config.evals * p.clock.store(saved) + p.clock.store(p.child_bytes)
 

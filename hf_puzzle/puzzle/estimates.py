@@ -17,6 +17,7 @@ from ..corpora import LOCAL_TEXT, PYTHON_STDLIB
 from ..costs import Timing, Workload
 from ..evaluation import CHUNK
 from ..formats import PER_LAYER
+from ..layers import meta_parent
 from ..stages import Estimate
 from .block_costs import BYTES, bytes_of_fewest_bits
 from .machines import Machine
@@ -51,6 +52,11 @@ class Pieces:
         self.on_gpu = on_gpu if on_gpu is not None else machine is not None or run.device.type != "cpu"
         self.parameters, self.ends = self.shapes.parameters, self.shapes.ends
         self.blocks = self.parameters - self.ends
+        # of what children are measured against; a narrowed parent's is the whole one
+        narrowed = run.source.narrowed
+        self.teacher_parameters = (
+            meta_parent(run.source.original_config).num_parameters() if narrowed else self.parameters
+        )
         self.share = self._child_share()
         self.child_parameters = self.ends + self.share * self.blocks
         self.child_bytes = self.child_parameters * self.width
@@ -157,7 +163,15 @@ class Pieces:
         """What a device holds that has the parent loaded, or its share of it."""
         spread = self.machine.count if self.recipe.parent.device_map else 1
         parent = self.parameters * self.width / spread
-        return {"process": PROCESS_BYTES + KERNEL_BYTES, "parent": parent, **parts}
+        teacher = (
+            {"teacher": self.teacher_parameters * self.width} if self.teacher_parameters > self.parameters else {}
+        )
+        return {"process": PROCESS_BYTES + KERNEL_BYTES, "parent": parent, **teacher, **parts}
+
+    @property
+    def teacher_share(self) -> float:
+        """How many times as much as the parent its teacher takes."""
+        return self.teacher_parameters / self.parameters
 
     def activations(self, tokens: int, width: int, training: bool = False) -> float:
         """What the larger sub-block holds at once: what leaves its first matrices, one and a half times forward (a gated

@@ -30,7 +30,7 @@ from .judge import Judge
 from .library import BlockLibrary
 from .network import Network, layers_prefix
 from .refit import estimate_child
-from .scoring import Score, measured_scores, run_score_task, score_tasks, stored_values, whole_score, with_sums
+from .scoring import Score, merge_scores, run_score_task, score_tasks, stored_values, whole_score
 from .search import estimate_solve, parent_tokens_per_ms
 from .search_space import LayerSpace, SearchSpace
 from .stored import read_scores
@@ -247,7 +247,7 @@ class Iteration:
     @functools.cached_property
     def judge(self) -> Judge:
         run = self.run
-        return run.judge if self.number == 1 else Judge(self.host, self.space, self.library, run.metric, run.parent)
+        return run.judge if self.number == 1 else Judge(self.host, self.space, self.library, run.metric, run.teacher)
 
     def close(self) -> None:
         """Forget the models that it holds besides the run's."""
@@ -275,10 +275,7 @@ class Iteration:
         rows, config = run.metric.rows.input_ids, run.score_config
         for task in score_tasks(self.space, len(rows), rows.shape[1], config, set(stored_values(parts)), 1):
             run_score_task(self.judge, task, parts)
-        found, layers = measured_scores(self.space, run.metric, parts), len(self.space.layers)
-        own = {s.layer_idx: s.value for s in found if s.block == self.space.parents[s.layer_idx].id}
-        found = [dataclasses.replace(s, value=s.value - own[s.layer_idx] * (1 - 1 / layers)) for s in found]
-        scores = with_sums(found, self.space, self.space.parents)
+        scores = merge_scores(self.space, run.metric, parts, in_child=True)
         artifacts.write_text(
             self.inputs / "scores.jsonl", "".join(artifacts.json_line(score.to_dict()) for score in scores)
         )

@@ -13,6 +13,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     GgufConfig,
+    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import cached_file
@@ -20,12 +21,25 @@ from transformers.utils import cached_file
 from .. import artifacts, data, hub
 from ..anatomy import frozen
 from ..formats import check_loading, model_is_tied, tell_tie, with_tie
-from ..recipe import DataConfig, ParentConfig, ParentRecipe, RecipeError, load_recipe, to_dict
+from ..layers import meta_parent
+from ..recipe import (
+    ChildConfig,
+    DataConfig,
+    HiddenConfig,
+    ParentConfig,
+    ParentRecipe,
+    RecipeError,
+    load_recipe,
+    to_dict,
+)
 from ..stages import Estimate, Stage
+from .closed_form import TOKENS_PER_INPUT
 from .estimates import PROCESS_BYTES, Pieces
+from .hidden import FILE as HIDDEN_FILE
+from .hidden import Narrowed, narrowed_config, narrowed_parent, read_narrowed
 from .loading import LoadingError, Shards, with_true_tie
 from .parent import estimate_parent, train_parent
-from .vocabulary import FILE, Trimmed, check_written, planned_config, read_trimmed, trimmed_parent
+from .vocabulary import FILE, Trimmed, check_written, planned_config, read_trimmed, trim_model, trimmed_parent
 
 
 logger = logging.getLogger(__name__)
@@ -43,6 +57,7 @@ class ParentSource:
         device: that the model is put on, unless `parent.device_map` spreads it.
         given: a model and its tokenizer that the caller has in memory.
         vocabulary: tokens that are left to it, chosen by `text`; the trimmed parent goes to the folder, too.
+        hidden: channels that are left to it, chosen by `text` and corrected as `child` says; so does the narrowed parent.
     """
 
     def __init__(
@@ -54,15 +69,20 @@ class ParentSource:
         given: tuple[PreTrainedModel | None, object] = (None, None),
         vocabulary: int | None = None,
         text: DataConfig | None = None,
+        hidden: HiddenConfig | None = None,
+        child: ChildConfig | None = None,
+        seed: int = 0,
     ):
         self.asked, self.recipe_dir, self.run_dir, self.device = asked, recipe_dir, run_dir, device
         self._model, self._tokenizer = given
         self.vocabulary, self.text = vocabulary, text
+        self.hidden, self.child, self.seed = hidden or HiddenConfig(), child or ChildConfig(), seed
         if asked.gguf_file is not None and asked.recipe is not None:
             raise RecipeError("parent.gguf_file and parent.recipe: a parent is unpacked or trained; leave one out")
-        if self.trimmed and (self.trained or self.unpacked):
+        if self.smaller and (self.trained or self.unpacked):
+            key = "vocabulary.size" if self.trimmed else "hidden.size"
             raise RecipeError(
-                "vocabulary.size: the run makes this parent itself; name the folder `parent` of a run that did so"
+                f"{key}: the run makes this parent itself; name the folder `parent` of a run that did so"
             )
 
     # -- where
@@ -88,20 +108,30 @@ class ParentSource:
 
     @property
     def trimmed(self) -> bool:
-        """Whether the run leaves the parent some of its tokens only: its first stage."""
+        """Whether the run leaves the parent some of its tokens only."""
         return self.vocabulary is not None
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether the run leaves the parent some of its channels only."""
+        return self.hidden.size is not None
+
+    @property
+    def smaller(self) -> bool:
+        """Whether the run makes a smaller parent: its first stage."""
+        return self.trimmed or self.narrowed
 
     @property
     def path(self) -> str:
         """Folder that the parent is read from, or its Hub id."""
-        if self.trained or self.unpacked or self.trimmed:
+        if self.trained or self.unpacked or self.smaller:
             return str(self.run_dir / FOLDER)
         return self._named_path
 
     @property
     def original_path(self) -> str:
-        """Of the parent with all its tokens."""
-        return self._named_path if self.trimmed else self.path
+        """Of the parent with all its tokens and channels."""
+        return self._named_path if self.smaller else self.path
 
     @property
     def _named_path(self) -> str:
@@ -145,7 +175,7 @@ class ParentSource:
             return {"pretrained_model_name_or_path": name, "gguf_file": asked.gguf_file, "revision": asked.revision}
         return (
             self._original
-            if self.trimmed and not self._is_made()
+            if self.smaller and not self._is_made()
             else {**self._original, "pretrained_model_name_or_path": self.path}
         )
 
@@ -171,21 +201,26 @@ class ParentSource:
             raise RecipeError(f"parent.name {self.asked.name!r}{file} cannot be opened: {error}") from None
         if "gguf_file" in origin:  # it says itself whether it holds a head
             return config
-        if self.trimmed and not self._is_made():
-            return planned_config(self.original_config, self.vocabulary)
+        if self.smaller and not self._is_made():
+            return self.planned(self.original_config)
         with contextlib.suppress(LoadingError):  # whoever reads the weights says what is wrong with them
             config = with_true_tie(config, self.shards)
         return config
 
     @functools.cached_property
     def original_config(self):
-        """Of the parent with all its tokens."""
-        if not self.trimmed:
+        """Of the parent with all its tokens and channels."""
+        if not self.smaller:
             return self.config
         config = AutoConfig.from_pretrained(**self._original)
         with contextlib.suppress(LoadingError):
             config = with_true_tie(config, Shards(self.original_path, self.asked.revision))
         return config
+
+    def planned(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The config of the smaller parent before it is made of one with this; HiddenError as of `narrowed_config`."""
+        config = config if not self.trimmed else planned_config(config, self.vocabulary)
+        return config if not self.narrowed else narrowed_config(config, self.hidden.size)
 
     @functools.cached_property
     def model(self) -> PreTrainedModel:
@@ -193,12 +228,31 @@ class ParentSource:
 
     @property
     def original(self) -> PreTrainedModel:
-        """The parent with all its tokens, read anew where it was trimmed."""
-        return self._opened(self.original_path) if self.trimmed else self.model
+        """The parent with all its tokens and channels, read anew where it was made smaller."""
+        return self._opened(self.original_path) if self.smaller else self.model
+
+    @functools.cached_property
+    def teacher(self) -> PreTrainedModel:
+        """What children learn from and are measured against: the parent with all its channels, and the tokens that are left."""
+        if self.channels is None:
+            return self.model
+        return self.original if not self.trimmed else trim_model(self.original, self.kept.kept)
+
+    @functools.cached_property
+    def channels(self) -> torch.Tensor | None:
+        """The teacher's channels that a narrowed parent has; None where it has all."""
+        if not self.narrowed or (found := read_narrowed(self.run_dir / HIDDEN_FILE)).whole:
+            return None
+        return torch.tensor(found.kept, device=self.device)
+
+    @property
+    def narrowing(self) -> Narrowed | None:
+        """What a narrowed parent kept."""
+        return read_narrowed(self.run_dir / HIDDEN_FILE) if self.narrowed else None
 
     @property
     def original_tokenizer(self):
-        return AutoTokenizer.from_pretrained(**self._original) if self.trimmed else self.tokenizer
+        return AutoTokenizer.from_pretrained(**self._original) if self.smaller else self.tokenizer
 
     @property
     def kept(self) -> Trimmed | None:
@@ -257,9 +311,12 @@ class ParentSource:
             return Stage("parent", self._train, to_dict(self.recipe), (), (FOLDER,), (f"{FOLDER}-checkpoints",), estimate=estimate_parent)  # fmt: skip
         if self.unpacked:
             return Stage("parent", self.unpack, [to_dict(self.asked), self.fingerprint()], (), (FOLDER,), estimate=estimate_unpack)  # fmt: skip
-        if self.trimmed:
+        if self.smaller:
             about = [to_dict(self.asked), self.fingerprint(), self.vocabulary, to_dict(self.text)]
-            return Stage("parent", self.trim, about, (), (FOLDER, FILE), estimate=estimate_trim)
+            if self.narrowed:
+                about += [to_dict(self.hidden), to_dict(self.child), self.seed]
+            files = [FILE] * self.trimmed + [HIDDEN_FILE] * self.narrowed
+            return Stage("parent", self.reduce, about, (), (FOLDER, *files), estimate=estimate_smaller)
         return None
 
     @property
@@ -293,18 +350,26 @@ class ParentSource:
         tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=asked.gguf_file, revision=asked.revision)
         hub.write_model_folder(self.run_dir / FOLDER, model, tokenizer)
 
-    def trim(self) -> None:
-        """The parent with some of its tokens as an ordinary folder, and `vocabulary.json`.
+    def reduce(self) -> None:
+        """The parent with some of its tokens and channels as an ordinary folder, `vocabulary.json` and `hidden.json`.
 
         Raises:
             VocabularyError: a tokenizer or a family that cannot be trimmed, or not so far.
+            HiddenError: a family that cannot be narrowed, or not to this width.
         """
         vars(self).pop("config", None)
-        model, tokenizer, found = trimmed_parent(self.original, self.original_tokenizer, self.text, self.vocabulary)
+        model, tokenizer, found = self.original, self.original_tokenizer, {}
+        if self.trimmed:
+            model, tokenizer, found[FILE] = trimmed_parent(model, tokenizer, self.text, self.vocabulary)
+        if self.narrowed:
+            model, found[HIDDEN_FILE] = narrowed_parent(
+                model, tokenizer, self.text, self.hidden, self.child, self.seed
+            )
         checked = functools.partial(check_written, tokenizer=tokenizer, text=self.text)
-        hub.write_model_folder(self.run_dir / FOLDER, model, tokenizer, also=checked)
-        artifacts.write_json(self.run_dir / FILE, dataclasses.asdict(found))
-        for name in ("config", "tokenizer", "model"):  # of the parent before
+        hub.write_model_folder(self.run_dir / FOLDER, model, tokenizer, also=checked if self.trimmed else None)
+        for name, facts in found.items():
+            artifacts.write_json(self.run_dir / name, dataclasses.asdict(facts))
+        for name in ("config", "tokenizer", "model", "teacher", "channels"):  # of the parent before
             vars(self).pop(name, None)
 
 
@@ -322,14 +387,20 @@ def _opening(origin: dict) -> tuple[type[Exception], ...]:
     return (Exception,) if "gguf_file" in origin else (OSError, ValueError)
 
 
-def estimate_trim(p: Pieces) -> Estimate:
-    """All weights, and once more while they are written; the text is read by two tokenizers."""
+def estimate_smaller(p: Pieces) -> Estimate:
+    """All weights, and once more while they are written; the text is read by two tokenizers. Of a narrowed parent, also the
+    whole one's targets and what enters a layer of either; about two forwards of its calibration text for each sub-block."""
     source, size = p.run.source, p.parameters * p.width
-    more = (
-        (source.original_config.vocab_size - p.shapes.vocab) * p.shapes.hidden * p.width * (1 if p.shapes.tied else 2)
-    )
-    seconds = p.clock.open(2 * size) + 2 * p.clock.tokenize(p.recipe.data)
-    return Estimate(seconds, {"process": PROCESS_BYTES, "weights": 2 * size + more}, "", size)
+    whole = meta_parent(source.original_config).num_parameters() * p.width
+    seconds, states = p.clock.open(size + whole) + 2 * p.clock.tokenize(p.recipe.data), 0.0
+    if source.narrowed:
+        count, rows = p.batches(
+            source.hidden.num_tokens or TOKENS_PER_INPUT * p.shapes.hidden, source.child.batch_size
+        )
+        seconds += 8 * (whole / size) * count * p.clock.parent(rows, p.length)
+        states = 4.0 * count * rows * p.length * source.original_config.hidden_size * p.width
+    memory = {"process": PROCESS_BYTES, "weights": size + whole, "states": states}
+    return Estimate(seconds, memory, "lower hidden.num_tokens", size)
 
 
 def estimate_unpack(p: Pieces) -> Estimate:

@@ -30,7 +30,7 @@ from ..recipe import DataConfig, PuzzleRecipe, RecipeError, ScoreConfig, load_re
 from ..remote.decisions_pcw import Decider
 from ..stages import Stage, run_stages
 from ..training import check_trackers, resolve_device, training_arguments
-from . import cost_stages, iterations, precision, systems, vocabulary
+from . import cost_stages, hidden, iterations, precision, systems, vocabulary
 from .assess import (
     assess,
     baseline_tasks,
@@ -126,9 +126,18 @@ class PuzzleRun:
         self.given_streams, self._importance, self._text = tokens, importance, text
         self.device = resolve_device(recipe.device)
         self.recipe = precision.resolved(recipe, self.run_dir, self.device)
-        given, size = (parent, tokenizer), self.recipe.vocabulary.size
+        r, given = self.recipe, (parent, tokenizer)
         self.source = ParentSource(
-            self.recipe.parent, self.recipe_dir, self.run_dir, self.device, given, size, self.recipe.data
+            r.parent,
+            self.recipe_dir,
+            self.run_dir,
+            self.device,
+            given,
+            r.vocabulary.size,
+            r.data,
+            r.hidden,
+            r.child,
+            r.seed,
         )
 
     # -- what stages read
@@ -143,7 +152,13 @@ class PuzzleRun:
 
     @functools.cached_property
     def parent(self) -> PreTrainedModel:
+        """What blocks are cut from, and put into."""
         return self.source.model
+
+    @property
+    def teacher(self) -> PreTrainedModel:
+        """What children learn from and are measured against: the parent, or the wider one that it was cut from."""
+        return self.source.teacher
 
     @property
     def tokenizer(self):
@@ -192,12 +207,14 @@ class PuzzleRun:
 
     @functools.cached_property
     def judge(self) -> Judge:
-        return Judge(self.parent, self.space, self.library, self.metric)
+        return Judge(self.parent, self.space, self.library, self.metric, self.teacher)
 
     @functools.cached_property
     def bench(self) -> Bench:
-        kept = self.source.kept
-        original = None if kept is None else (self.source.original_config, kept.share)
+        original = None
+        if self.source.smaller:
+            kept = self.source.kept
+            original = (self.source.original_config, 1.0 if kept is None else kept.share)
         return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence, original)
 
     @property
@@ -253,6 +270,8 @@ class PuzzleRun:
         check_evaluated(recipe.evaluate)
         iterations.check_iterations(recipe, self.config if self.source.known else None)
         vocabulary.check_vocabulary(recipe.vocabulary.size, recipe.data, self.source.in_memory)
+        whole = self.source.original_config if self.source.known and self.source.narrowed else None
+        hidden.check_hidden(recipe, whole, self.source.in_memory, whole and self.fmt)
         systems.opened(self)
         if self.source.known:
             check_parent(self.config, recipe.child.format)
@@ -296,7 +315,7 @@ class PuzzleRun:
     def rank(self) -> None:
         config, ranking = self.recipe.importance, self._importance
         if self.given_streams is None and not asks(self.recipe.data):
-            check_streams(self.parent, self.tokenizer, self.corpus, self.tokens["validation"])
+            check_streams(self.teacher, self.tokenizer, self.corpus, self.tokens["validation"])
         if self.recipe.distill.document_masks:  # GKD would find out hours later
             check_document_masks(self.parent, self.recipe.distill.batch_size)
         if ranking is None:
@@ -368,7 +387,7 @@ class PuzzleRun:
         run_score_task(self.judge, ScoreTask(**task), self._score_parts)
 
     def merge_scores(self) -> None:
-        scores = merge_scores(self.space, self.metric, self._score_parts)
+        scores = merge_scores(self.space, self.metric, self._score_parts, self.teacher is not self.parent)
         lines = [artifacts.json_line(score.to_dict()) for score in scores]
         artifacts.write_text(self.run_dir / "scores.jsonl", "".join(lines))
 
@@ -420,7 +439,7 @@ class PuzzleRun:
         if self.recipe.child.refit:
             tokens, seed = self.tokens["train"], step.seed + 3
             rows = calibration_rows(child, tokens, self.sequence_length, self.recipe.child, seed)
-            done = dataclasses.asdict(refit(child, self.parent, rows, self.recipe.child))
+            done = dataclasses.asdict(refit(child, self.teacher, rows, self.recipe.child, kept=self.source.channels))
         self._write(folder, child, refit=done)
 
     def distill(self, step: Iteration) -> None:
@@ -448,13 +467,21 @@ class PuzzleRun:
             parent = load_sharded(self.parent_path, self.config, processes, p.dtype, p.revision)
         else:
             child = hub.open_model_folder(step.folder / "child").to(self.device).eval()
-            parent = self.parent
+            parent = self.teacher
         folder, seed = step.folder / "distill_checkpoints", step.seed
         rows = validation_rows(self.tokens["validation"], config, self.sequence_length, seed)
         done = None
         if config.num_tokens:
             child, done = distill(
-                child, parent, self.tokens["train"], config, self.sequence_length, folder, rows, seed
+                child,
+                parent,
+                self.tokens["train"],
+                config,
+                self.sequence_length,
+                folder,
+                rows,
+                seed,
+                self.source.channels,
             )
         if config.on_policy_tokens and step.is_last:
             if num_processes() > 1:
@@ -466,7 +493,9 @@ class PuzzleRun:
                 config, num_tokens=config.on_policy_tokens, divergence=config.on_policy_divergence
             )
             written = folder / "on_policy" / "checkpoints"
-            child, further = distill(child, parent, stream, config, self.sequence_length, written, rows, seed + 1)
+            child, further = distill(
+                child, parent, stream, config, self.sequence_length, written, rows, seed + 1, self.source.channels
+            )
             done = (
                 further
                 if done is None

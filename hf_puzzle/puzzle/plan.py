@@ -10,15 +10,13 @@ from .parent import planned_config as trained_config
 from .pipeline import PuzzleRun
 from .planner import NOWHERE, Plan, make_plan, only_looked_at
 from .published import PARENTS, parent_config
-from .vocabulary import planned_config
 
 
 def _parent_config(run: PuzzleRun, parent: str | None):
     """Of one of `PARENTS`, of the parent that the run makes, or of the recipe's."""
     if parent is not None:
         run.source.original_config = parent_config(parent)
-        size = run.recipe.vocabulary.size
-        return run.source.original_config if size is None else planned_config(run.source.original_config, size)
+        return run.source.planned(run.source.original_config)
     if run.source.trained:
         return trained_config(run.source.recipe, run.source.recipe_file.parent)
     try:

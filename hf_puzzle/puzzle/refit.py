@@ -47,6 +47,11 @@ class Trace:
         updates = {kind: update.to(device) for kind, update in self.updates.items()}
         return Trace(self.state.to(device), updates, self.output.to(device))
 
+    def on(self, channels: torch.Tensor) -> "Trace":
+        """The same on some channels of the stream."""
+        updates = {kind: update[..., channels] for kind, update in self.updates.items()}
+        return Trace(self.state[..., channels], updates, self.output[..., channels])
+
     def after(self, kind: str, scale: float) -> torch.Tensor:
         """The residual stream right after a sub-block."""
         if kind == "ffn":
@@ -132,12 +137,14 @@ def refit(
     rows: Rows | torch.Tensor,
     config: ChildConfig,
     given: Sequence[int] = (),
+    kept: torch.Tensor | None = None,
 ) -> Refit:
     """Refit `child` in place where that makes it better; of a mixture, the output matrices of its experts as one.
 
     Args:
         rows: calibration sequences, or their tokens `(num_sequences, sequence_length)`; the last quarter judges.
         given: of plain tokens, those that are never predicted, as of `TokenStream.given`.
+        kept: the parent's channels that the child's stream has, where it has fewer (`hidden.size`).
 
     Raises:
         ValueError: a single sequence, which cannot be fitted to and judge too.
@@ -159,12 +166,13 @@ def refit(
     for layer_idx in bar(range(len(layers_of(child))), desc="refit"):
         targets = [_trace(parent, layer_idx, state.to(device)).to(rest) for state in parent_states]
         scale = _residual_scale(parent, layer_idx, parent_states[0].to(device))
+        aims = targets if kept is None else [target.on(kept.cpu()) for target in targets]
         for kind, block in sub_blocks(layers_of(child)[layer_idx]).items():
             watched = output_projection(block)
             watched = experts_of(block) if watched is None else watched
             if watched is not None:
                 matrices += 1
-                problem = _problem(child, layer_idx, kind, watched, child_states, targets, scale, held_out)
+                problem = _problem(child, layer_idx, kind, watched, child_states, aims, scale, held_out)
                 update = problem.solve(config.ridge)
                 if update is not None:
                     own = watched.weight if isinstance(watched, nn.Linear) else watched.down_proj

@@ -81,6 +81,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         ("speed-up against the parent in the same code", "", "", ratio("same_code")),
         *_length_rows(speed),
         *_vocabulary_rows(evaluation.get("vocabulary")),
+        *_hidden_rows(evaluation.get("hidden")),
         *_decision_rows(evaluation),
         ("decisions right" if decides else "top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          kept_text(quality)),
@@ -116,6 +117,17 @@ def _vocabulary_rows(trimmed: dict | None) -> list[tuple[str, str, str, str]]:
          f"{trimmed['tokens'] / trimmed['parent_tokens']:.2f}x"),
         ("bits per byte of text, each with its tokens", f"{bits['parent']:.4f}", f"{bits['distilled']:.4f}", f"+{bits['distilled'] - bits['parent']:.4f}"),
         ("bits per byte of the parent without the other tokens", "", f"{bits['trimmed']:.4f}", f"+{bits['trimmed'] - bits['parent']:.4f}"),
+    ]  # fmt: skip
+
+
+def _hidden_rows(narrowed: dict | None) -> list[tuple[str, str, str, str]]:
+    """Of a child with a narrower residual stream than its parent: what the width alone costs, before any block is exchanged."""
+    if narrowed is None:
+        return []
+    quality, done = narrowed["quality"], " and ".join(narrowed["accepted"])
+    return [
+        ("channels of the residual stream", f"{narrowed['parent_size']}", f"{narrowed['size']}", f"{narrowed['size'] / narrowed['parent_size']:.1%}"),
+        (f"KL(parent || parent with these channels{f', {done} corrected' if done else ''}), nats", "", f"{quality['kl']:.4f}", f"+- {quality['kl_stderr']:.4f}"),
     ]  # fmt: skip
 
 

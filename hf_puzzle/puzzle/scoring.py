@@ -175,9 +175,20 @@ def stored_values(folder: Path) -> dict[tuple[int, int], dict[str, list[float]]]
     return {(row["layer_idx"], row["first_row"]): row["values"] for row in rows}
 
 
-def merge_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score]:
-    """The scores of all tasks, `with_sums`."""
-    return with_sums(measured_scores(space, metric, folder), space)
+def merge_scores(space: SearchSpace, metric: Metric, folder: Path, in_child: bool = False) -> list[Score]:
+    """The scores of all tasks, `with_sums`.
+
+    Args:
+        in_child: whether blocks were put into something that is itself some way from the teacher; over all layers, scores then
+            add up to the distance of a whole network, of which each layer has its share.
+    """
+    found = measured_scores(space, metric, folder)
+    if not in_child:
+        return with_sums(found, space)
+    layers = len(space.layers)
+    own = {s.layer_idx: s.value for s in found if s.block == space.parents[s.layer_idx].id}
+    found = [dataclasses.replace(s, value=s.value - own[s.layer_idx] * (1 - 1 / layers)) for s in found]
+    return with_sums(found, space, space.parents)
 
 
 def measured_scores(space: SearchSpace, metric: Metric, folder: Path) -> list[Score]:

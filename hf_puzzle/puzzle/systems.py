@@ -63,7 +63,8 @@ def _on(run, recipe, side: str):
     """The recipe for one of the two models, trained by nobody."""
     asked = run.recipe.parent
     if side == "parent":
-        name, more = run.parent_path, {"revision": asked.revision, "trust_remote_code": asked.trust_remote_code}
+        path = run.source.original_path if run.source.narrowed else run.parent_path
+        name, more = path, {"revision": asked.revision, "trust_remote_code": asked.trust_remote_code}
     else:
         name, more = str(run.run_dir.resolve() / side), {"revision": None, "trust_remote_code": True}
     if side == "parent" and Path(name).exists():
