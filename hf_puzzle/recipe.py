@@ -318,7 +318,7 @@ class SolveConfig:
     )
     max_rounds: int = key("target -> measure -> recalibrate rounds", 6, least=1)
     sessions: int = key(
-        "fresh processes that a winner's speed is confirmed in; up to three times as many where noise hides that it is enough",
+        "fresh processes that a winner's speed is confirmed in; up to three times as many where noise hides how fast it is",
         4,
         least=1,
     )

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 SLACK = 1.03  # a bound so far above the target is quality thrown away: one more round
 SHORTFALL = 0.99  # a bound / its value on a quiet machine
 CLEARLY = 1.005  # what a round aims at: bounds vary
-PATIENCE = 3  # times `solve.sessions`, where the machine's noise alone hides that a child is fast enough
+PATIENCE = 3  # times `solve.sessions`, where the machine's noise alone hides how fast a child is
 
 
 @dataclass(frozen=True)
@@ -411,9 +411,8 @@ class Search:
     def _expected_shortfall(self) -> float:
         """How far a bound will be below its value, from how far the rounds of the cost table were apart."""
         spread = statistics.median(row.get("spread", 0.0) for rows in self.costs.children.values() for row in rows)
-        error = spread * math.sqrt(2 / self._rounds_per_session / self.config.sessions)
-        quantile = student_quantile(self.config.confidence, max(1, self.config.sessions - 1))
-        return max(0.9, min(SHORTFALL, math.exp(-quantile * error)))
+        error = spread * math.sqrt(2 / self._rounds_per_session)
+        return max(0.9, min(SHORTFALL, math.exp(-self._width(self._most_sessions) * error)))
 
     @property
     def _rounds_per_session(self) -> int:
@@ -440,14 +439,22 @@ class Search:
         return speed | {"value_over_target": value, "bound_over_target": reached}
 
     def _noise_hides(self, speed: dict, batch_size: int) -> bool:
-        """Whether the bound misses the target and would clear it with `PATIENCE` times the sessions, spread as they are:
-        measuring longer costs minutes, a faster child costs quality."""
+        """Whether `PATIENCE` times the sessions, spread as they are, would say that the target is met, or that there is
+        slack, where these do not: measuring longer costs minutes, a child that is too fast costs quality."""
         value, bound = (self._over_target(speed, batch_size, bounds) for bounds in (False, True))
-        have, most = speed["total"].sessions, PATIENCE * self.config.sessions
-        if bound >= 1 or have < 2 or have >= most:
+        have, most = speed["total"].sessions, self._most_sessions
+        if have < 2 or have >= most:
             return False
-        width, then = (student_quantile(self.config.confidence, n - 1) / math.sqrt(n) for n in (have, most))
-        return value * (bound / value) ** (then / width) >= 1
+        narrower = self._width(most) / self._width(have)
+        return any(bound < edge <= value * (bound / value) ** narrower for edge in (1.0, SLACK))
+
+    @property
+    def _most_sessions(self) -> int:
+        return PATIENCE * self.config.sessions
+
+    def _width(self, sessions: int) -> float:
+        """Of a bound over so many sessions, in their standard deviations."""
+        return student_quantile(self.config.confidence, max(1, sessions - 1)) / math.sqrt(sessions)
 
     def _over_target(self, speed: dict, batch_size: int, bounds: bool = True) -> float:
         """What was measured / the constraint on it, the tightest: by its bounds, or by its values; 1 just meets it."""
