@@ -41,7 +41,8 @@ from .true_loss import Menu, evolve
 
 logger = logging.getLogger(__name__)
 
-SLACK = 1.03  # a bound so far above the target is quality thrown away: one more round
+SLACK = 1.03  # a bound so far above the target is quality thrown away: `RELAXATIONS` more rounds
+RELAXATIONS = 2
 SHORTFALL = 0.99  # a bound / its value on a quiet machine
 CLEARLY = 1.005  # what a round aims at: bounds vary
 PATIENCE = 3  # times `solve.sessions`, where the machine's noise alone hides how fast a child is
@@ -377,7 +378,7 @@ class Search:
         """As of `run`, without polish."""
         if not self.timed and self.constraints.memory_gb is None:
             return self._best_candidate(1.0), None
-        margin, best = CLEARLY / self.shortfall, None
+        margin, best, relaxed = CLEARLY / self.shortfall, None, 0
         for round_idx in bar(range(self.config.max_rounds), desc="solve: rounds"):
             candidate = self._best_candidate(margin)
             if best is not None and candidate.distance >= best[0].distance:
@@ -389,16 +390,17 @@ class Search:
                 "round %d: measured / target %.3f, at least %.3f, %s %.4f", round_idx, value, bound,
                 self.judge.metric.config.metric, candidate.distance,
             )  # fmt: skip
-            last = best is not None  # for what the bound before left
             if bound >= 1:
-                best = candidate, speed
-            if best is not None and (last or not self.timed or bound <= SLACK):
+                best, enough = (candidate, speed), margin
+            if best is not None and (not self.timed or 1 <= bound <= SLACK or relaxed == RELAXATIONS):
                 break
-            if self.timed:
-                if (
-                    speed["total"].sessions >= self.config.sessions
-                ):  # a step at a time: one disturbed session must not cost quality for good
-                    self.shortfall = min(1.0, max(0.95 * self.shortfall, bound / value))
+            relaxed += best is not None
+            if self.timed and speed["total"].sessions >= self.config.sessions:
+                # a step at a time: one disturbed session must not cost quality for good
+                self.shortfall = min(1.0, max(0.95 * self.shortfall, bound / value))
+            if best is not None and bound < 1:  # between this and what was enough
+                margin = math.sqrt(margin * enough)
+            elif self.timed:
                 margin *= max(CLEARLY / (value * self.shortfall), 1.005 if bound < 1 else 0.0)
         if best is None:
             raise InfeasibleError(
