@@ -1,5 +1,6 @@
 """llama.cpp against transformers: the same logits in three modes, the same greedy tokens, timings that add up."""
 
+import copy
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from hf_puzzle.blocks import Block
 from hf_puzzle.costs import Workload, measure_interleaved, time_generation
 from hf_puzzle.remote.configuration_decilm import DeciLMConfig, block_config
 from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
@@ -22,7 +24,7 @@ from hf_puzzle.remote.modeling_decilm import DeciLMForCausalLM
 pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp")
 
-from hf_puzzle.engines.gguf import write_gguf  # noqa: E402
+from hf_puzzle.engines.gguf import rounded_tensors, tensor_types, write_gguf, write_model_gguf  # noqa: E402
 from hf_puzzle.engines.llama_cpp import LlamaCpp, LlamaCppError, _library, from_model  # noqa: E402
 
 
@@ -124,6 +126,21 @@ def test_other_types_stay_close(prompt, tmp_path, outtype, tolerance):
     with torch.no_grad(), from_model(model, tmp_path, LENGTH, outtype) as engine:
         expected = model(torch.tensor([prompt])).logits[0].numpy()
         assert np.abs(engine.logits(prompt) - expected).mean() < tolerance
+
+
+def test_a_file_of_mixed_types_says_what_the_rounded_weights_say(prompt, tmp_path):
+    blocks = [Block("kv4@q4_0", "w256@q8_0"), Block(2, "w512@q4_0"), Block("linear@q8_0", 256), Block("kv1@q8_0", 768)]
+    model = decilm([block.plain for block in blocks])
+    types = tensor_types(blocks)
+    rounded = copy.deepcopy(model)
+    rounded.load_state_dict(rounded_tensors(model.config, model.state_dict(), types))
+    path = write_model_gguf(model, tmp_path / "mixed.gguf", "f32", types)
+    with torch.no_grad(), LlamaCpp(path, LENGTH, kv_dtype="f32") as engine:
+        found = engine.logits(prompt)
+        expected, whole = (m(torch.tensor([prompt])).logits[0].numpy() for m in (rounded, model))
+    # llama.cpp rounds what it multiplies such weights with to 8 bits
+    assert np.abs(found - expected).mean() < 0.03 * expected.std()
+    assert np.abs(found - expected).mean() < 0.2 * np.abs(whole - expected).mean()
 
 
 def test_sequences_of_a_batch_do_not_see_each_other(tmp_path):
