@@ -12,7 +12,8 @@ LINKB = work|live|belong|come|sit|stay|reside|fall|be|have
 DONOT = do not|does not|did not|are not|is not
 HAVE = have|has|had|with|having|contain|contains
 MADE = make|place|order|submit|have|buy|purchase|borrow|take out|take|receive|send|create|give|put in
-THEREARE = |are there|were there|did we have|were made|do we have|exist|are in database|are there in total|are there in all|are listed|are on record|do i have|does company have|are registered|are recorded|are there altogether|have we got|are in table|does database have|are in system
+THERE = |are there|were there|exist
+OURS = did we have|were made|do we have|are in database|are there in total|are there in all|are listed|are on record|do i have|does company have|are registered|are recorded|are there altogether|have we got|are in table|does database have|are in system
 MOST = most|most money|highest salary|best
 LEAST = least|lowest|worst|least money
 AVG = average|mean|avg
@@ -127,9 +128,10 @@ Days <- Range : on_period on
 Days <- (before|earlier than) Value : after_row <
 Days <- (after|later than) Value : after_row >
 
-Count <- {HOWMANY} Rows {THEREARE} : count
+Count <- {HOWMANY} Rows {THERE} : count_all
+Count <- {HOWMANY} Rows {OURS} : count
 Count <- {HOWMANY} Rows VP : count
-Count <- {NOTIN} Vals [,] {HOWMANY} Rows {THEREARE} : count($1, negated($0))
+Count <- {NOTIN} Vals [,] {HOWMANY} Rows ({THERE}|{OURS}) : count($1, negated($0))
 Count <- {HOWMANY} Rows (are there|were there|do we have|exist|are there in total|did we have|happened|occurred|took place) Post : count
 Count <- {HOWMANY} Rows (date from|fall in|are from|fell in) Period : count($0, any_date(on_period($1, on)))
 Count <- (in|during) Period [,] {HOWMANY} Rows (were there|happened|are there|occurred|took place) : count($1, any_date(on_period($0, on)))
@@ -167,8 +169,10 @@ Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowe
 Count <- {HOWMANY} Rows (were|was|have been) (made|placed|ordered|bought|borrowed|taken out|submitted) by Vals Days : count($0, $1, any_date($2))
 Count <- {HOWMANY} Rows (does|do) Vals (have|employ) : count
 Count <- {HOWMANY} Rows did not come from Vals : count($0, negated($1))
-Count <- {HOWMANY} (different|distinct|unique|separate) Col {THEREARE} : count_distinct
-Count <- {HOWMANY} Col {THEREARE} : count_distinct !
+Count <- {HOWMANY} (different|distinct|unique|separate) Col {OURS} : count_distinct
+Count <- {HOWMANY} (different|distinct|unique|separate) Col {THERE} : count_values
+Count <- {HOWMANY} Col {THERE} : count_values !
+Count <- {HOWMANY} Col {OURS} : count_distinct !
 Count <- {HOWMANY} [different|distinct] Table Col (are there|are there in all|do we have|exist|do you have) : count_distinct_of !
 Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct
 Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct
@@ -334,11 +338,11 @@ Cell <- Value 's Col Days : cell_when/102
 Cell <- Col of BestRows : cells
 Cell <- BestRows 's Col : cells/10
 Cell <- BestRows Col : cells/10 !
-Top <- how many more Rows than Rows {THEREARE} : more_rows
+Top <- how many more Rows than Rows ({THERE}|{OURS}) : more_rows
 Top <- how many more Rows (are there|do we have|have we got|exist) than Rows : more_rows
 Top <- how many more Rows ({LINK}|{LIVE}|{BE}|are there|) InVals than InVals : more_rows(restrict($0, $1), restrict($0, $2))
 Top <- how many (fewer|less) Rows ({LINK}|{LIVE}|{BE}|are there|) InVals than InVals : more_rows(restrict($0, $2), restrict($0, $1))
-Top <- how many (fewer|less) Rows than Rows {THEREARE} : more_rows/10
+Top <- how many (fewer|less) Rows than Rows ({THERE}|{OURS}) : more_rows/10
 Func <- difference between number of Rows and number of Rows : more_rows
 Top <- (who|what|which) [is|are] Number Superlative Rows : top_rows
 Top <- [list|show|give me|name] [names of] Number Superlative Rows : top_rows

@@ -11,13 +11,14 @@ from .rows_mrkl import (
     count,
     database,
     money,
+    of_place,
     restrict,
     rows,
     settled,
 )
 from .tables_mrkl import Query, join_between, key_column, name, number_sql, reachable
 from .values_mrkl import is_number, is_quantity, n, op, total
-from .words_mrkl import PERIODIC
+from .words_mrkl import MAKERS, PERIODIC, singular
 
 
 # -- the row with the most of something
@@ -48,8 +49,11 @@ def best(c, superlative, which):
 
 @meaning("best_of_all")
 def best_of_all(c, superlative, *conds):
-    """`who earns the most in Finance`: rows of the column's table."""
-    which = ("rows", superlative[1][0], ())
+    """`who earns the most in Finance`: rows of the column's table, where they are persons."""
+    table = superlative[1][0]
+    if table not in c.people and singular(table.lower()) not in MAKERS:
+        return None
+    which = ("rows", table, ())
     found = restrict(c, which, *conds) if conds else [which]
     return [_extreme(c, r, superlative) for r in found or ()]
 
@@ -104,9 +108,15 @@ def top_rows(c, tree, superlative, which):
 # -- groups
 
 
+def _groups(c, which, column) -> bool:
+    """Whether a column of words parts the rows; the people of a country are not those of a table."""
+    text = column[0] == which[1] and c.schema.columns[column[0]][column[1]].kind == "text"
+    return text and not (("people",) in which[2] and of_place(c, column))
+
+
 @meaning("group_count")
 def group_count(c, which, column):
-    if which[1] != column[0] or c.schema.columns[column[0]][column[1]].kind != "text":
+    if not _groups(c, which, column):
         return None
     query = Query(c.schema, which[1])
     group = query.column(column)
@@ -138,7 +148,7 @@ def _best_group(c, table, group_column, conditions, inner, how):
 @meaning("best_group_count")
 def best_group_count(c, column, which, how):
     """`which city has the most employees`."""
-    if c.schema.columns[column[0]][column[1]].kind != "text" or column[0] != which[1]:
+    if not _groups(c, which, column):
         return None
     return _best_group(c, which[1], column, which[2], lambda query: "COUNT(*)", how)
 
@@ -340,7 +350,10 @@ def rows_extreme(c, which, how, column):
 
 @meaning("most_common")
 def most_common(c, column, how):
-    return best_group_count(c, column, rows(c, column[0]), how)
+    """The value that most rows have; a name is each row's own."""
+    return (
+        None if column[1] == key_column(c.schema, column[0]) else best_group_count(c, column, rows(c, column[0]), how)
+    )
 
 
 # -- columns that are so much per hour

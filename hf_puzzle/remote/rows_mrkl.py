@@ -3,9 +3,19 @@
 import datetime
 
 from .chart_mrkl import meaning
-from .tables_mrkl import Query, in_columns_unit, join_between, key_column, label_column, name, number_sql, reachable
+from .tables_mrkl import (
+    Query,
+    date_columns,
+    in_columns_unit,
+    join_between,
+    key_column,
+    label_column,
+    name,
+    number_sql,
+    reachable,
+)
 from .values_mrkl import call, is_number, is_quantity, op, quantity
-from .words_mrkl import DESTINATIONS, ORIGINS, ROLES
+from .words_mrkl import DESTINATIONS, GENERAL, ORIGINS, ROLES
 
 
 MONEY_WORDS = frozenset(str.split("salary price cost fee wage pay income fare rent amount total"))
@@ -109,10 +119,14 @@ def _contradicts(conds) -> bool:
     return False
 
 
+def of_place(c, column) -> bool:
+    return bool(set(c.schema.columns[column[0]][column[1]].words) & PLACES)
+
+
 def _of_place(c, cond) -> bool:
     if cond[0] in ("or", "and"):
         return any(_of_place(c, each) for each in cond[1])
-    return cond[0] == "is" and bool(set(c.schema.columns[cond[1][0]][cond[1][1]].words) & PLACES)
+    return cond[0] == "is" and of_place(c, cond[1])
 
 
 @meaning("role_rows")
@@ -375,6 +389,19 @@ def count_distinct(c, column, *given):
     return [database(_select(c, r, f"COUNT(DISTINCT {name(column[0])}.{name(column[1])})")) for r in found or ()]
 
 
+@meaning("count_values")
+def count_values(c, column):
+    """`how many departments are there`: of a column of words, and none of which the world has more than the data."""
+    text = c.schema.columns[column[0]][column[1]].kind == "text"
+    return count_distinct(c, column) if text and anchored(c, column) else None
+
+
+@meaning("count_all")
+def count_all(c, which):
+    """`how many employees are there`; how many people there are, nobody's data say."""
+    return None if which[2] == (("people",),) else count(c, which)
+
+
 @meaning("count_distinct_of")
 def count_distinct_of(c, table, column):
     """`product categories`: a column after the name of its table."""
@@ -406,8 +433,9 @@ def count_dated(c, column, verb, cond):
 
 @meaning("any_date")
 def any_date(c, days):
-    """`orders in March 2021`: whatever date the rows have."""
-    columns = [(t, col.name) for t, cols in c.schema.columns.items() for col in cols.values() if col.kind == "date"]
+    """`orders in March 2021`: whatever date rows have that are no things or persons, which last."""
+    happenings = {join[0] for join in c.schema.joins} | {t for t in c.schema.columns if not key_column(c.schema, t)}
+    columns = [(t, col.name) for t in c.schema.columns if t in happenings for col in date_columns(c.schema, t)]
     return ("when", tuple(columns), days[1], days[2]) if days[0] == "days" and columns else None
 
 
@@ -450,10 +478,19 @@ def _select(c, which, what, tail="") -> str:
 AGGREGATES = {"avg": "AVG", "sum": "SUM", "max": "MAX", "min": "MIN"}
 
 
+def anchored(c, column, given=()) -> bool:
+    """Whether a question about a column is one about this data: it says the column's own name, or names rows or
+    values. "The minimum wage", "the average income of people in 2020" are anybody's."""
+    own = len(column) < 4 and not set(c.schema.columns[column[0]][column[1]].words) & GENERAL
+    return own or any(each[0] != "when" and each[2:] != ((("people",),),) for each in given)
+
+
 @meaning("aggregate")
 def aggregate(c, column, *rest):
     """`average salary` of all rows, of given rows, or of those that meet conditions."""
     *given, how = rest
+    if not anchored(c, column, given):
+        return None
     if c.schema.columns[column[0]][column[1]].kind != "number" and not (
         how in ("max", "min") and c.schema.columns[column[0]][column[1]].kind == "date"
     ):
@@ -484,6 +521,8 @@ def nth_highest(c, ordinal, column, *conds):
     if c.schema.columns[column[0]][column[1]].kind != "number" or not 1 <= ordinal <= 50:
         return None
     *conds, how = conds
+    if len(column) > 3 and not conds:  # `the second highest pay` says nothing of the data
+        return None
     found = []
     for r in restrict(c, ("rows", column[0], ()), *conds) or ():
         query = Query(c.schema, column[0])
@@ -568,7 +607,7 @@ def maker(c, makers, sense):
 def cell_when(c, column, sense, days):
     """The value of a column in the row with that name and day."""
     cond = _named(c, sense, column[0])
-    dates = [col for col in c.schema.columns[column[0]].values() if col.kind == "date"]
+    dates = date_columns(c.schema, column[0])
     if cond is None or len(dates) != 1 or days[0] != "days" or c.schema.columns[column[0]][column[1]].kind != "number":
         return None
     when = ("when", (column[0], dates[0].name), days[1], days[2])
@@ -597,7 +636,7 @@ def lives(c, cond):
     if cond[0] == "or":
         parts = tuple(lives(c, each) for each in cond[1])
         return ("or", parts) if all(parts) else None
-    fits = tuple(each for each in cond[1] if set(c.schema.columns[each[0]][each[1]].words) & PLACES)
+    fits = tuple(each for each in cond[1] if of_place(c, each))
     return ("is", fits, cond[2]) if fits else None
 
 

@@ -23,7 +23,7 @@ DAY = datetime.timedelta(days=1)
 class Tables:
     """Lexical edges of a schema.
 
-    Categories: Table; Col, a column by its name or a noun for its kind; Earn, a verb that takes a number of it; Best
+    Categories: Table; Col, a column by its name or (with "kind" last) by a noun for its kind; Earn, a verb that takes a number of it; Best
     and Worst, its superlatives; More and Less, its comparatives; Dated, a verb with a date.
     """
 
@@ -113,7 +113,7 @@ class Tables:
         text = self.schema.columns[sense[0]][sense[1]].kind == "text"
         for noun in kind.get("nouns", ()):
             if not set(noun.split()) & taken or set(noun.split()) & set(own):
-                self._noun(tuple(noun.split()), sense)
+                self._noun(tuple(noun.split()), sense if set(noun.split()) <= set(own) else (*sense, "kind"))
         for verb in kind.get("verbs", ()):
             self._add(verb, "Has" if text else "Earn", sense)
         for state in kind.get("states", ()):
@@ -134,8 +134,9 @@ class Tables:
         for group in (verbs_alike.split("|") for verbs_alike in DATE_VERBS):
             if stems & {stem(word) for word in group}:
                 verbs |= set(group)
-        alone = [c for c in self.schema.columns[reference[0]].values() if c.kind == "date"]
-        if len(alone) <= 1 and ("date" in words or key_column(self.schema, reference[0]) is None):
+        if len(date_columns(self.schema, reference[0])) <= 1 and (
+            "date" in words or key_column(self.schema, reference[0]) is None
+        ):
             verbs |= set(DATE_VERBS[0].split("|")) | {singular(reference[0].lower()) + "ed"}
         for verb in verbs:
             for form in {verb, verb + "ed" if not verb.endswith(("ed", "rn", "ade")) else verb}:
@@ -209,6 +210,10 @@ def key_column(schema, table) -> str | None:
             return column.name
     # a key in letters, such as a number plate, names its row
     return next((column.name for column in texts if column.key), None)
+
+
+def date_columns(schema, table) -> list:
+    return [column for column in schema.columns[table].values() if column.kind == "date"]
 
 
 def label_column(schema, table) -> str | None:

@@ -336,4 +336,8 @@ PERIODIC = {
     "hourly": "hour", "hour": "hour", "daily": "day", "weekly": "week", "monthly": "month", "yearly": "year",
     "annual": "year",
 }  # fmt: skip
+# what everybody has words for: that it is one of this data's has to be said
+GENERAL = frozenset(
+    str.split("wage income age height weight speed temperature population rainfall people country city state language")
+)
 NAME_COLUMNS = ("name", "title", "label", "fullname", "username")
