@@ -284,6 +284,13 @@ def from_to(c, start, end):
     return ("period", start[1], end[2]) if start[1] <= end[2] else None
 
 
+@meaning("days_of")
+def days_of(c, number, end):
+    """`from 3 to 9 May`: both in the month of the second."""
+    last = day_of(end)
+    return None if last is None or number > last.day else ("period", last.replace(day=number), last)
+
+
 @meaning("date_range")
 def date_range(c, start, end):
     first, last = day_of(start), day_of(end)

@@ -177,7 +177,7 @@ Count <- {HOWMANY} [different|distinct] Table Col (are there|are there in all|do
 Count <- {HOWMANY} [different|distinct|unique] Col (do|does) Rows {LINKB} [in|from|to] : count_distinct
 Count <- {HOWMANY} [different|distinct|unique] Col (are|were) Rows (in|from|based in|located in|working in|spread over) : count_distinct
 Count <- (number of|count of) (different|distinct|unique) Col : count_distinct
-Count <- {HOWMANY} (different|distinct|unique) Col [have|has] Acts : count_distinct_act
+Count <- {HOWMANY} (different|distinct|unique) Col [have|has] Acts [something|anything] : count_distinct_act
 Count <- {HOWMANY} (different|distinct|unique) Table (were|have been|are|was) Dated [Days] : count_linked
 Count <- {HOWMANY} [different|distinct] Col [have|has] Dated [a|an] Vals : count_dated
 Count <- {HOWMANY} [different|distinct] Col Vals (something|anything|an order|a product) : count_distinct
@@ -210,6 +210,13 @@ Count <- [total] (quantity|number of units|amount) (ordered|sold) (of|for) Vals 
 Count <- [total] (number of units|quantity|units) of Vals (ordered|sold) : sum_quantity
 Atom <- (number|amount) of Dur (between|from|separating) DateX (and|to|until|through) DateX : between
 Atom <- Dur (between|from) DateX (and|to|until|through) DateX : between !
+Atom <- (number|amount) of Dur in Period : between_period
+Atom <- (number|amount) of Dur (left|remaining) in Period : left_in
+Atom <- (number|amount) of Dur (until|till) DateX : until
+Atom <- (number|amount) of Dur since DateX : since
+Dating <- Col
+Top <- how many Dur (are|are there|lie|passed|were there|were) between Dating of Value and [that of] Value : dates_apart
+Top <- how many Dur (are|are there|lie|passed|were there|were) between Value 's and Value 's Dating : dates_apart/0312
 Atom <- Count : as_number
 Neg <- half Count : op(#1/2, as_number($0), *)
 Neg <- half [of] Cell : op(#1/2, as_number($0), *)
@@ -235,6 +242,11 @@ Agg <- Extreme Col (anyone|anybody|someone|a person|people) Post (gets|get|has|e
 Agg <- (how much|what) (does|do|did) (someone|anyone|a person|people|everyone|somebody|staff|those) Post Earn on average : aggregate/10 avg
 Agg <- on average [,] (what|how much) Col do Rows (get|earn|have|make|receive) : aggregate avg
 Agg <- on average [,] (what|how much) do Rows Earn : aggregate/10 avg
+RAISE = raise|rise|pay raise|pay rise|increase|salary increase|raise in pay
+GIVEN = gets|got|receives|received|is given|was given|were given|had
+Top <- if Value {GIVEN} [a|an] Pct {RAISE} [,|.] (what|how much|how high) (will|would|is) [his|her|their|its] [new] Col [be] : pct_change(as_number(cell($2, $0)), $1, +)
+Top <- if Value {GIVEN} [a|an] Pct {RAISE} [,|.] (how much|what) (will|would) (he|she|they) Earn : pct_change(as_number(cell($2, $0)), $1, +)
+Top <- (how much|what) (will|would) Value Earn (after|with) [a|an] Pct {RAISE} : pct_change(as_number(cell($1, $0)), $2, +)
 Agg <- how much does Superlative Rows Earn : superlative/021
 Agg <- (what|how much) does a (typical|average) Rows Earn : aggregate/10 avg
 Agg <- {AVG} number of Col [(of|for|in|across|among) [a|all] Rows] : aggregate avg
@@ -248,6 +260,8 @@ Agg <- [total] (revenue|sales|turnover|income) (from|of|for|by|with) Vals : reve
 Agg <- [total] (revenue|sales|turnover|income) (in cents (from|of|for|by|with) Vals|(from|of|for|by|with) Vals in cents) : revenue cents
 Agg <- [total] value of [all|our] stock : stock_value
 Agg <- [total] value of [all|our] stock in cents : stock_value cents
+Agg <- [total] value of [all|our] stock of Value : stock_value
+Agg <- [total] value of [all|our] Value in stock : stock_value
 Agg <- [total] Col of all Rows : aggregate_all sum
 Agg <- difference between {MAX} and {MIN} Col [Post] : spread
 Atom <- Agg : as_number
@@ -362,6 +376,9 @@ Top <- Fold Col {PER} Col : group_aggregate($1, $2, $0)
 Top <- (number|count) of Rows {PER} Col : group_count
 Top <- {HOWMANY} Rows [are there|do we have|work|live] {PER} Col : group_count
 Top <- Rows {PER} Col : group_count !
+Agg <- {HOWMANY} Rows [are there|do we have|work|live] {PER} Col on average : group_mean
+Agg <- on average [,] {HOWMANY} Rows (are there|do we have|work|live|) {PER} Col : group_mean
+Agg <- {AVG} number of Rows {PER} Col : group_mean
 Most <- (most|highest number of|largest number of|greatest number of) : word max
 Most <- (fewest|least|lowest number of|smallest number of) : word min
 Top <- (which|what) Col [has|have|had|with|contains|is home to|employs|placed|made|submitted|has placed|has made|sent|bought|took out|received] Most Rows : best_group_count($0, $2, $1)
@@ -475,6 +492,8 @@ Top <- [signed] difference (between|in) Field (between|in|of|at) Spot and [in|at
 Top <- [signed] difference between Field (in|of|at) Spot and [that|Field] [in|of|at] Spot On : weather_apart3
 Top <- Field (in|at) Spot On minus [that|Field] (in|at|of) Spot : weather_minus
 Top <- On [,] {APART} (warmer|hotter|higher) was {FMAX} (in|at) Spot than (in|at) Spot : weather_apart(tmax, $1, $2, $0)
+Top <- was it (warmer|hotter) in Spot or [in] Spot On : which_place(tmax, $0, $1, $2, max)
+Top <- was it (colder|cooler) in Spot or [in] Spot On : which_place(tmax, $0, $1, $2, min)
 Top <- (which|what) [town|place|city|one] was (windier) [on|,] On [,|:] Spot or Spot : which_place(wind, $1, $2, $0, max)
 Top <- {APART} (warmer|hotter) was [it in|it at] Spot On than [it was] On2 : apart_days(tmax, $0, $1, $2)
 Top <- {APART} (colder|cooler) was [it in|it at] Spot On than [it was] On2 : apart_days(tmax, $0, $1, $2, -)
@@ -482,7 +501,9 @@ Top <- {APART} was [it in|it at] Spot (warmer|hotter) On than [it was] On2 : apa
 Top <- {APART} more (rain|rainfall) (fell|was there) in Spot On than On2 : apart_days(rain, $0, $1, $2)
 On2 <- On
 Top <- [what is|what was] (difference|gap|range|spread) between {FMAX} and {FMIN} (in|at|of|for) Spot On : weather_spread
-Top <- [what is|what was] difference between (highest and lowest|maximum and minimum|high and low) (temperature|temperatures) (in|at|of|for) Spot On : weather_spread
+Wea <- total {FRAIN} {AT} Spot [over|in|for|during] Range : weather_total
+Wea <- how much (rain|precipitation) (fell|was there|came down) [in total] in Spot [in total] Range [in total] : weather_total
+Top <- [what is|what was] difference between (highest and lowest|maximum and minimum|high and low|max and min|minimum and maximum|lowest and highest|min and max) (temperature|temperatures) (in|at|of|for) Spot On : weather_spread
 Top <- [what is|what was] (temperature range|range of temperatures|range of temperature|spread of temperatures) (in|at|of|for) Spot On : weather_spread
 Top <- did it rain (in|at) Spot On : rained
 Top <- was it (warmer|hotter) (in|at) Spot On than [it was] On2 : yesno(weather(tmax, $0, $1), weather(tmax, $0, $2), >)
@@ -494,6 +515,8 @@ Atom <- Fact : fact
 Top <- Fact : fact_text
 Top <- how many years ago (was|did|were) Event : years_ago
 Top <- Event how many years ago : years_ago
+Top <- Event [in] (which|what) year : number
+Top <- EventDay (when|on what date|on which date|on what day) : date_asked
 Top <- how long ago [,] in years [,] (was|did) Event : years_ago
 Top <- it is how many years since Event : years_ago
 Top <- how many years (have gone by|have passed|is it|has it been|are there) since Event : years_ago
@@ -525,13 +548,16 @@ Comp <- smaller : comparative large -1
 Comp <- lighter : comparative heavy -1
 Top <- [by] how much Comp is Title than Title : titles_apart
 Top <- [by] how many Unit Comp is Title than Title : titles_apart/1230
+Top <- [by] how many Unit is Title Comp than Title : titles_apart/2130
+Top <- [by] how much is Title Comp than Title : titles_apart/102
 Top <- how much Comp is Title than Title in Unit : titles_apart
 Top <- is Title Comp than Title : title_more
 Top <- how many times Comp is Title (than|as) Title : titles_ratio
 Top <- how many times as (high|tall) is Title as Title : titles_ratio(comparative(high, +1), $0, $1)
 Top <- how many times as long is Title as Title : titles_ratio(comparative(long, +1), $0, $1)
-Top <- (add|sum|total|combined|joint) (length|lengths) of Title and Title [together] : titles_sum long
-Top <- (add|sum|total|combined|joint) (height|heights) of Title and Title [together] : titles_sum high
+TOTALS = (add|add up|sum|sum up|total up|total|combined|joint|sum of)
+Top <- {TOTALS} (length|lengths) of Title and Title [together] : titles_sum long
+Top <- {TOTALS} (height|heights) of Title and Title [together] : titles_sum high
 Top <- (which|what) [one] is Comp [,|:] Title or Title : which_title
 Top <- (which|what) of Title and Title is Comp : which_title/201
 """

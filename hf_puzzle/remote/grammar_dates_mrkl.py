@@ -69,6 +69,7 @@ Period <- Year s : decade_of
 TILL = to|until|till|through|thru|up to
 Range <- (between DateX and|from DateX {TILL}) DateX : date_range
 Range <- (between Period and|from Period {TILL}) Period : from_to
+Range <- (between|from) (Day|Ordinal) (to|until|till|through|and) DateX : days_of
 Range <- (between Month and|from Month {TILL}) Month [of|,] Year : from_to(month_of($0, $2), month_of($1, $2))
 """
 

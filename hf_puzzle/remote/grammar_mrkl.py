@@ -129,6 +129,7 @@ Val <- [what|which] remainder (does|do|would|will) Sum leave (when|if) [it is] d
 Func <- [size of] [a] tip (on|for) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] (at|of|with) Charge : pct_of/10
 Func <- Charge (on|for) [a|an] Val (bill|meal|check|dinner|lunch|tab|order|purchase) : pct_of
 Func <- Charge on Val : pct_of
+Func <- Charge (be|come to) (on|for|of) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] : pct_of
 Func <- [size of] [a] tip of Charge (on|for) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] : pct_of
 Top <- Neg (bill|meal|purchase|order) (with|plus) Charge : pct_change +
 Func <- [sales|service] (tax|vat|gst|interest|commission|charge|fee|duty|gratuity) on Val (at|of) Charge : pct_of/10
@@ -137,6 +138,7 @@ Charge <- [a|an] Pct
 Charge <- Levy
 Levy <- [a|an] Pct [sales|service|value added] (tip|tax|vat|gst|interest|commission|charge|fee|duty|gratuity|markup|surcharge|extra|increase)
 Sum <- Sum [be] with Levy : pct_change +
+Sum <- Sum {PLUS} Levy {PLUS} Levy : pct_change($0, charges($1, $2), +)
 Val <- Sum as [a|an] (percent|percentage|per cent) : op(number($0), #100, *)
 Prod <- Prod {TIMES} Pct : pct_of/10
 Prod <- Pct {TIMES} Neg : pct_of
@@ -157,7 +159,7 @@ Share <- (percent|percentage|per cent|%) of Sum that is Sum : op(number(op($1, $
 Share <- (percent|percentage|share|fraction) that Sum is of Sum : op(number(op($0, $1, /)), #100, *)
 Share <- Sum is what (percent|percentage|per cent|%) of Sum : op(number(op($0, $1, /)), #100, *)
 Share <- Sum as [a|an] (percent|percentage|per cent) of Sum : op(number(op($0, $1, /)), #100, *)
-Share <- what (percent|percentage|per cent|%) is Sum of Sum : op(number(op($0, $1, /)), #100, *)
+Share <- (what|how many) (percent|percentage|per cent|%) is Sum [out] of Sum : op(number(op($0, $1, /)), #100, *)
 Share <- Sum out of Sum (in percent|as a percentage|as a percent|as percent|in percentage) : op(number(op($0, $1, /)), #100, *)
 Val <- Sum is Charge of (what|what number|which number) : over_pct
 Share <- how many percent [of] Sum is Sum : op(number(op($1, $0, /)), #100, *)
@@ -171,7 +173,8 @@ Sank <- [my|our|his|her|their|this|that] Noun [Noun] (went|went down|fell|droppe
 Sank <- if [a|an] Noun [Noun] (goes|goes down|falls|drops|decreases|shrinks)
 Share <- Went from Sum to Sum [.|,|;] [and] [by] (what|how many) (percent|percentage|per cent) (did|has|does|is) (it|that) (rise|risen|increase|increased|grow|grown|go up|gone up|climb|climbed|change|changed) : op(op(number(op($2, $1, /)), #1, -), #100, *)
 Share <- Sank from Sum to Sum [.|,|;] [and] [by] (what|how many) (percent|percentage|per cent) (did|has|does|is) (it|that) (fall|fallen|decrease|decreased|drop|dropped|go down|gone down|sink|shrink) : op(op(#1, number(op($2, $1, /)), -), #100, *)
-Share <- (Went|Sank) from Sum to Sum [.|,|;] (what is|what was) (percentage|percent) change : op(op(number(op($2, $1, /)), #1, -), #100, *)
+CHANGE = [what is|what was|how much is] (percentage|percent|relative) (change|increase|rise|growth|decrease|drop)|(what is|what was|how much is|how much was) (change|increase|rise|growth|decrease|drop) (in percent|in percentage|as a percentage|as percentage|in %)
+Share <- (Went|Sank) from Sum to Sum [.|,|;] {CHANGE} : op(op(number(op($2, $1, /)), #1, -), #100, *)
 Val <- Sum rounded to Integer (decimal|decimals|places|decimal places|decimal place|digits) : rounded
 Val <- Sum to Integer (decimals|decimal places|places|decimal place) : rounded
 Top <- (if|when) (i|you|we) divide Sum by Sum [,] (what is left over|what is left|what is remainder|what remains) : op %
@@ -199,6 +202,7 @@ Val <- (add|sum) up List : fold +
 Val <- add List (together|up) : fold +
 Val <- {TAKE} Neg [away] from Sum : op/10 -
 Val <- from Sum [,] {TAKE} Sum : op -
+Val <- (take|knock|deduct) Neg off [of] Sum : op/10 -
 Val <- adding Neg to Sum : op +
 Val <- Charge added to Sum : pct_change/10 +
 Val <- (taking|knocking) Charge off Sum : pct_change/10 -
@@ -245,7 +249,10 @@ Val <- solve Eq [for (x|y|n)] : same
 Val <- [if] Eq [,|.|;|:] [and|then] (what is|find|solve for|calculate) (x|y|n) : same
 Val <- [if] (i|you|we) pay [with] Sum for (something|an item|a thing|a purchase) (that costs|costing|of) Sum [,] how much change (do|will|should) (i|you|we) (get|receive|get back) : op -
 Val <- Number (glasses|cups|bottles|servings|portions|pieces|bags|boxes|cans|jugs|buckets|packs|packets) of Qty [each] : op *
-Val <- Number Noun (at|for|costing|that cost) Qty (each|apiece) : op($0, $2, *)
+Item <- Number Noun [Noun] (at|for|costing|that cost) Neg (each|apiece) : each_at
+Item <- Number Unit [of Noun] (at|for) Neg (a|an|per|each|every) Unit : at_rate
+Item <- Item (and|,|, and|plus) Item : op +
+Val <- Item
 Val <- (split|divide|share) [a|an] Qty [bill|check|cost|tab] [in|into|by] Integer ways [equally|evenly] : op /
 
 IT = it|that|this|result|total|everything|all|what you get|answer|outcome|sum|difference|product|quotient|that number|what is left|that result|result of that|what comes out
@@ -258,6 +265,9 @@ Step <- double [{IT}] : step(#2, *)
 Step <- triple [{IT}] : step(#3, *)
 Step <- halve [{IT}] : step(#1/2, *)
 Step <- square [{IT}] : step(#2, **)
+Step <- [take] square of {IT} : step(#2, **)
+Step <- [take] (root|square root) of {IT} : step(#1/2, **)
+Step <- [take] half of {IT} : step(#1/2, *)
 Step <- cube [{IT}] : step(#3, **)
 Step <- (increase|raise) {IT} by Charge : step +
 Step <- (decrease|reduce|lower) {IT} by Charge : step -
@@ -267,7 +277,9 @@ Seq <- (start|begin) (with|from|at) Sum
 Seq <- (take|i think of) Sum
 Seq <- [first|take] Val
 Chain <- Seq [and|.|,|;] [and] [then|next|after that|now|finally|afterwards|and then] Step : then
-Chain <- Chain [and|.|,|;] [and] [then|next|after that|now|finally|afterwards|and then] Step : then
+Chain <- Chain (and|.|,|;) [and] [then|next|after that|now|finally|afterwards|and then] Step : then
+Chain <- Chain (then|next|after that|now|finally|afterwards) Step : then
+Chain <- Seq [and|.|,|;] [and] [then] [what is|how much is|find|calculate] Charge of {IT} : pct_of/10
 Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole|, then) {OVER} Sum : op /
 Chain <- Sum (all|all of that|all of it|whole thing|whole lot|everything|all together|whole|, then) {TIMES} Sum : op *
 Chain <- Sum , then {PLUS} Sum : op +
@@ -348,6 +360,7 @@ Top <- {MANY} Money {CONTAIN} Val (on|at rate of|at rates of|as of) DateX : in_u
 Top <- {MANY} Money (does|do|is|are|would|will) Val (equal|make|come to|correspond to|amount to|cost|worth|be worth|be|buy|get me|give me|bring|fetch) : in_unit/10
 Top <- {MANY} cents {CONTAIN} Val : how_many_cents
 Top <- (convert|change|exchange|turn|translate|transform|express|swap|switch) Top2
+Top <- Val [,|.|;] (in|how much in|how much is that in|how much is it in|what is that in) Money if (that|it|this|price) is in Money : in_unit(measure($0, $2), $1)
 Top2 <- Val {TO} Measure : in_unit
 Top2 <- Val {TO} Unit and Unit : in_units
 Top2 <- Val {TO} Money (on|at|as of|at rate of|at rates of|using rate of|using rates of) DateX : in_unit
@@ -397,6 +410,16 @@ Top <- (a|my|our|this) Noun {GOES} [at] Qty [.|,|;] how far (does|will|would|can
 Top <- how far (do|does|will|would|can) (i|you|we|it) (go|travel|get|drive|ride) in Qty at Qty : distance/10
 Top <- how far (do|does|will|would|can) a Noun (go|travel|get|drive|move) in Qty at Qty : distance/021
 Top <- how long (does|do|will|would) Qty take at Qty : duration
+Travel <- [if|when] [i|you|we|he|she|they] [drive|travel|cycle|ride|walk|run|fly|driving|travelling|cycling] [for] Qty at [a speed of] Qty : distance/10
+Travel <- [if|when] [i|you|we|he|she|they] [drive|travel|cycle|ride|walk|run|fly|driving|travelling|cycling] [at] Qty for Qty : distance
+FAR = how far (is that|is it|do i get|do you get|do i go|do we get|would that be|will i get|does that get me|have i gone)|what distance (is that|do i cover)
+Top <- Travel [,|.|;] {FAR} [in Unit] : travelled
+RAN = ran|run|drove|drive|walked|walk|cycled|cycle|rode|ride|covered|cover|travelled|travel|swam|swim|flew|fly|did
+Pace <- (i|he|she|it|we|they|you) {RAN} Qty in Qty : pace
+Pace <- (a|my|our|this) Noun {RAN} Qty in Qty : pace/12
+Pace <- Qty in Qty : pace
+Top <- [if] Pace [.|,|;] (what is|what was) [my|his|her|our|their|its|your] [average] (speed|pace) in Unit : speed_in
+Top <- [if] Pace [.|,|;] how fast (is that|was that|was i|did i go|am i|was it|is it) in Unit : speed_in
 Top <- how long (does|do|will|would) it take to (go|travel|drive|cover|ride|walk|run) Qty at Qty : duration
 Rate <- Unit (per|/) Unit : per
 Rate <- Unit (per|/) Number Unit : per/021
@@ -428,19 +451,26 @@ Off <- [,|.|and|but] [it] (is|was) [now] Charge (off|cheaper)
 Off <- with [a|an] Charge (discount|reduction|rebate)
 Priced <- Priced [,|.|and|;] [there is|with|then|and then|minus] [a|an] Charge {PAID} : pct_change -
 Priced <- Priced [,|.|and|;] [there is|with|then|and then|plus|and] Levy : pct_change +
+Priced <- {WHO} (buy|bought|order|ordered|purchase|purchased|sell|sold) Item
 Top <- Priced [.|,|;] {PRICE}
 Top <- Priced Off [.|,|;] {PRICE} : pct_change -
 BILL = bill|meal|check|dinner|lunch|tab
 TIPPED = leave|give|tip|add
-Bill <- (my|our|a) {BILL} (was|is|came to|comes to) Sum [and|.|,|;] [and] (i|we) (want|would like|plan|wish|need) to {TIPPED}
+Billed <- [my|our|a|if|if my|if our] ({BILL}|restaurant bill|{BILL} total) (was|is|came to|comes to|totals|totaled|cost) Sum
+Bill <- Billed [and|.|,|;] [and] (i|we) (want|would like|plan|wish|need|decide) to {TIPPED}
+Bill <- Billed [and|.|,|;] [and] (i|we) {TIPPED}
+Priced <- Billed [,|.|and|;] [and|plus|with|then] Levy : pct_change +
+Priced <- (Priced|Billed) [,|.|and|;] [there is|with|then|plus|and] Levy [,|and] [and|plus|with|then] Levy : pct_change($0, charges($1, $2), +)
+BASE = on (pre tax|pretax|before tax|original|net) (amount|price|total|bill|subtotal|cost)|both on (bill|original price|pre tax amount)
+Top <- Billed [,|.|and|;] [plus|with|and] Levy [,|and|plus] [and|plus] Levy {BASE} [.|,|;] {PRICE} : pct_change($0, charges($1, $2), +)
 Top <- Bill [a|an] Charge [tip] [.|,|;] (how much is tip|what is tip|how much should i tip|how much tip is that|how much do i tip) : pct_of/10
 Top <- Bill [a|an] Levy [.|,|;] (how much is tip|what is tip|how much should i tip|how much is that) : pct_of/10
-Top <- Bill [a|an] Charge [tip] [.|,|;] (what is total|how much do i pay|how much is total|how much is it in total) : pct_change +
+Top <- Bill [a|an] Charge [tip] [.|,|;] {PRICE} : pct_change +
 Top <- Number Noun cost Sum [.|,|;|-] [and] (what|how much) (does|would|will|do) (one|each) [Noun] cost : proportion
 Top <- (if) Number Noun cost Sum [.|,|;] (what|how much) (does|would|will|do) (one|each) [Noun] cost : proportion
 Top <- [if] Number Noun cost Sum [.|,|;|-] [and] (what|how much) (do|would|will) Number [of them] [Noun] cost : proportion
 Top <- (a|one|each|every) Noun (holds|has|contains|fits|can hold) Number Noun [.|,|;] how many Noun (are in|are there in|in|fit in|do) Number Noun [hold|contain|have] : packed
-PRICE = what is total|how much is total|what is total price|what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
+PRICE = total|in total|what is total bill|how much do i pay in total|how much do we pay|what do we pay|how much in total|what is total|how much is total|what is total price|what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
 Owned <- [if] {WHO} {HAD} Stuff
 Owned <- there (are|were) Stuff
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
@@ -454,10 +484,60 @@ Top <- Owned [.|,|;] how (many|much) Measure {LEFT} : in_unit(owned_left($0), $1
 Top <- Owned [.|,|;] how (many|much) {LEFT} (in total|altogether|in all|now) : owned_left
 """
 
+MONEY = """
+TAX = vat|tax|gst|sales tax|value added tax|taxes
+NET = (without|before|excluding|excl|exclusive of|net of|ex|less) {TAX}
+GROSS = (with|including|after|incl|inclusive of) {TAX}|{TAX} included
+AMOUNT = price|cost|amount|total|total price|fee|invoice|fare|rent|bill
+TaxRate <- {TAX} [rate] [is|of|at|was] Pct
+TaxRate <- [at|of] [a|an] Pct {TAX} [rate]
+Net <- [a|my|this|if|if a] {AMOUNT} {NET} (is|was) Sum
+Net <- [a|my|this] net {AMOUNT} (is|was|of) Sum
+Net <- Sum {NET}
+Gross <- [a|my|this|if|if a] {AMOUNT} {GROSS} (is|was) Sum
+Gross <- [a|my|this] gross {AMOUNT} (is|was|of) Sum
+Gross <- Sum {GROSS}
+WHATIS = what is|what was|how much is|how much was|what would be|find|calculate|what
+ASKNET = [{WHATIS}] [it|that|{AMOUNT}] {NET}|[{WHATIS}] net [{AMOUNT}]
+ASKGROSS = [{WHATIS}] [it|that|{AMOUNT}] {GROSS}|[{WHATIS}] gross [{AMOUNT}]|{WHATIS} total [{AMOUNT}]
+ASKTAX = how much (is|was) {TAX}|what is {TAX}|how much {TAX} (is|was) (that|it|included|in it|in that|in there)|how much of (that|it) is {TAX}|how much {TAX} (do|did) i pay
+Top <- Net [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKGROSS} : pct_change +
+Top <- Net [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKTAX} : pct_of/10
+Top <- Gross [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKNET} : whole +
+Top <- Gross [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKTAX} : asked(op($0, whole($0, $1, +), -))
+Top <- Sum (including|incl|inclusive of) TaxRate [.|,|;|and] {ASKNET} : whole +
+Top <- Sum (including|incl|inclusive of) TaxRate [.|,|;|and] {ASKTAX} : asked(op($0, whole($0, $1, +), -))
+ORIGINAL = what was (original price|price before|full price|old price|price before discount|original cost|it before|regular price|price originally)|what did it cost (before|originally|before discount)|how much (was it|did it cost) (before|originally|before discount)
+Marked <- after [a|an] Charge {PAID} [,] Priced : whole/10 -
+Marked <- after [a|an] Charge {PAID} [,] (it|price|{AMOUNT}) (costs|cost|is|was) Sum : whole/10 -
+Marked <- Priced after [a|an] Charge {PAID} : whole -
+Top <- Marked [.|,|;] {ORIGINAL}
+PERYEAR = a year|per year|annually|per annum|yearly|every year|each year|annual interest
+INTEREST = interest (do|would|will|did) (i|you|we) (get|earn|receive|pay|owe)|interest (is|will be) (earned|due|paid|owed)|interest
+Lent <- on Sum at [a rate of|rate of|an interest rate of] Pct [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
+Lent <- on Sum (for|over|in|after) Number CalUnit at [a rate of|rate of|an interest rate of] Pct [{PERYEAR}] : simple_interest/0312
+Lent <- on Sum at Pct simple interest [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
+Top <- [how much|what is] simple {INTEREST} Lent : last
+Simple <- on Sum at Pct simple interest [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
+Top <- (how much|what) {INTEREST} Simple : last
+COMPOUNDED = compounded (annually|yearly|once a year|every year)|compound interest [{PERYEAR}]|with compound interest [{PERYEAR}]
+Top <- (what|how much) (will|would) Sum (be|be worth|grow to|become) (after|in) Number CalUnit at [{PERYEAR}] Pct [interest] [{PERYEAR}] {COMPOUNDED} : compounded
+Top <- (what|how much) (will|would) Sum at Pct {COMPOUNDED} (be|be worth|grow to|become) (after|in) Number CalUnit : compounded/0231
+Hourly <- [if] {WHO} (earn|earns|make|makes|get|gets|am paid|is paid|are paid|charge|charges) Sum (an|a|per|each|every) Unit : earning
+Hourly <- [if] [my|her|his|our] (pay|wage|rate|salary) is Sum (an|a|per|each|every) Unit : earning
+Working <- (work|works|working) Number Unit (a|per|each|every) CalUnit : earning
+Working <- (work|works|worked) Number Unit : earning
+ASKPAY = (how much|what) (do|does|will|would|did) {WHO} (make|earn|get|get paid|charge)
+Top <- Hourly [.|,|and|;] [and] [{WHO}] [am|is] Working [.|,|;] {ASKPAY} [(in|per|a|each|every) [a|one] CalUnit] : pay
+Top <- Hourly [.|,|and|;] [and] [{WHO}] [am|is] Working [.|,|;] {ASKPAY} in Number CalUnit : pay
+Top <- if {WHO} Working at Sum (an|a|per|each) Unit [.|,|;] {ASKPAY} : pay(earning($1, $2), $0)
+"""
+
 FRAMES = """
 S <- Top
 S <- Open S
 S <- S Close
+S <- Top [,|and] [and] by how much : by_how_much
 S <- RateDate [,] S : redate/10
 Top <- Val : asked
 Open <- (what|how much) (is|are|was|were|would be|does|do|will be|did|would|will|should|can|could)
@@ -503,4 +583,4 @@ Close <- [.|,|?] (show your work|answer with a number|answer only|just number|nu
 Close <- .
 """
 
-BLOCKS = (NUMBERS, QUANTITIES, STORIES, DAYS, DATES, TABLES, LOOKUPS, FRAMES)
+BLOCKS = (NUMBERS, QUANTITIES, STORIES, MONEY, DAYS, DATES, TABLES, LOOKUPS, FRAMES)

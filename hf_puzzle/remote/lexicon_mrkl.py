@@ -274,6 +274,8 @@ class Lexicon:
         tokens = tokens_of(text)[: 2 * MAX_TOKENS]
         while tokens and tokens[-1].word in "?!.,":
             tokens.pop()
+        while len(tokens) > 2 and tokens[0].word in DELETED and tokens[1].word == ",":
+            tokens = tokens[2:]
         return Read(self, [t for i, t in enumerate(tokens) if not self._noise(tokens, i)])
 
     @staticmethod

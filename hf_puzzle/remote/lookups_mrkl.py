@@ -16,6 +16,7 @@ from .words_mrkl import MONTH_NAMES, stem
 
 # -- weather
 
+MAX_DAYS = 7
 FIELD_UNITS = {"tmax": "degC", "tmin": "degC", "rain": "millimeter", "wind": "kilometer_per_hour"}
 
 
@@ -62,6 +63,20 @@ def which_place(c, what, first, second, date, mode):
 def rained(c, place, date):
     found = weather(c, "rain", place, date)
     return None if found is None else ("yesno", ">", found[1][0][0], n(0))
+
+
+@meaning("weather_total")
+def weather_total(c, place, period):
+    """The rain of some days: a call for each, so that there are few of them."""
+    count = (period[2] - period[1]).days + 1
+    days = [("d", (period[1] + datetime.timedelta(days)).isoformat()) for days in range(min(count, MAX_DAYS + 1))]
+    if not 2 <= count <= MAX_DAYS:
+        return None
+    found = [weather(c, "rain", place, day)[1][0] for day in days]
+    tree = found[0][0]
+    for other, _ in found[1:]:
+        tree = op("+", tree, other)
+    return quantity(c, tree, found[0][1])
 
 
 @meaning("weather_spread")

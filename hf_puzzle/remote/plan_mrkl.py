@@ -30,7 +30,7 @@ class Plan:
     """Steps in order, and the answer: (kind, what is needed to say it).
 
     Kinds: "value" (reference, unit), "split" (references, units), "yesno" (sign, reference), "which" (labels,
-    references, mode), "both" and "several" (references), "month" (reference). Without one the last result is said.
+    references, mode) and "apart" (the same, and by how much), "both" and "several" (references), "month" (reference). Without one the last result is said.
     """
 
     steps: list = field(default_factory=list)
@@ -129,10 +129,10 @@ def _answer(compiler, sense):
     if kind == "yesno":
         _, sign, left, right = sense
         return ("yesno", sign, compiler.reference(("op", "-", left, right)))
-    if kind == "which":
+    if kind in ("which", "apart"):
         _, mode, labels, trees = sense
         if len(trees) == 2:
-            return ("which", mode, labels, (compiler.reference(("op", "-", *trees)),))
+            return (kind, mode, labels, (compiler.reference(("op", "-", *trees)),))
         return ("which", mode, labels, tuple(compiler.reference(tree) for tree in trees))
     if kind == "several":
         references = tuple(compiler.reference(each) for each in sense[1])
@@ -186,6 +186,8 @@ def say(plan: Plan, results: dict) -> str:
         values = [values[0], Fraction(0)]
     best = max(values) if mode == "max" else min(values)
     chosen = [label for label, each in zip(labels, values, strict=True) if each == best]
+    if kind == "apart" and len(chosen) == 1:
+        return f"{chosen[0]}, by {exact_text(abs(values[0]))}"
     return " and ".join(chosen) if len(chosen) < len(labels) else "neither: they are equal"
 
 

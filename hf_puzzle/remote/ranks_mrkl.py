@@ -1,5 +1,6 @@
 """Meanings of rules about the most and the least, groups, shares, and named rows against each other (MRKL, arXiv 2205.00445)."""
 
+from .calendar_mrkl import between
 from .chart_mrkl import meaning
 from .rows_mrkl import (
     AGGREGATES,
@@ -15,9 +16,10 @@ from .rows_mrkl import (
     restrict,
     rows,
     settled,
+    value,
 )
 from .tables_mrkl import Query, join_between, key_column, name, number_sql, reachable
-from .values_mrkl import is_number, is_quantity, n, op, total
+from .values_mrkl import is_number, is_quantity, n, op, root, total
 from .words_mrkl import MAKERS, PERIODIC, singular
 
 
@@ -123,6 +125,16 @@ def group_count(c, which, column):
     return ("text", database(query.select(f"{group}, COUNT(*)", which[2], f" GROUP BY {group} ORDER BY {group}")))
 
 
+@meaning("group_mean")
+def group_mean(c, which, column):
+    """`how many employees per department on average`: the mean size of a group."""
+    if not _groups(c, which, column):
+        return None
+    query = Query(c.schema, which[1])
+    sizes = query.select("COUNT(*) AS n", which[2], f" GROUP BY {query.column(column)}")
+    return database(f"SELECT AVG(n) FROM ({sizes})")
+
+
 @meaning("group_aggregate")
 def group_aggregate(c, column, group_column, how):
     if (
@@ -202,6 +214,16 @@ def row_difference(c, column, first, second):
 @meaning("row_difference_in")
 def row_difference_in(c, column, first, second, said):
     return row_difference(c, column, first, second) if column[:2] == said[:2] else None
+
+
+@meaning("dates_apart")
+def dates_apart(c, unit, column, first, second):
+    """How far apart two rows' dates are, whichever is the earlier: the root of the square."""
+    left, right = (cell(c, column, each) for each in (first, second))
+    if not left or not right or left[0] != "d" or right[0] != "d":
+        return None
+    found = between(c, unit, left, right)
+    return found and root(c, op("*", found, found), n(2))
 
 
 @meaning("row_meets")
@@ -292,15 +314,19 @@ def revenue(c, *conds):
 
 
 @meaning("stock_value")
-def stock_value(c, *cents):
-    for table, columns in c.schema.columns.items():
-        price = next((col for col in columns.values() if col.kind == "number" and "price" in col.words), None)
-        stock = next(
-            (col for col in columns.values() if col.kind == "number" and set(col.words) & {"stock", "inventory"}), None
-        )
-        if price and stock:
-            scale = "" if cents or "cent" not in price.words else "/100.0"
-            return database(f"SELECT SUM({name(price.name)}*{name(stock.name)}){scale} FROM {name(table)}")
+def stock_value(c, *rest):
+    """Price times stock of all rows, or of those that a value names; in the price's unit, or ("cents" last) in cents."""
+    cents = rest[-1:] == ("cents",)
+    conds = [value(c, each) for each in rest if isinstance(each, tuple)]
+    for table in c.schema.columns:
+        prices, stocks = columns_of(c, "price", table), columns_of(c, "stock", table)
+        if len(prices) == len(stocks) == 1:
+            query = Query(c.schema, table)
+            what = f"SUM({query.column(prices[0])}*{query.column(stocks[0])})"
+            scale = "" if cents or prices[0][2] == 1 else "/100.0"
+            return [
+                database(query.select(what + scale, r[2])) for r in restrict(c, rows(c, table), *conds) or ()
+            ] or None
     return None
 
 

@@ -25,6 +25,7 @@ from .lookups_mrkl import money_context
 from .plan_mrkl import Plan, compiled
 from .ranks_mrkl import best  # noqa: F401
 from .rows_mrkl import database  # noqa: F401
+from .stories_mrkl import stuff  # noqa: F401
 from .tables_mrkl import Tables
 from .values_mrkl import ONE  # noqa: F401
 
@@ -47,6 +48,7 @@ INSTRUCTION = re.compile(
     r"|(?:just|simply|only|always)\s+(?:say|answer|reply|respond|output|return|print)\b"
     r"|you are (?:now )?(?:a|an)\b.*\b(?:assistant|bot|ai|model|calculator|system|expert|machine)\b"
     r"|(?:say|answer|reply|respond|output)(?: with)? \S+$"
+    r"|(?:say that|say it is|pretend|claim)\b|(?:say|answer|reply|respond|output)\b.*\bno matter\b"
     r"|(?:system|assistant|developer)\s*:)",
     re.IGNORECASE | re.DOTALL,
 )

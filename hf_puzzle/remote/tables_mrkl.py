@@ -24,7 +24,7 @@ class Tables:
     """Lexical edges of a schema.
 
     Categories: Table; Col, a column by its name or (with "kind" last) by a noun for its kind; Earn, a verb that takes a number of it; Best
-    and Worst, its superlatives; More and Less, its comparatives; Dated, a verb with a date.
+    and Worst, its superlatives; More and Less, its comparatives; Dated, a verb with a date, and Dating, its noun.
     """
 
     def __init__(self, known: Known):
@@ -141,6 +141,7 @@ class Tables:
         for verb in verbs:
             for form in {verb, verb + "ed" if not verb.endswith(("ed", "rn", "ade")) else verb}:
                 self._add(form, "Dated", reference)
+            self._add(stem(verb) + "ing", "Dating", reference)
 
     def edges(self, read) -> list:
         found = []

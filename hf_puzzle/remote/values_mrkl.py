@@ -512,26 +512,7 @@ def rate_in(c, value, rate):
     return None
 
 
-# -- stories
-
-
-@meaning("stuff")
-def stuff(c, value, noun=""):
-    """So many of a thing: ("stuff", value, noun)."""
-    return ("stuff", value, noun)
-
-
-@meaning("owned")
-def owned(c, before, change, sign):
-    """More or fewer of the same thing; of another thing there is no sum."""
-    value = arithmetic(c, before[1], change[1], sign)
-    nouns = {noun for noun in (before[2], change[2]) if noun}
-    return None if value is None or len(nouns) > 1 else ("stuff", value, next(iter(nouns), ""))
-
-
-@meaning("owned_left")
-def owned_left(c, owned, noun=""):
-    return owned[1] if not noun or not owned[2] or noun == owned[2] else None
+# -- rates of a day
 
 
 @meaning("redate")
@@ -547,55 +528,6 @@ def redate(c, value, date):
 
 def _name(argument):
     return argument + "_" if argument == "from" else argument
-
-
-@meaning("priced")
-def priced(c, value, noun):
-    """`a $50 shirt`: a price, whatever it is the price of."""
-    return value if value[1][0][1].startswith("$") else None
-
-
-# -- speeds, packs, and what one of several costs
-
-
-def _speed(c, value):
-    """(number, length, time) of a speed that is a length per time, such as 60 mph."""
-    if not is_quantity(value) or len(value[1]) != 1:
-        return None
-    tree, unit = value[1][0]
-    length, _, time = unit.partition("_per_")
-    return (tree, length, time) if {length, time} <= set(c.units.units if c.units is not None else ()) else None
-
-
-@meaning("distance")
-def distance(c, *senses):
-    """How far at that speed in that time; a noun before them says who moves."""
-    speed, time = senses[-2:]
-    found = _speed(c, speed)
-    hours = total(c, time, found[2]) if found and is_quantity(time) else None
-    return None if hours is None else quantity(c, op("*", found[0], hours), found[1])
-
-
-@meaning("duration")
-def duration(c, length, speed):
-    found = _speed(c, speed)
-    far = total(c, length, found[1]) if found and is_quantity(length) else None
-    return None if far is None else quantity(c, op("/", far, found[0]), found[2])
-
-
-@meaning("proportion")
-def proportion(c, count, noun, price, *rest):
-    """`3 apples cost 2.40, what do 5 cost`: as many times the price of one."""
-    wanted = [each for each in rest if is_number(each)] or [ONE]
-    if any(each != noun for each in rest if isinstance(each, str)):
-        return None
-    return arithmetic(c, arithmetic(c, price, count, "/"), wanted[0], "*") if constant(count) else None
-
-
-@meaning("packed")
-def packed(c, box, count, thing, asked, boxes, box_again):
-    """`a box holds 24 eggs, how many eggs in 15 boxes`."""
-    return op("*", count, boxes) if (box, thing) == (box_again, asked) else None
 
 
 @meaning("part_of_op")
