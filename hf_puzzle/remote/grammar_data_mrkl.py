@@ -2,7 +2,7 @@
 
 TABLES = """
 HOWMANY = how many|what number of|how many of|how many of all
-INP = in|of|at|for|by|within|with|on|carried by|flown by|driven by|handled by|served by|run by|managed by|collected by|picked by|led by|taught by|treated by|done by|performed by|brought in by|taken by|owned by|belonging in|aboard|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in
+INP = in|of|at|for|by|within|with|on|carried by|flown by|driven by|handled by|served by|run by|managed by|collected by|picked by|led by|taught by|treated by|done by|performed by|brought in by|taken by|owned by|belonging in|aboard|under|across|among|inside|belonging to|assigned to|based in|located in|working in|working for|living in|employed in|employed by|made by|placed by|held by|taken out by|named|called|working at|written by|stationed in|residing in|who are in|that are in|held in|taking place in|that take place in|given in|offered in|kept in
 NOTIN = not in|anywhere but|anywhere but in|anywhere except|anywhere except in|anywhere other than|outside|outside of|except|except in|except for|except those in|excluding|other than|without|apart from|not from|not by|not of|not working in|not living in|but not in|not counting|ignoring|leaving out
 BE = is|are|was|were|be|been|have been|has been|being
 WORK = work|works|worked|are employed|are working|were employed|have jobs
@@ -73,6 +73,9 @@ VP <- {LIVE} {NOTIN} Vals : negated(lives($0))
 VP <- {DONOT} (live|reside) InVals : negated(lives($0))
 VP <- {DONOT} (work|belong|come|sit|stay) InVals : negated
 VP <- Earn NumB : measured
+VP <- Earn NumB (a|an|per|each) (Unit|CalUnit) : measured_per
+VP <- Earn More than Amount : compared($1, $2, $0, >)
+VP <- Earn Less than Amount : compared($1, $2, $0, <)
 VP <- {DONOT} Earn NumB : negated(measured($0, $1))
 VP <- {HAVE} NumB Col : measured/10
 VP <- {HAVE} NumB (in|of) Col : measured/10
@@ -93,8 +96,8 @@ VP <- {NEVER} Acts ([a|an|any] Vals|[Post]|anything) : act never
 VP <- [{BE}] Dated Days : dated
 VP <- ({BE} not|{DONOT}) Dated Days : negated(dated($0, $1))
 VP <- (have|has) Dated Days : dated
-VP <- {BE} More than Number [Col] : compared >
-VP <- {BE} Less than Number [Col] : compared <
+VP <- {BE} More than Amount [Col] : compared >
+VP <- {BE} Less than Amount [Col] : compared <
 VP <- VP (and|but) VP : both
 VP <- VP Post : both
 NumB <- (more than|over|above|greater than|higher than|exceeding|in excess of|larger than|bigger than|upwards of) Amount : than >
@@ -152,6 +155,7 @@ Agg <- [total] (payroll|wage bill|salary bill|pay bill) [Post] : payroll
 Agg <- (combined|total) Col of Value and Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
 Agg <- Col of Value ({PLUS}|and) (that|those) of Value : op(as_number(cell($0, $1)), as_number(cell($0, $2)), +)
 Top <- (what|which) (percent|percentage) of Rows VP : share_rows
+Top <- (what|which) (share|proportion|fraction) of Rows VP [,] (in percent|as a percentage|in percentage) : share_rows
 Top <- percentage of Rows (that|who|which) VP : share_rows
 Top <- (which|what) is most common Col : most_common max
 Top <- (which|what) Col is (most common|most frequent) : most_common max
@@ -196,7 +200,7 @@ Count <- how much Col of Value (is there|do we have|is left) : as_number(cell($0
 Count <- {HOWMANY} Vals (were|have been|was|got) (ordered|sold|bought|purchased) [in total|altogether|overall|in all] : sum_quantity
 Count <- {HOWMANY} Rows (came in|came|arrived|happened|took place|occurred|were there) Days : count($0, any_date($1))
 Top <- how many Dur after Value (was|did) Value Dated : between($0, as_date(cell($3, $1)), as_date(cell($3, $2)))
-Top <- (what day of week|which day of week|what weekday|which weekday) (was|did) Value Dated on : weekday_of(as_date(cell($1, $0)))
+Top <- [on] (what day of week|which day of week|what weekday|which weekday) (was|did) Value Dated [on] : weekday_of(as_date(cell($1, $0)))
 Top <- how many Money (does|do|would|will|did) [a|an|one] Value Earn : in_unit(cell($2, $1), $0)
 Count <- (what|which) (quantity|amount) of Value (is|are|do we have) [left|available|there|currently] in Col : as_number(cell($1, $0))
 Count <- [current] Col (level|count|quantity|on hand) (for|of) Value : as_number(cell($0, $1))
@@ -236,6 +240,9 @@ Agg <- Fold Col [Post] : aggregate($1, $2, $0)
 Agg <- Fold Col Post Post : aggregate($1, $2, $3, $0)
 Agg <- Fold Table Col [Post] : aggregate($2, rows($1), $3, $0)
 Agg <- Sums (of|all) Col : aggregate/10
+Agg <- Col of Rows (in total|altogether|together|combined) : aggregate sum
+Agg <- Extreme number of Col (in|of|for|per) [a|any|one] Rows : aggregate($1, $2, $0)
+Agg <- ({HOWMANY} Unit|how long) do Rows Earn (together|in total|altogether|combined) : sum_in
 Agg <- Fold Col (of|for|among|across|paid to|earned by) [a|an|all|any] Rows : aggregate($1, $2, $0)
 Agg <- among Rows [,] (what is|what was) Fold Col : aggregate($2, $0, $1)
 Agg <- Extreme Col (anyone|anybody|someone|a person|people) Post (gets|get|has|earns|receives|makes|draws) : aggregate($1, $2, $0)
@@ -246,6 +253,7 @@ RAISE = raise|rise|pay raise|pay rise|increase|salary increase|raise in pay
 GIVEN = gets|got|receives|received|is given|was given|were given|had
 Top <- if Value {GIVEN} [a|an] Pct {RAISE} [,|.] (what|how much|how high) (will|would|is) [his|her|their|its] [new] Col [be] : pct_change(as_number(cell($2, $0)), $1, +)
 Top <- if Value {GIVEN} [a|an] Pct {RAISE} [,|.] (how much|what) (will|would) (he|she|they) Earn : pct_change(as_number(cell($2, $0)), $1, +)
+Top <- if Value {GIVEN} [a|an] Pct {RAISE} [,|.] (how much|what) (will|would) (he|she|they) Earn (per|an|a|each) Unit : pct_change(as_number(cell_per($0, $2, $3)), $1, +)
 Top <- (how much|what) (will|would) Value Earn (after|with) [a|an] Pct {RAISE} : pct_change(as_number(cell($1, $0)), $2, +)
 Agg <- how much does Superlative Rows Earn : superlative/021
 Agg <- (what|how much) does a (typical|average) Rows Earn : aggregate/10 avg
@@ -308,6 +316,7 @@ Cell <- how many Col (are|is) [there] (in|of) Value : cell
 Cell <- how many Col (is|are|was|measures) Value [in size] : cell
 Cell <- who Made Value : maker
 Cell <- when (was|did|is|were) Value Dated : cell/10
+Top <- how many Dur ago (was|did|is|were) Value Dated : since($0, as_date(cell($2, $1)))
 Cell <- (on what|on which|what) (date|day) (was|did) Value Dated : cell/10
 Cell <- (what|which) year (was|did) Value Dated : as_number(cell($1, $0))
 Cell <- where does Value (live|work|come from|reside|sit) : cell_about place
@@ -339,6 +348,7 @@ BestRows <- [who is] (top|highest|best) earner [Post] : top_earner
 BestRows <- who Earn Much [Post] : best_of_all(superlative_of($0, $1), $2)
 BestRows <- who (is|was) Late Rows [to be|to get|who was|that was] Dated [Post] : best(superlative_of($2, $0), restrict($1, $3))
 BestRows <- who (is|was) Superlative [Post] : best_of_all
+BestRows <- [who is|what is|which is|which|what] Ordinal Superlative Rows : nth_row
 BestRows <- who (has|had|gets|earns|receives|draws|got) Ordinal Peak Col [Post] : nth_row($0, superlative_of($2, $1), $3)
 BestRows <- who (has|had|gets|earns|receives|draws|got) Peak Col [Post] : best_of_all(superlative_of($1, $0), $2)
 BestRows <- who [was|is|has been] Dated Late [Post] : best_of_all(superlative_of($0, $1), $2)
@@ -552,6 +562,12 @@ Top <- [by] how many Unit is Title Comp than Title : titles_apart/2130
 Top <- [by] how much is Title Comp than Title : titles_apart/102
 Top <- how much Comp is Title than Title in Unit : titles_apart
 Top <- is Title Comp than Title : title_more
+Size <- (depth|deepness) : word deep
+Size <- (height|altitude|elevation) : word high
+Size <- length : word long
+Size <- width : word wide
+Top <- [what is] difference (in|of) Size (between|of) Title and Title : titles_difference
+Top <- [what is] difference between Size of Title and [that of] Title : titles_difference
 Top <- how many times Comp is Title (than|as) Title : titles_ratio
 Top <- how many times as (high|tall) is Title as Title : titles_ratio(comparative(high, +1), $0, $1)
 Top <- how many times as long is Title as Title : titles_ratio(comparative(long, +1), $0, $1)

@@ -124,6 +124,7 @@ Func <- Integer choose Integer : choose
 Func <- (log|logarithm) base Integer of Neg : log_base
 Func <- remainder (of|when|if|from|after) Neg (divided by|is divided by|over|by|/) Neg : op %
 Val <- what (remains|is left|is left over) when Neg is divided by Neg : op %
+Val <- what (remains|is left|is left over) (when|if|after) (i|you|we) divide Neg by Neg : op %
 Func <- remainder (of|when|if|from|after) dividing Neg by Neg : op %
 Val <- [what|which] remainder (does|do|would|will) Sum leave (when|if) [it is] divided by Sum : op %
 Func <- [size of] [a] tip (on|for) [a|an] Val [bill|meal|check|dinner|lunch|tab|order|purchase] (at|of|with) Charge : pct_of/10
@@ -175,6 +176,8 @@ Share <- Went from Sum to Sum [.|,|;] [and] [by] (what|how many) (percent|percen
 Share <- Sank from Sum to Sum [.|,|;] [and] [by] (what|how many) (percent|percentage|per cent) (did|has|does|is) (it|that) (fall|fallen|decrease|decreased|drop|dropped|go down|gone down|sink|shrink) : op(op(#1, number(op($2, $1, /)), -), #100, *)
 CHANGE = [what is|what was|how much is] (percentage|percent|relative) (change|increase|rise|growth|decrease|drop)|(what is|what was|how much is|how much was) (change|increase|rise|growth|decrease|drop) (in percent|in percentage|as a percentage|as percentage|in %)
 Share <- (Went|Sank) from Sum to Sum [.|,|;] {CHANGE} : op(op(number(op($2, $1, /)), #1, -), #100, *)
+Share <- by (what|how many) (percent|percentage|per cent) is Sum {BIG} than Sum : op(op(number(op($0, $1, /)), #1, -), #100, *)
+Share <- by (what|how many) (percent|percentage|per cent) is Sum {SMALL} than Sum : op(op(#1, number(op($0, $1, /)), -), #100, *)
 Val <- Sum rounded to Integer (decimal|decimals|places|decimal places|decimal place|digits) : rounded
 Val <- Sum to Integer (decimals|decimal places|places|decimal place) : rounded
 Top <- (if|when) (i|you|we) divide Sum by Sum [,] (what is left over|what is left|what is remainder|what remains) : op %
@@ -245,6 +248,10 @@ Eq <- {WHATNUMBER} (-|minus) Sum (=|is|equals|gives|makes) Sum : op/10 +
 Eq <- {WHATNUMBER} ('*'|times|multiplied by) Sum (=|is|equals|gives|makes) Sum : op/10 /
 Eq <- {WHATNUMBER} (/|divided by) Sum (=|is|equals|gives|makes) Sum : op/10 *
 Val <- Eq
+Eq <- Number (x|y|n) (=|is|equals|gives|makes) Sum : op/10 /
+Eq <- Number (x|y|n) (+|plus) Sum (=|is|equals|gives|makes) Sum : op(op($2, $1, -), $0, /)
+Eq <- Number (x|y|n) (-|minus) Sum (=|is|equals|gives|makes) Sum : op(op($2, $1, +), $0, /)
+Val <- (what is|find) (x|y|n) (if|when|given) Eq
 Val <- solve Eq [for (x|y|n)] : same
 Val <- [if] Eq [,|.|;|:] [and|then] (what is|find|solve for|calculate) (x|y|n) : same
 Val <- [if] (i|you|we) pay [with] Sum for (something|an item|a thing|a purchase) (that costs|costing|of) Sum [,] how much change (do|will|should) (i|you|we) (get|receive|get back) : op -
@@ -401,6 +408,8 @@ Top <- Told [.|,|;|and|:|-] (what is|how much is|what would|how much would) (tha
 Top <- Told [.|,|;|and|:|-] how (tall|heavy|long|far|high|deep|wide|big|fast|hot|cold) (am i|is that|is it|is he|is she|was that|was it) in Unit : in_unit
 Top <- Told [.|,|;|and|:|-] (how much do i weigh|what do i weigh|how much does (it|he|she) weigh) in Unit : in_unit
 Top <- Told [.|,|;|:] [and] [that] in Unit : in_unit
+Top <- Told [.|,|;|and|:|-] (what is|how much is|how tall am i|how tall is that|how long is that|) [that|it|this] in Unit and Unit : in_units
+Top <- (i|we) (have|have got|got) Val [.|,|;|and] [and] how many Money (will|would|do|can|is) (i|we|that|it) [get|have] [for it|for that|for them] : in_unit
 Top <- Told [.|,|;|and|:|-] (what is|how much is) (that|this|it) [worth] in Money : in_unit
 Top <- how (tall|high|long|heavy|deep|wide|far|fast|hot|cold|big|much) is Qty in Unit : in_unit
 Top <- how (tall|high|long|heavy|deep|wide|far|big) is Qty in Unit and Unit : in_units
@@ -449,6 +458,8 @@ Priced <- a Qty {HOLDS}
 Off <- [,|.|and|but] [it] (is|was|gets) {CUT} Charge
 Off <- [,|.|and|but] [it] (is|was) [now] Charge (off|cheaper)
 Off <- with [a|an] Charge (discount|reduction|rebate)
+Up <- [,|.|and|but] [it] (is|was|gets) (raised by|increased by|marked up by|put up by) Charge
+Top <- Priced Up [.|,|;] {PRICE} : pct_change +
 Priced <- Priced [,|.|and|;] [there is|with|then|and then|minus] [a|an] Charge {PAID} : pct_change -
 Priced <- Priced [,|.|and|;] [there is|with|then|and then|plus|and] Levy : pct_change +
 Priced <- {WHO} (buy|bought|order|ordered|purchase|purchased|sell|sold) Item
@@ -456,9 +467,13 @@ Top <- Priced [.|,|;] {PRICE}
 Top <- Priced Off [.|,|;] {PRICE} : pct_change -
 BILL = bill|meal|check|dinner|lunch|tab
 TIPPED = leave|give|tip|add
-Billed <- [my|our|a|if|if my|if our] ({BILL}|restaurant bill|{BILL} total) (was|is|came to|comes to|totals|totaled|cost) Sum
+Billed <- [my|our|a|if|if my|if our] ({BILL}|restaurant bill|dinner bill|lunch bill|{BILL} total) (was|is|came to|comes to|totals|totaled|cost) Sum
 Bill <- Billed [and|.|,|;] [and] (i|we) (want|would like|plan|wish|need|decide) to {TIPPED}
 Bill <- Billed [and|.|,|;] [and] (i|we) {TIPPED}
+Top <- Billed [.|,|;] (how much|what) (is|should|would|will) [a|an] Charge [tip] [be] : pct_of/10
+EACH = how much (each|per person|does each pay|does each person pay|does everyone pay|do we each pay)|what does (each|everyone|each person) (pay|owe)
+Top <- (Billed|Priced) [.|,|;|and] [and] [we] [split|divided|shared] (Integer ways|between Integer {PEOPLE}|among Integer {PEOPLE}|by Integer {PEOPLE}) [.|,|;] {EACH} : op /
+Top <- (Billed|Priced) [.|,|;|and] [and] [we] [split|divided|shared] (Integer ways|between Integer {PEOPLE}|among Integer {PEOPLE}|by Integer {PEOPLE}) (with|plus) Levy [.|,|;] {EACH} : op(pct_change($0, $2, +), $1, /)
 Priced <- Billed [,|.|and|;] [and|plus|with|then] Levy : pct_change +
 Priced <- (Priced|Billed) [,|.|and|;] [there is|with|then|plus|and] Levy [,|and] [and|plus|with|then] Levy : pct_change($0, charges($1, $2), +)
 BASE = on (pre tax|pretax|before tax|original|net) (amount|price|total|bill|subtotal|cost)|both on (bill|original price|pre tax amount)
@@ -470,7 +485,33 @@ Top <- Number Noun cost Sum [.|,|;|-] [and] (what|how much) (does|would|will|do)
 Top <- (if) Number Noun cost Sum [.|,|;] (what|how much) (does|would|will|do) (one|each) [Noun] cost : proportion
 Top <- [if] Number Noun cost Sum [.|,|;|-] [and] (what|how much) (do|would|will) Number [of them] [Noun] cost : proportion
 Top <- (a|one|each|every) Noun (holds|has|contains|fits|can hold) Number Noun [.|,|;] how many Noun (are in|are there in|in|fit in|do) Number Noun [hold|contain|have] : packed
-PRICE = total|in total|what is total bill|how much do i pay in total|how much do we pay|what do we pay|how much in total|what is total|how much is total|what is total price|what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
+Changed <- [a|an|my|our|this] Noun [Noun] (was|cost|used to cost|used to be) Sum [and|but|,] [but] [it] (now costs|is now|now is|costs now) Sum : then_now
+FALLEN = (what|how many) (percent|percentage|per cent) (discount|reduction|decrease|drop|off|cheaper) (is that|was that|is it|did i get)|(what|how much) is (discount|reduction|decrease|drop) in percent
+RISEN = (what|how many) (percent|percentage|per cent) (increase|rise|more|dearer|growth) (is that|was that|is it)|(what|how much) is (increase|rise) in percent
+Top <- Changed [.|,|;] {FALLEN} : changed -
+Top <- Changed [.|,|;] {RISEN} : changed +
+Top <- {WHO} (paid|pay|spent) Sum for Number Noun [Noun] [.|,|;] (what is price|how much is that|what is cost|how much is it|how much did it cost|what does it cost|what did i pay) (per|for each|for one|a|each) Noun : price_per
+Item <- Number Noun [Noun] at Neg : each_at
+Item <- (a|an|one) Noun [Noun] (for|at) Neg : last
+Val <- (total|total cost|total price|cost|price) (for|of) Item
+PRICE = what is selling price|total|in total|what is total bill|how much do i pay in total|how much do we pay|what do we pay|how much in total|what is total|how much is total|what is total price|what is new price|what do i pay|how much do i pay|how much is it|how much is it now|what does it cost|what does it cost now|what is sale price|what is final price|how much does it cost|how much does it cost now|what is price now|what will i pay|what do you pay|what is discounted price
+NEEDS = needs|gets|has|eats|wants|takes|costs|brings|holds|contains|receives|uses|pays|bought|ate|got|drinks|weighs
+Top <- there are Number Noun [in a Noun] [.|,|;|and] [and] each [of them|one|Noun] {NEEDS} Number Noun [.|,|;] how many Noun (are needed|are there|do they need|are there in total|do we need|do they have|is that|are there altogether) [in total|altogether] : each_of
+Top <- {WHO} (read|write|make|bake|save|walk|run|plant|learn|produce|eat) Number Noun (a|per|each|every) CalUnit [.|,|;] how many CalUnit (do|does|will|would) {WHO} (need|take) for [a|an] Number Noun [Noun] : days_for
+Top <- {WHO} (read|write|make|bake|save|walk|run|plant|learn|produce|eat) Number Noun (a|per|each|every) CalUnit [.|,|;] how many CalUnit (does|will|would) it take [{WHO}] to (read|write|make|bake|save|walk|run|plant|learn|produce|eat) Number Noun : days_for
+CALLS = needs|uses|takes|calls for|requires|contains
+Top <- [if] [a|my|this] Noun for Number {PEOPLE} {CALLS} Number Unit of Noun [.|,|;] how much Noun [is needed|do i need|do i use|is that] for Number [{PEOPLE}] : scaled_up
+Person <- (Name|Unknown|my Noun) : nothing
+Kin <- (his|her|my|their) Noun : same
+Aged <- (Person|{WHO}) is Number [years old] [and|,|.|;] [and] Kin is Number years older : ages +
+Aged <- (Person|{WHO}) is Number [years old] [and|,|.|;] [and] Kin is Number years younger : ages -
+Top <- Aged [.|,|;] how old is Kin : aged
+Leg <- Qty on Weekday : first
+Leg <- Qty
+Legs <- Leg (and|,|, and|, then|then) Leg : op +
+Legs <- Leg (,|, then|then) Legs : op +
+Top <- {WHO} {RAN} Legs [.|,|;] how far (did|have) {WHO} {RAN} [in total|altogether|in all] : asked
+Top <- {WHO} {RAN} Legs [.|,|;] how many Unit (did|have|is that) [{WHO} {RAN}] [in total|altogether|in all] : in_unit
 Owned <- [if] {WHO} {HAD} Stuff
 Owned <- there (are|were) Stuff
 Owned <- Owned [,|.|;] [and|but|then|and then] [{WHO}] {GAVE} Stuff : owned -
@@ -501,6 +542,9 @@ WHATIS = what is|what was|how much is|how much was|what would be|find|calculate|
 ASKNET = [{WHATIS}] [it|that|{AMOUNT}] {NET}|[{WHATIS}] net [{AMOUNT}]
 ASKGROSS = [{WHATIS}] [it|that|{AMOUNT}] {GROSS}|[{WHATIS}] gross [{AMOUNT}]|{WHATIS} total [{AMOUNT}]
 ASKTAX = how much (is|was) {TAX}|what is {TAX}|how much {TAX} (is|was) (that|it|included|in it|in that|in there)|how much of (that|it) is {TAX}|how much {TAX} (do|did) i pay
+Top <- [a|my] {AMOUNT} (including|incl|with|inclusive of) TaxRate (is|was|comes to|came to) Sum [.|,|;|and] {ASKNET} : whole/10 +
+Top <- [a|my] {AMOUNT} (including|incl|with|inclusive of) TaxRate (is|was|comes to|came to) Sum [.|,|;|and] {ASKTAX} : asked(op($1, whole($1, $0, +), -))
+Top <- how much (vat|tax|interest|commission|tip|gratuity|duty|discount) is Charge (of|on) Neg : pct_of
 Top <- Net [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKGROSS} : pct_change +
 Top <- Net [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKTAX} : pct_of/10
 Top <- Gross [.|,|;|and] [and|with|at] TaxRate [.|,|;|and] {ASKNET} : whole +
@@ -510,6 +554,8 @@ Top <- Sum (including|incl|inclusive of) TaxRate [.|,|;|and] {ASKTAX} : asked(op
 ORIGINAL = what was (original price|price before|full price|old price|price before discount|original cost|it before|regular price|price originally)|what did it cost (before|originally|before discount)|how much (was it|did it cost) (before|originally|before discount)
 Marked <- after [a|an] Charge {PAID} [,] Priced : whole/10 -
 Marked <- after [a|an] Charge {PAID} [,] (it|price|{AMOUNT}) (costs|cost|is|was) Sum : whole/10 -
+Marked <- after [a|an] Charge {PAID} [,] {WHO} (paid|pay) Sum : whole/10 -
+Marked <- {WHO} (paid|pay) Sum after [a|an] Charge {PAID} : whole -
 Marked <- Priced after [a|an] Charge {PAID} : whole -
 Top <- Marked [.|,|;] {ORIGINAL}
 PERYEAR = a year|per year|annually|per annum|yearly|every year|each year|annual interest
@@ -523,14 +569,19 @@ Top <- (how much|what) {INTEREST} Simple : last
 COMPOUNDED = compounded (annually|yearly|once a year|every year)|compound interest [{PERYEAR}]|with compound interest [{PERYEAR}]
 Top <- (what|how much) (will|would) Sum (be|be worth|grow to|become) (after|in) Number CalUnit at [{PERYEAR}] Pct [interest] [{PERYEAR}] {COMPOUNDED} : compounded
 Top <- (what|how much) (will|would) Sum at Pct {COMPOUNDED} (be|be worth|grow to|become) (after|in) Number CalUnit : compounded/0231
-Hourly <- [if] {WHO} (earn|earns|make|makes|get|gets|am paid|is paid|are paid|charge|charges) Sum (an|a|per|each|every) Unit : earning
-Hourly <- [if] [my|her|his|our] (pay|wage|rate|salary) is Sum (an|a|per|each|every) Unit : earning
+Every <- (an|a|per|each|every) (Unit|CalUnit)
+Rated <- [if|suppose] {WHO} (earn|earns|make|makes|get|gets|am paid|is paid|are paid|charge|charges|save|saves|spend|spends|pay|pays) Sum Every : earning
+Rated <- [if] [my|her|his|our|a] (pay|wage|rate|salary|rent|income) is Sum Every : earning
+Rated <- [if] [my|a|our] Noun [Noun] (is|costs|cost) Sum Every : rated_at
 Working <- (work|works|working) Number Unit (a|per|each|every) CalUnit : earning
 Working <- (work|works|worked) Number Unit : earning
-ASKPAY = (how much|what) (do|does|will|would|did) {WHO} (make|earn|get|get paid|charge)
-Top <- Hourly [.|,|and|;] [and] [{WHO}] [am|is] Working [.|,|;] {ASKPAY} [(in|per|a|each|every) [a|one] CalUnit] : pay
-Top <- Hourly [.|,|and|;] [and] [{WHO}] [am|is] Working [.|,|;] {ASKPAY} in Number CalUnit : pay
-Top <- if {WHO} Working at Sum (an|a|per|each) Unit [.|,|;] {ASKPAY} : pay(earning($1, $2), $0)
+ASKPAY = (how much|what) (do|does|will|would|did) {WHO} (make|earn|get|get paid|charge|have|save|spend|pay|have saved)|how much (is that|is it|does that make|does it cost|is this|will it be)
+Top <- Rated [.|,|and|;] [and] [{WHO}] [am|is] Working [.|,|;] {ASKPAY} [(in|per|a|each|every) [a|one] CalUnit] : pay
+Top <- Rated [.|,|and|;] [and] [{WHO}] [am|is] Working [.|,|;] {ASKPAY} in Number CalUnit : pay
+Top <- if {WHO} Working at Sum Every [.|,|;] {ASKPAY} : pay(earning($1, $2), $0)
+Top <- Rated [.|,|;|-] [and] {ASKPAY} (for|in|after|over) Number (Unit|CalUnit) : at_period
+Top <- Rated [.|,|;|-] [and] {ASKPAY} (a|per|in a|each|every|for a|in one) (Unit|CalUnit) : at_period
+Top <- Rated [.|,|;|-] [and] (how much|what) (do|does|would|will) Number Unit [of Noun] cost : at_period
 """
 
 FRAMES = """
@@ -578,6 +629,7 @@ Close <- (equal|equal to|make|come to|equals|amount to|give|worth|be|=|is|are|ge
 Close <- (right now|now|at moment|today) !
 Close <- (do you think|do you know|can you tell me|would that be|will that be|is that|would it be)
 Close <- [.|,] give [me] [a] (signed difference|number|single number|whole number|exact number|result|answer|difference)
+Close <- [.|,] [a|only] (number|answer|result) [only]
 Close <- as (a decimal|a number|a decimal number|decimal)
 Close <- [.|,|?] (show your work|answer with a number|answer only|just number|number only|be exact|give exact value|without rounding)
 Close <- .

@@ -9,7 +9,7 @@ import datetime
 import re
 
 from .chart_mrkl import meaning
-from .values_mrkl import call, is_number, is_quantity, n, op, quantity, total
+from .values_mrkl import call, is_number, is_quantity, n, op, quantity, root, total
 from .wiki_mrkl import TOKEN, UNIT_WORDS, means, words
 from .words_mrkl import MONTH_NAMES, stem
 
@@ -372,6 +372,16 @@ def titles_apart(c, comparative, first, second, unit=None):
 def titles_sum(c, first, second, adjective):
     found = _both(c, adjective, first, second)
     return found and quantity(c, op("+", *found[0]), found[1])
+
+
+@meaning("titles_difference")
+def titles_difference(c, adjective, first, second):
+    """How far apart two measures are, whichever is the larger: the root of the square."""
+    found = titles_apart(c, (adjective, 1), first, second)
+    if found is None:
+        return None
+    tree, unit = found[1][0]
+    return quantity(c, root(c, op("*", tree, tree), n(2)), unit)
 
 
 @meaning("titles_ratio")

@@ -13,14 +13,15 @@ from .rows_mrkl import (
     database,
     money,
     of_place,
+    period_of_column,
     restrict,
     rows,
     settled,
     value,
 )
-from .tables_mrkl import Query, join_between, key_column, name, number_sql, reachable
+from .tables_mrkl import Query, column_unit, join_between, key_column, name, number_sql, reachable
 from .values_mrkl import is_number, is_quantity, n, op, root, total
-from .words_mrkl import MAKERS, PERIODIC, singular
+from .words_mrkl import MAKERS, singular
 
 
 # -- the row with the most of something
@@ -64,10 +65,13 @@ def best_of_all(c, superlative, *conds):
 def nth_row(c, ordinal, superlative, *conds):
     """`who has the second highest salary`: rows with the n-th of the different values, from above or below."""
     _, column, how = superlative
-    if c.schema.columns[column[0]][column[1]].kind != "number" or not 2 <= ordinal <= 50:
+    which = ("rows", column[0], ())
+    if conds and conds[0][0] == "rows":
+        which, conds = conds[0], conds[1:]
+    if which[1] != column[0] or c.schema.columns[column[0]][column[1]].kind != "number" or not 2 <= ordinal <= 50:
         return None
     found = []
-    for r in restrict(c, ("rows", column[0], ()), *conds) or ():
+    for r in (restrict(c, which, *conds) or ()) if conds else [which]:
         inner = Query(c.schema, column[0])
         tail = f" ORDER BY 1 {'DESC' if how == 'max' else 'ASC'} NULLS LAST LIMIT 1 OFFSET {ordinal - 1}"
         value = inner.select(f"DISTINCT {inner.column(column)}", r[2], tail)
@@ -253,6 +257,15 @@ def top_earner(c, *rest):
     return best_of_all(c, superlative_of(c, columns[0], "max"), *rest) if len(columns) == 1 else None
 
 
+@meaning("sum_in")
+def sum_in(c, *senses):
+    """`how many minutes do all courses last together`: the sum of a number in its column's own unit."""
+    *unit, which, column = senses
+    if unit and column_unit(c, column) != unit[0]:
+        return None
+    return aggregate(c, column, which, "sum")
+
+
 @meaning("payroll")
 def payroll(c, *conds):
     """What all rows are paid together, where one table pays."""
@@ -383,12 +396,6 @@ def most_common(c, column, how):
 
 
 # -- columns that are so much per hour
-
-
-def period_of_column(c, column) -> str | None:
-    """The unit of time that a column's numbers are for, such as the hour of an hourly wage."""
-    words = c.schema.columns[column[0]][column[1]].words
-    return next((PERIODIC[word] for word in words if word in PERIODIC), None)
 
 
 @meaning("cell_per")

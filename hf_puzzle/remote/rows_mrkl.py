@@ -15,7 +15,7 @@ from .tables_mrkl import (
     reachable,
 )
 from .values_mrkl import call, is_number, is_quantity, op, quantity
-from .words_mrkl import DESTINATIONS, GENERAL, ORIGINS, ROLES
+from .words_mrkl import DESTINATIONS, GENERAL, ORIGINS, PERIODIC, ROLES
 
 
 MONEY_WORDS = frozenset(str.split("salary price cost fee wage pay income fare rent amount total"))
@@ -260,6 +260,18 @@ def measured(c, column, bound):
     return parts[0] if len(parts) == 1 else ("and", tuple(parts))
 
 
+def period_of_column(c, column) -> str | None:
+    """The unit of time that a column's numbers are for, such as the hour of an hourly wage."""
+    words = c.schema.columns[column[0]][column[1]].words
+    return next((PERIODIC[word] for word in words if word in PERIODIC), None)
+
+
+@meaning("measured_per")
+def measured_per(c, column, bound, unit):
+    """`earns more than 30 an hour`: only a column that is for an hour."""
+    return measured(c, column, bound) if period_of_column(c, column) == unit else None
+
+
 @meaning("compared")
 def compared(c, column, tree, *rest):
     """`longer than 300`, or `longer than 300 pages`, where the column is named as well."""
@@ -350,8 +362,9 @@ def act(c, table, *conds):
 
 @meaning("act_noun")
 def act_noun(c, table, said, *conds):
-    """`made trips to Vik`: the rows are named as well."""
-    return act(c, table, *conds) if table == said else None
+    """`made trips to Vik`, `booked a course`: the rows are named as well, or those that each of them refers to."""
+    join = join_between(c.schema, table, said) if table != said else None
+    return act(c, table, *conds) if table == said or join and join[0] == table and len(conds) <= 1 else None
 
 
 @meaning("count_acts")

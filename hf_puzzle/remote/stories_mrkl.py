@@ -1,7 +1,11 @@
 """Meanings of rules about things that are told: what one has, pays, earns and travels (MRKL, arXiv 2205.00445)."""
 
+from fractions import Fraction
+
+from .calendar_mrkl import DAYS, MONTHS
 from .chart_mrkl import meaning
 from .values_mrkl import (
+    HUNDRED,
     ONE,
     arithmetic,
     constant,
@@ -181,3 +185,91 @@ def pay(c, rate, work, *asked):
 def by_how_much(c, which):
     """Which of two, and by how much."""
     return ("apart", *which[1:]) if which[0] == "which" and len(which[3]) == 2 else None
+
+
+@meaning("rated_at")
+def rated_at(c, *senses):
+    """`petrol is 1.85 per litre`: what it is does not matter."""
+    return ("earning", *senses[-2:])
+
+
+@meaning("at_period")
+def at_period(c, rate, *asked):
+    """So much per unit, for so many of another unit that is always as long: what months and days are not."""
+    *number, unit = [each for each in asked if is_number(each)][:1] + [
+        each for each in asked if isinstance(each, str)
+    ][:1]
+    table = next((sizes for sizes in (DAYS, MONTHS) if {unit, rate[2]} <= set(sizes)), None)
+    count = number[0] if number else ONE
+    if unit == rate[2]:
+        return arithmetic(c, rate[1], count, "*")
+    if table is None:
+        length = (
+            total(c, quantity(c, count, unit), rate[2]) if c.units and {unit, rate[2]} <= set(c.units.units) else None
+        )
+        return None if length is None else arithmetic(c, rate[1], length, "*")
+    size = n(Fraction(table[unit], table[rate[2]]))
+    return arithmetic(c, arithmetic(c, rate[1], count, "*"), size, "*")
+
+
+@meaning("then_now")
+def then_now(c, *senses):
+    """`a laptop was 900 and is now 765`."""
+    return ("then now", *senses[-2:])
+
+
+@meaning("changed")
+def changed(c, told, sign):
+    """By how many percent a price rose ("+") or fell; what did the other is not answered."""
+    before, after = told[1:]
+    share = arithmetic(c, after, before, "/")
+    if share is None or not is_number(share):
+        return None
+    values = [constant(each[1][0][0] if is_quantity(each) else each) for each in (before, after)]
+    if None in values or (values[1] > values[0]) != (sign == "+"):
+        return None
+    return op("*", op("-", share, ONE) if sign == "+" else op("-", ONE, share), HUNDRED)
+
+
+@meaning("price_per")
+def price_per(c, paid, count, noun, *rest):
+    return arithmetic(c, paid, count, "/") if rest[-1] in (noun, *rest[:-1]) else None
+
+
+@meaning("each_of")
+def each_of(c, count, *rest):
+    """`28 pupils, each needs 3 notebooks`: notebooks are asked for, and nothing else."""
+    per = next(each for each in rest if is_number(each))
+    thing, asked = rest[-2:]
+    return op("*", count, per) if thing == asked else None
+
+
+@meaning("days_for")
+def days_for(c, per, thing, unit, asked, whole, *things):
+    """`35 pages a day, how many days for a 420 page book`."""
+    return op("/", whole, per) if unit == asked and thing in things else None
+
+
+@meaning("scaled_up")
+def scaled_up(c, dish, few, amount, unit, thing, asked, many):
+    """A recipe for so many people, for more of them: of the same thing."""
+    value = arithmetic(c, op("/", amount, few), many, "*")
+    return quantity(c, value, unit) if thing == asked else None
+
+
+@meaning("ages")
+def ages(c, *told):
+    """Somebody's age, and how much older ("+") or younger a relative is: ("ages", the relative's age, the relative)."""
+    *told, sign = told
+    first, second = [each for each in told if is_number(each)]
+    return ("ages", op(sign, first, second), next(each for each in told if isinstance(each, str)))
+
+
+@meaning("aged")
+def aged(c, told, asked):
+    return told[1] if told[2] == asked else None
+
+
+@meaning("first")
+def first_of(c, value, *rest):
+    return value

@@ -261,10 +261,14 @@ def _candidates(tokens, kind, head, given):
         yield from _named(tokens, kind, head, given)
     if kind == "name":
         for i, token in enumerate(tokens):
-            plain = token.isalpha() and token.islower() and token not in STOPWORDS | PREPOSITIONS
             led = i and tokens[i - 1] in ("the", "a", "an", "of")
-            if plain and led and token not in given and not CONCEPTS.get(stem(token)):
-                yield i, i + 1, None, 0.1
+            if _plain(token) and led and token not in given and not CONCEPTS.get(stem(token)):
+                end = next((at for at in range(i, len(tokens)) if not _plain(tokens[at])), len(tokens))
+                yield i, end, None, 0.1
+
+
+def _plain(token) -> bool:
+    return token.isalpha() and token.islower() and token not in STOPWORDS | PREPOSITIONS
 
 
 def _figures(tokens, kind, head):

@@ -62,8 +62,6 @@ CURRENCY_SIGNS = {
     "US$": "USD", "A$": "AUD", "AU$": "AUD", "C$": "CAD", "CA$": "CAD", "NZ$": "NZD", "HK$": "HKD", "S$": "SGD",
     "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "zł": "PLN", "₩": "KRW", "₺": "TRY", "₽": "RUB", "฿": "THB",
 }  # fmt: skip
-# words that would be read as currencies in ordinary sentences
-NOT_ALONE = {"won", "real", "rand", "lev", "buck", "bucks", "try", "all", "sterling", "crown", "crowns", "score"}
 
 # name: (dimension, size in the dimension's base, other names); bases: metre, kilogram, second, litre, metre per
 # second, square metre, joule, watt, pascal; international foot and pound, US liquid gallon, thermochemical calorie
@@ -258,7 +256,8 @@ COLUMN_WORDS = (
      "high": ("well paid", "high paid", "good earning", "high earning"), "low": ("badly paid", "low paid", "low earning")},
     {"of": ("price", "cost", "fee", "fare", "rent"), "nouns": ("price", "cost"), "verbs": ("cost", "costs", "costing", "priced at", "priced", "is priced at", "are priced at", "sell for", "sells for", "is sold for"),
      "high": ("expensive", "costly", "pricey"), "low": ("cheap", "affordable", "inexpensive")},
-    {"of": ("page", "length", "duration", "distance", "runtime", "minute"), "nouns": ("length",), "high": ("long",), "low": ("short",)},
+    {"of": ("fee", "rent", "fare"), "verbs": ("pay", "pays")},
+    {"of": ("page", "length", "duration", "distance", "runtime", "minute"), "nouns": ("length",), "verbs": ("last", "lasts", "lasted"), "high": ("long",), "low": ("short",)},
     {"of": ("height", "elevation", "altitude"), "nouns": ("height",), "high": ("tall", "high"), "low": ("short", "low")},
     {"of": ("weight", "mass"), "nouns": ("weight",), "verbs": ("weigh", "weighs", "weighing"), "high": ("heavy",), "low": ("light",)},
     {"of": ("size", "area", "population", "capacity", "surface"), "nouns": ("size",), "high": ("big", "large"), "low": ("small",)},
@@ -266,7 +265,7 @@ COLUMN_WORDS = (
     {"of": ("tonne", "ton"), "nouns": ("weight",), "high": ("big", "large", "heavy"), "low": ("small", "light")},
     {"of": ("delay",), "nouns": ("delay",), "states": ("delayed", "late"), "high": ("long",), "low": ("short",)},
     {"of": ("crop", "plant"), "kinds": ("text",), "verbs": ("grow", "grows", "grew", "are planted with", "is planted with", "were planted with")},
-    {"of": ("specialty", "speciality", "specialism", "discipline"), "kinds": ("text",), "nouns": ("specialty", "speciality"), "verbs": ("specialise in", "specialize in", "specialises in", "specializes in")},
+    {"of": ("specialty", "speciality", "specialism", "discipline"), "kinds": ("text",), "nouns": ("specialty", "speciality"), "verbs": ("teach", "teaches", "specialise in", "specialize in", "specialises in", "specializes in")},
     {"of": ("language",), "kinds": ("text",), "verbs": ("speak", "speaks", "spoke")},
     {"of": ("role", "job", "position", "occupation", "profession"), "kinds": ("text",), "nouns": ("role", "job", "position"), "verbs": ("work as", "works as", "worked as", "are employed as")},
     {"of": ("origin", "departure", "source"), "kinds": ("text",), "verbs": ("leave", "left", "leaves", "leave from", "leaves from", "left from", "go from", "fly from", "flew from", "depart from", "departed from", "departs from", "start from", "started from", "start in", "started in", "take off from", "took off from", "set off from")},
@@ -298,6 +297,7 @@ DATE_VERBS = (
     "shipped|ship|dispatched",
     "admitted|admission",
     "visited|visit",
+    "signup|signed up|sign up|enrolled|enrol|subscribed",
     "sold|sale",
 )
 TABLE_WORDS = (
