@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 
-STATUSES = ("ok", "error", "no_data", "refused")
 # the calculator's bound: 1233 decimal digits
 MAX_BITS = 4096
 MAX_DECIMALS = 30

@@ -562,10 +562,8 @@ PERYEAR = a year|per year|annually|per annum|yearly|every year|each year|annual 
 INTEREST = interest (do|would|will|did) (i|you|we) (get|earn|receive|pay|owe)|interest (is|will be) (earned|due|paid|owed)|interest
 Lent <- on Sum at [a rate of|rate of|an interest rate of] Pct [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
 Lent <- on Sum (for|over|in|after) Number CalUnit at [a rate of|rate of|an interest rate of] Pct [{PERYEAR}] : simple_interest/0312
-Lent <- on Sum at Pct simple interest [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
 Top <- [how much|what is] simple {INTEREST} Lent : last
-Simple <- on Sum at Pct simple interest [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
-Top <- (how much|what) {INTEREST} Simple : last
+Top <- (how much|what) {INTEREST} on Sum at Pct simple interest [{PERYEAR}] (for|over|in|after) Number CalUnit : simple_interest
 COMPOUNDED = compounded (annually|yearly|once a year|every year)|compound interest [{PERYEAR}]|with compound interest [{PERYEAR}]
 Top <- (what|how much) (will|would) Sum (be|be worth|grow to|become) (after|in) Number CalUnit at [{PERYEAR}] Pct [interest] [{PERYEAR}] {COMPOUNDED} : compounded
 Top <- (what|how much) (will|would) Sum at Pct {COMPOUNDED} (be|be worth|grow to|become) (after|in) Number CalUnit : compounded/0231
