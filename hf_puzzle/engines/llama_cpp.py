@@ -5,19 +5,19 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from ..costs import Timing, Workload, clock_ms
+from .cache_types import CACHE_TYPES
 from .gguf import OutType, write_model_gguf
 from .llama_library import LlamaCppError, last_error
 from .llama_library import library as _library
 
 
-KV_TYPES = ("f16", "f32")
+KV_TYPES = ("f16", "f32", *CACHE_TYPES)
 # tokens of one llama_decode: bounds the memory of the logits, llama.cpp computes 512 at a time anyway
 CHUNK = 512
 
@@ -81,7 +81,8 @@ class LlamaCpp:
     Args:
         n_ctx: tokens that one sequence can hold.
         n_seq_max: sequences that can be generated at once.
-        kv_dtype: of the KV cache; f32 also switches flash attention, which rounds, off.
+        kv_dtype: of the KV cache, `KV_TYPES`; f32 also switches flash attention, which rounds, off, and fewer bits than 16
+            need it.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class LlamaCpp:
         n_ctx: int,
         n_threads: int = 1,
         n_seq_max: int = 1,
-        kv_dtype: Literal["f16", "f32"] = "f16",
+        kv_dtype: str = "f16",
     ):
         if kv_dtype not in KV_TYPES:
             raise ValueError(f"kv_dtype {kv_dtype!r}: expected one of {', '.join(KV_TYPES)}")
@@ -115,9 +116,10 @@ class LlamaCpp:
         params.n_batch = params.n_ubatch = max(CHUNK, n_seq_max)
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
-        params.type_k = params.type_v = library.GGML_TYPE_F32 if kv_dtype == "f32" else library.GGML_TYPE_F16
-        if kv_dtype == "f32":
-            params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.type_k = params.type_v = getattr(library, f"GGML_TYPE_{kv_dtype.upper()}")
+        if kv_dtype != "f16":
+            flash = "DISABLED" if kv_dtype == "f32" else "ENABLED"
+            params.flash_attn_type = getattr(library, f"LLAMA_FLASH_ATTN_TYPE_{flash}")
         params.no_perf = True
         self._context = library.llama_init_from_model(self._model, params)
         if not self._context:
