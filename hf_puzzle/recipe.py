@@ -132,6 +132,17 @@ class HiddenConfig:
 
 
 @dataclass(frozen=True)
+class KVCacheConfig:
+    """Number format of keys and values, one for all layers of a child."""
+
+    bits: int | str = key(
+        "8 or 4 (or q8_0, q4_0): llama.cpp's cache types, for children of `deploy: [llama.cpp]`, which are then scored, sized and "
+        "served with such a cache; default: 16, the dtype",
+        16,
+    )
+
+
+@dataclass(frozen=True)
 class ChatsConfig:
     """Chats that the parent writes, for `data.name: self`: what it was trained on, as far as it tells."""
 
@@ -465,6 +476,7 @@ class PuzzleRecipe:
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    kv_cache: KVCacheConfig = field(default_factory=KVCacheConfig)
     chats: ChatsConfig = field(default_factory=ChatsConfig)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)

@@ -43,6 +43,7 @@ from .weight_types import rounded_rows
 logger = logging.getLogger(__name__)
 
 TYPES_FILE = "tensor_types.txt"  # as `llama-quantize --tensor-type-file` reads it
+CACHE_KEY = "puzzle.cache_type"  # of a file whose child was made for such keys and values; engines do not read it
 OutType = Literal["f32", "f16", "bf16", "q8_0", "q4_k_m", "q5_k_m", "q6_k"]
 # numbers that share a scale: a row must be a multiple of it
 BLOCK_SIZES = {"q8_0": 32, "q4_0": 32, "q4_k_m": 256, "q5_k_m": 256, "q6_k": 256}
@@ -96,7 +97,8 @@ def write_gguf(folder: str | Path, out: str | Path, outtype: OutType = "f16", vo
             which some matrices have more bits; they, and q6_k, are quantised by llama.cpp.
         vocabulary: False writes no tokenizer: such a file takes and gives token ids only.
 
-    Tensors that the folder's `tensor_types.txt` names get the types that it says.
+    Tensors that the folder's `tensor_types.txt` names get the types that it says; a cache type in its `puzzle.json` becomes
+    the file's `puzzle.cache_type`, by which `hf-puzzle serve` sets the server's flags.
 
     Raises:
         NotExpressible: the architecture, a layer, the tokenizer, or a matrix whose rows are no multiple of the type's
@@ -108,7 +110,7 @@ def write_gguf(folder: str | Path, out: str | Path, outtype: OutType = "f16", vo
     with contextlib.ExitStack() as stack:
         weights = _folder_weights(folder, stack)
         words = _vocabulary(folder, config) if vocabulary else None
-        return _write(Path(out), config, weights, outtype, words, read_types(folder))
+        return _write(Path(out), config, weights, outtype, words, read_types(folder), _cache_type(folder))
 
 
 def write_model_gguf(
@@ -169,6 +171,25 @@ def read_types(folder: str | Path) -> dict[str, str]:
             )
         types[name] = kind
     return types
+
+
+def _cache_type(folder: Path) -> str | None:
+    """What a child's keys and values were scored in; ArtifactError for a type that llama.cpp has not."""
+    path = folder / "puzzle.json"
+    name = artifacts.read_json(path).get("cache_type") if path.exists() else None
+    if name is not None and name not in (known := [*WEIGHT_TYPES["llama.cpp"]]):
+        raise artifacts.ArtifactError(f"{path}: cache_type {str(name)[:40]!r} is none of {', '.join(known)}")
+    return name
+
+
+def read_cache_type(path: str | Path) -> str | None:
+    """The cache type that a GGUF file was written with; None where it names none that is known here."""
+    try:
+        field = _gguf().GGUFReader(path).fields.get(CACHE_KEY)
+    except (ValueError, IndexError):  # no GGUF file: whoever opens it says so
+        return None
+    name = None if field is None else field.contents()
+    return name if name in WEIGHT_TYPES["llama.cpp"] else None
 
 
 def _unknown_type(model_type: str | None) -> str:
@@ -376,6 +397,7 @@ def _write(
     outtype: OutType,
     vocabulary: dict | None,
     overrides: dict[str, str],
+    cache_type: str | None = None,
 ) -> Path:
     if outtype not in get_args(OutType):
         raise ValueError(f"outtype {outtype!r}: expected one of {', '.join(get_args(OutType))}")
@@ -391,7 +413,7 @@ def _write(
     _check_blocks({name: weights[name].shape for name in plan.values()}, outtype, named)
     if outtype in QUANTIZED_BY_LLAMA_CPP:
         with artifacts.replacing(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-            exact = _write(Path(scratch) / "f32.gguf", config, weights, "f32", vocabulary, {})
+            exact = _write(Path(scratch) / "f32.gguf", config, weights, "f32", vocabulary, {}, cache_type)
             _quantized_by_llama_cpp(exact, temporary, outtype)
         return out
     if (freqs := _rope_freqs(config)) is not None:
@@ -406,6 +428,8 @@ def _write(
         writer.add_file_type(gguf.LlamaFileType[{"f32": "ALL_F32"}.get(outtype, f"MOSTLY_{outtype.upper()}")])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_vocabulary(writer, vocabulary)
+        if cache_type is not None:
+            writer.add_string(CACHE_KEY, cache_type)
         types = {}
         for theirs, ours in plan.items():
             shape = weights[ours].shape

@@ -77,12 +77,14 @@ def open_model(
     threads: int | None = None,
     gguf_type: str = "auto",
     blocks: Sequence[Block] = (),
+    cache_type: str | None = None,
 ) -> Iterator[Any]:
     """The same model as something that `costs.time_generation` can time in `engine`: transformers or llama.cpp.
 
     Args:
         gguf_type: as of `cost.gguf_type`.
         blocks: of the model; matrices are timed in the number formats that they name, where those are the engine's.
+        cache_type: of keys and values in llama.cpp; default: f16.
 
     Raises:
         rewrites.CannotRun: a child that the engine cannot run.
@@ -95,6 +97,7 @@ def open_model(
     with tempfile.TemporaryDirectory() as folder, llama_cpp.from_model(
         model, folder, tokens, _OUTTYPES[model.dtype] if gguf_type == "auto" else gguf_type,
         tensor_types(blocks), n_threads=threads or torch.get_num_threads(), n_seq_max=workload.batch_size,
+        kv_dtype=cache_type or "f16",
     ) as runnable:  # fmt: skip
         yield runnable
 

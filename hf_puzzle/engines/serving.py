@@ -10,6 +10,7 @@ from .. import artifacts
 from ..recipe import did_you_mean
 from . import llama_server, measured, vllm
 from .check import OPENS, check_folder
+from .gguf import read_cache_type
 from .process import EngineError
 
 
@@ -85,11 +86,15 @@ def _transformers(path: Path) -> list[str] | None:
 
 
 def _llama_cpp(path: Path) -> list[str] | None:
+    name = read_cache_type(path) if find_spec("gguf") else None
     if script := shutil.which("llama-server"):
-        return [script, "-m", str(path)]
+        flags = ["--cache-type-k", name, "--cache-type-v", name, "--flash-attn", "on"] if name else []
+        return [script, "-m", str(path), *flags]
     if find_spec("llama_cpp") and find_spec("starlette_context"):
+        kind = GGML_TYPES.get(name)
+        flags = ["--type_k", kind, "--type_v", kind, "--flash_attn", "true"] if kind else []
         # -P: its folder has a module of the name llama_cpp
-        return [sys.executable, "-P", llama_server.__file__, "--model", str(path)]
+        return [sys.executable, "-P", llama_server.__file__, "--model", str(path), *flags]
     return None
 
 
@@ -99,6 +104,7 @@ ENGINES: dict[str, Callable[[Path], list[str] | None]] = {
     "transformers-serve": _transformers,
     "llama.cpp": _llama_cpp,
 }
+GGML_TYPES = {"q8_0": "8", "q4_0": "2"}  # numbers of ggml.h, which llama-cpp-python's server takes
 INSTALL = {
     "vllm": f"pip install vllm into an environment of its own, named in {vllm.PYTHON}",
     "mlx-lm": "pip install mlx-lm",

@@ -27,8 +27,10 @@ from ..costs import (
     weight_bytes,
 )
 from ..energy import Counters
+from ..engines.cache_types import cache_bytes, rounded_cache
 from ..engines.gguf import OutType
 from ..engines.quanto import WEIGHTS, quantized, weight_bytes_of
+from ..engines.weight_types import GGUF_GROUP
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error, ratio_and_error, task_accuracy
 from ..key_retrieval import TIMES, compare_keys
 from ..layers import meta_parent
@@ -91,9 +93,10 @@ def assess(run) -> dict:
     targets = test_targets(run)
     rows = targets.rows.input_ids
     # one child at a time is on the device
-    quality = {"child": _compared(targets, load_kept(run, "child"), "child")}
-    distilled = load_kept(run, "distilled")
-    quality["distilled"] = _compared(targets, distilled, "distilled")
+    with rounded_cache(run.cache_type):
+        quality = {"child": _compared(targets, load_kept(run, "child"), "child")}
+        distilled = load_kept(run, "distilled")
+        quality["distilled"] = _compared(targets, distilled, "distilled")
     decides = targets.rows.decisions is not None
     tasks = None if decides else _cloze(run, {"parent": parent, "distilled": distilled})
     drafted = None
@@ -126,6 +129,7 @@ def assess(run) -> dict:
             run.recipe.cost.threads,
             clock=run.recipe.cost.clock,
             blocks=chosen_blocks(run),
+            cache_type=run.cache_type,
         )
         for outtype in config.gguf
     ]
@@ -142,6 +146,7 @@ def assess(run) -> dict:
         "requests": requests,
         **({} if trimmed is None else {"vocabulary": trimmed}),
         **({} if narrowed is None else {"hidden": narrowed}),
+        **({} if run.cache_type is None else {"cache_type": run.cache_type}),
         "chats": chats,
         "keys": keys,
         "gguf": gguf,
@@ -263,6 +268,8 @@ def _memory(run, blocks: list[Block], workload: Workload) -> dict:
         held = [costs.held_bytes(each) for each in (None, *layout)]
         parameters = costs.non_block_parameters + in_blocks
         kv = sum(part["memory_bytes"] for part in parts) - sum(held[1:])
+        if name == "parent" and run.cache_type:  # the table has the child's type
+            kv = kv * GGUF_GROUP * BYTES[costs.dtype] // cache_bytes(GGUF_GROUP, run.cache_type)
         if name == "parent" and run.source.narrowed:
             parameters = meta_parent(run.source.original_config).num_parameters()
             held = [parameters * BYTES[costs.dtype]]
@@ -329,7 +336,9 @@ def run_baseline(run, name: str, gkd_tokens: int) -> None:
         logger.info("baseline %s: %s", name, describe(blocks))
         child = baseline_child(run, name, blocks, gkd_tokens)
         keep_bits(child, blocks)
-        quality = _compared(test_targets(run), child, name)
+        targets = test_targets(run)
+        with rounded_cache(run.cache_type):
+            quality = _compared(targets, child, name)
         child = cast_parameters(child, getattr(torch, run.costs.dtype))
         row = {"name": name, "blocks": [block.id for block in blocks], "gkd_tokens": gkd_tokens, "quality": quality}
         row["weight_bytes"] = weight_bytes(child)

@@ -63,6 +63,7 @@ class Bench:
         confidence: of all bounds.
         original: config of the parent with all its tokens, and how many of them it needs for one of `parent`'s, where that
             was trimmed (`vocabulary.size`): this is then the parent that is timed, and it takes so much less a token.
+        cache_type: in which children, not the stock parent, keep keys and values, where the engine has it.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Bench:
         fmt: str,
         confidence: float = 0.95,
         original: tuple[PretrainedConfig, float] | None = None,
+        cache_type: str | None = None,
     ):
         self._model, self.config, self.fmt, self.confidence = parent, config, fmt, confidence
-        self.original = original
+        self.original, self.cache_type = original, cache_type
         self.dtype = getattr(torch, config.dtype)
         self.parent_config = parent.config
         self.own = parent_blocks(parent.config)
@@ -142,7 +144,13 @@ class Bench:
                     stack = passing if kept is None else self._stay
                     models[name] = stack.enter_context(
                         open_model(
-                            make(), engine, workload, self.config.threads, self.config.gguf_type, layouts.get(name, ())
+                            make(),
+                            engine,
+                            workload,
+                            self.config.threads,
+                            self.config.gguf_type,
+                            layouts.get(name, ()),
+                            None if name == PARENT else self.cache_type,
                         )
                     )
                     if kept is not None:
@@ -188,8 +196,8 @@ class Bench:
 
     def peak_bytes(self, blocks: list[Block], batch_size: int) -> int | None:
         """Peak memory of loading such a child and generating, in a process of its own; None where it cannot be read, or
-        where matrices are in fewer bits, which are made of whole ones when they are loaded."""
-        if any(block != block.plain for block in blocks):
+        where matrices are in fewer bits, which are made of whole ones when they are loaded, or keys and values are."""
+        if self.cache_type or any(block != block.plain for block in blocks):
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = hub.write_model_folder(Path(folder) / "child", self._child(blocks))
@@ -261,6 +269,7 @@ class Bench:
                 "cost": dataclasses.asdict(config),
                 "fmt": self.fmt,
                 "share": None,
+                "cache_type": self.cache_type,
             }
             if self.original is not None:
                 self.original[0].save_pretrained(Path(folder) / "original")
@@ -435,7 +444,7 @@ def _answer() -> None:
         folder = Path(asked["folder"]) / "original"
         full = AutoConfig.from_pretrained(folder, attn_implementation=asked["attention"])
         original = (full, asked["share"])
-    timings = Bench(parent, cost, asked["fmt"], original=original).timings_by_length(
+    timings = Bench(parent, cost, asked["fmt"], original=original, cache_type=asked["cache_type"]).timings_by_length(
         layouts, asked["batch_size"], asked["rounds"]
     )
     _say(

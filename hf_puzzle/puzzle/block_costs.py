@@ -31,6 +31,7 @@ from ..blocks import (
 )
 from ..costs import Timing, Workload, median_timing, without_drift
 from ..engines import weight_types
+from ..engines.cache_types import cache_bytes
 from ..formats import DECILM, decilm_width
 from ..layers import as_key, fits_layer, of_key
 from ..recipe import CostConfig, RecipeError, parse_as
@@ -109,8 +110,9 @@ def non_block_parameters(config) -> int:
     return sum(p.numel() for p in parent.parameters()) - sum(p.numel() for p in layers_of(parent).parameters())
 
 
-def kv_bytes_per_token(config, variant: Variant, dtype: str) -> int:
-    """Keys and values of one token in one layer: 2 * KV heads * head_dim * bytes; nothing without attention.
+def kv_bytes_per_token(config, variant: Variant, dtype: str, cache_type: str | None = None) -> int:
+    """Keys and values of one token in one layer: 2 * KV heads * head_dim * bytes of `dtype`, or as `cache_type` holds them;
+    nothing without attention.
 
     A window bounds how many tokens are kept (`kv_tokens`), not what each takes.
     """
@@ -118,7 +120,8 @@ def kv_bytes_per_token(config, variant: Variant, dtype: str) -> int:
     if heads is None:
         return 0
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * heads * head_dim * BYTES[dtype]
+    numbers = 2 * heads * head_dim
+    return numbers * BYTES[dtype] if cache_type is None else cache_bytes(numbers, cache_type)
 
 
 def state_bytes(config, variant: Variant, dtype: str) -> int:
@@ -353,7 +356,7 @@ def measure_costs(bench: Bench, space: SearchSpace, seed: int = 0, length: int |
             if counts_bits:
                 held[key] = weight_bytes(parent_config, kind, variant, config.dtype, bench.fmt, gguf)
             if kind == "attention":
-                kv[key] = kv_bytes_per_token(parent_config, plain(variant), config.dtype)
+                kv[key] = kv_bytes_per_token(parent_config, plain(variant), config.dtype, bench.cache_type)
                 if size := state_bytes(parent_config, plain(variant), config.dtype):
                     states[key] = size
     times, fits, children = {}, {}, {}

@@ -3,6 +3,8 @@
 import logging
 
 from ..corpora import TRAINERS_DATA
+from ..engines.cache_types import ATTENTION
+from ..engines.weight_types import GGUF_GROUP
 from ..layers import parent_blocks
 from ..recipe import RecipeError
 from .distillation import check_validation
@@ -75,3 +77,32 @@ def check_parts(run) -> None:
             f"baselines.num_tokens {recipe.baselines.num_tokens}: GKD of baselines needs the parent on one device; with "
             "parent.device_map, set baselines.num_tokens: [0]"
         )
+
+
+def check_kv_cache(run) -> None:
+    """Keys and values in fewer bits are llama.cpp's, of one type for all layers; where costs are measured elsewhere, that is said."""
+    name, deploy, engine = run.cache_type, list(run.recipe.deploy), run.recipe.cost.engine
+    if name is None:
+        return
+    if deploy != ["llama.cpp"]:
+        raise RecipeError(
+            f"kv_cache.bits: {name} is a cache type of llama.cpp, for all layers at once, and deploy is {deploy}: set "
+            "`deploy: [llama.cpp]`, or leave kv_cache out"
+        )
+    if not run.source.known:
+        return
+    config = run.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head_dim % GGUF_GROUP:
+        raise RecipeError(
+            f"kv_cache.bits: {name} keeps groups of {GGUF_GROUP} numbers, and heads of {head_dim} are no multiple of it; leave "
+            "kv_cache out"
+        )
+    attention = config._attn_implementation or ATTENTION
+    if attention != ATTENTION:
+        raise RecipeError(
+            f"kv_cache.bits: keys are rounded in {ATTENTION}, and the parent runs {attention}; load it without"
+        )
+    if engine != "llama.cpp":
+        logger.info("cost: %s does not run a cache of %s: its time is that of %s here; its bytes count in full",
+                    engine, name, run.recipe.cost.dtype)  # fmt: skip

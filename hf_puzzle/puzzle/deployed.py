@@ -40,6 +40,7 @@ def in_llama_cpp(
     workload: Workload = WORKLOAD,
     clock: str = "wall",
     blocks: Sequence[Block] = (),
+    cache_type: str | None = None,
 ) -> dict:
     """What quantisation and engine leave of both.
 
@@ -47,6 +48,7 @@ def in_llama_cpp(
         rows: held-out text; the first `TOKENS` of it are used.
         outtype: of the GGUF files' matrices, as of `engines.gguf`.
         blocks: of the child; matrices for which they name one of llama.cpp's number formats have that one.
+        cache_type: of the child's keys and values; default: f16, as the parent's are.
 
     Returns:
         `quality` of both against the parent in transformers, as of `Verdict.to_dict`; `file_bytes`; `speed`: `total`,
@@ -63,12 +65,13 @@ def in_llama_cpp(
         options = {"n_threads": torch.get_num_threads(), "n_seq_max": workload.batch_size}
         models = {}
         try:
-            for name, model, types in (("parent", parent, {}), ("child", child, tensor_types(blocks))):
+            subjects = (("parent", parent, {}, "f16"), ("child", child, tensor_types(blocks), cache_type or "f16"))
+            for name, model, types, kv_dtype in subjects:
                 path = llama_cpp.write_model_gguf(
                     as_engine_runs_it(model, "llama.cpp"), f"{folder}/{name}.gguf", outtype, types
                 )
                 found["file_bytes"][name] = path.stat().st_size
-                models[name] = llama_cpp.LlamaCpp(path, tokens, **options)
+                models[name] = llama_cpp.LlamaCpp(path, tokens, **options, kv_dtype=kv_dtype)
                 found["quality"][name] = _verdict(targets, models[name], f"llama.cpp: {name}")
             timings = measure_interleaved(models, workload, rounds, clock, "llama.cpp: speed")
         finally:

@@ -247,7 +247,9 @@ class Iteration:
     @functools.cached_property
     def judge(self) -> Judge:
         run = self.run
-        return run.judge if self.number == 1 else Judge(self.host, self.space, self.library, run.metric, run.teacher)
+        if self.number == 1:
+            return run.judge
+        return Judge(self.host, self.space, self.library, run.metric, run.teacher, run.cache_type)
 
     def close(self) -> None:
         """Forget the models that it holds besides the run's."""

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..anatomy import final_states, float_head_of
 from ..blocks import NONE, Block
+from ..engines.cache_types import rounded_cache
 from ..evaluation import ClozeTask, Rows, Targets, mean_and_error
 from ..progress import bar
 from ..recipe import ScoreConfig
@@ -79,6 +80,7 @@ class Judge:
     Args:
         parent: model that blocks are put into; `space.parents` are its own.
         teacher: model that networks are measured against; default: `parent`.
+        cache_type: in which networks, not the teacher, keep keys and values, as of `cache_types.rounded_cache`.
 
     Attributes:
         judged: `(value, standard error)` of every layout so far.
@@ -92,16 +94,23 @@ class Judge:
         library: BlockLibrary,
         metric: Metric,
         teacher: PreTrainedModel | None = None,
+        cache_type: str | None = None,
     ):
         self.parent, self.space, self.library, self.metric = parent, space, library, metric
         self.teacher = parent if teacher is None else teacher
+        self.cache_type = cache_type
         self.judged: dict[tuple[Block, ...], tuple[float, float]] = {}
         self.forward_tokens = 0.0
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the parent's own blocks, in place, give the teacher's answers."""
+        return self.teacher is self.parent and self.cache_type is None
 
     def on(self, part: slice) -> "Judge":
         """The same on some of the rows."""
         metric = dataclasses.replace(self.metric, rows=self.metric.rows[part])
-        return Judge(self.parent, self.space, self.library, metric, self.teacher)
+        return Judge(self.parent, self.space, self.library, metric, self.teacher, self.cache_type)
 
     @functools.cached_property
     def targets(self) -> Targets:
@@ -123,7 +132,8 @@ class Judge:
         layout = tuple(blocks)
         if layout not in self.judged:
             found, targets = [], self.targets  # the parent's, before it is swapped
-            with Network(self.parent.config, layout, self.library, parents=self.space.parents).inside(self.parent):
+            network = Network(self.parent.config, layout, self.library, parents=self.space.parents)
+            with network.inside(self.parent), rounded_cache(self.cache_type):
                 for index, batch in enumerate(bar(targets.batches, desc="distance")):
                     found += self.values(index, [final_states(self.parent, batch)])
             self.forward_tokens += self.metric.rows.input_ids.numel()
@@ -153,7 +163,7 @@ class Judge:
         parent, parents, targets = self.parent, self.space.parents, self.targets
         incumbent = incumbent or list(parents)
         kept = [b == own for b, own in zip(incumbent, parents, strict=True)]
-        is_teacher = self.teacher is parent  # then the parent's own answers are the targets
+        is_teacher = self.is_teacher  # then the parent's own answers are the targets
         at_parent = [is_teacher and all(kept[:layer] + kept[layer + 1 :]) for layer in range(len(incumbent))]
         standing = Network(parent.config, incumbent, self.library, parents=parents).swaps(parent)
         states = [first_states(parent, batch) for batch in targets.batches]
@@ -194,7 +204,7 @@ class Judge:
                         for b, column in zip(blocks, values, strict=True)
                     },
                 )
-            with swapped(parent, standing):
+            with swapped(parent, standing), rounded_cache(self.cache_type):
                 for index, state in enumerate(states):  # in place: all of them twice may not fit
                     states[index] = run_layer(parent, layer_idx, state)
             self._count(states, 1)
@@ -206,7 +216,8 @@ class Judge:
     def _from_layer(self, layer_idx: int, swap: dict, state: torch.Tensor) -> torch.Tensor:
         """Final hidden states of the parent with other blocks, from what enters `layer_idx`."""
         self._count([state], len(self.space.layers) - layer_idx)
-        with swapped(self.parent, swap), only_layers(self.parent, layer_idx, states=state):
+        swap = swapped(self.parent, swap)
+        with swap, only_layers(self.parent, layer_idx, states=state), rounded_cache(self.cache_type):
             return self.parent.get_decoder()(inputs_embeds=state, use_cache=False).last_hidden_state
 
 

@@ -22,6 +22,7 @@ from ..corpora import asks, is_heldout, open_corpus, prompts_of_self, reads_self
 from ..costs import cpu_threads
 from ..data import TokenStream, sequences
 from ..decision_data import tokenize_requests
+from ..engines.cache_types import cache_type
 from ..engines.measuring import check_measured
 from ..fanout import RunSpec, channel, executor_for
 from ..formats import child_config, choose_format
@@ -54,7 +55,7 @@ from .block_distillation import (
     planned_names,
 )
 from .chats import PARTS, batches_of, estimate_chats, prompts_of_files, write_chats
-from .checks import VALIDATION_SHARE, check_gkd_text, check_heldout, check_parts, check_refit
+from .checks import VALIDATION_SHARE, check_gkd_text, check_heldout, check_kv_cache, check_parts, check_refit
 from .distillation import (
     Distilled,
     check_fsdp,
@@ -207,7 +208,7 @@ class PuzzleRun:
 
     @functools.cached_property
     def judge(self) -> Judge:
-        return Judge(self.parent, self.space, self.library, self.metric, self.teacher)
+        return Judge(self.parent, self.space, self.library, self.metric, self.teacher, self.cache_type)
 
     @functools.cached_property
     def bench(self) -> Bench:
@@ -215,7 +216,12 @@ class PuzzleRun:
         if self.source.smaller:
             kept = self.source.kept
             original = (self.source.original_config, 1.0 if kept is None else kept.share)
-        return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence, original)
+        return Bench(self.parent, self.recipe.cost, self.fmt, self.recipe.solve.confidence, original, self.cache_type)
+
+    @property
+    def cache_type(self) -> str | None:
+        """In which children keep keys and values; None: in the dtype."""
+        return cache_type(self.recipe.kv_cache.bits)
 
     @property
     def each(self) -> PuzzleRecipe:
@@ -263,7 +269,7 @@ class PuzzleRun:
         check_precision(recipe.library)
         check_trackers(recipe.report_to)
         check_fsdp(recipe.distill)
-        for check in (check_heldout, check_gkd_text, check_refit, check_parts):
+        for check in (check_heldout, check_gkd_text, check_refit, check_parts, check_kv_cache):
             check(self)
         check_constraints(recipe.constraints, recipe.cost)
         check_names(recipe.baselines.names)
@@ -276,7 +282,7 @@ class PuzzleRun:
         if self.source.known:
             check_parent(self.config, recipe.child.format)
             engines.check_tensor_parallel(recipe.tensor_parallel, attention_heads(self.config), recipe.deploy)
-            check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt)
+            check_sizes(self.config, self.space, recipe.constraints, recipe.cost, self.fmt, self.cache_type)
             engines.check_format(recipe.deploy, self.fmt, self.config)
             check_measured(recipe.cost.engine, self.fmt, self.device, recipe.cost.dtype)
             check_bits(recipe, self.space)
@@ -387,7 +393,7 @@ class PuzzleRun:
         run_score_task(self.judge, ScoreTask(**task), self._score_parts)
 
     def merge_scores(self) -> None:
-        scores = merge_scores(self.space, self.metric, self._score_parts, self.teacher is not self.parent)
+        scores = merge_scores(self.space, self.metric, self._score_parts, not self.judge.is_teacher)
         lines = [artifacts.json_line(score.to_dict()) for score in scores]
         artifacts.write_text(self.run_dir / "scores.jsonl", "".join(lines))
 
@@ -533,6 +539,7 @@ class PuzzleRun:
             "parent": origin(self.source.original_path),
             "chosen": artifacts.read_json(folder.parent / "solutions.json")["chosen"],
             "environment": artifacts.environment(),
+            **({"cache_type": self.cache_type} if self.cache_type else {}),
             **facts,
         }
         named = [Block.parse(text) for text in provenance["chosen"]["blocks"]]
@@ -575,6 +582,7 @@ class PuzzleRun:
         for name in ("layers_per_job", "states", "lookahead"):  # who does the work changes nothing in it
             del library[name]
         del score["tokens_per_task"], evaluated["systems"]
+        kept = [to_dict(r.kv_cache)] if self.cache_type else []
         made, asks = self.source.stage(), reads_self(r.data) and self.given_streams is None
         parent = ("parent",) if made else ()
         source = {"parent": to_dict(r.parent), **({} if made else {"content": self.source.fingerprint()})}
@@ -585,9 +593,9 @@ class PuzzleRun:
             Stage("importance", self.rank, [to_dict(r.importance), shared], ("data",), ("importance.safetensors",), estimate=estimate_importance),
             Stage("library", self.build_layers, [library, space, r.deploy, r.tensor_parallel, shared], ("importance",), ("library",),
                   tasks=self.library_tasks, merge=self.merge_library, progress=self.library_progress, keeps_parts=True, estimate=estimate_library),
-            Stage("score", self.score, score, ("library",), ("scores.jsonl",), ("scores.parts",),
+            Stage("score", self.score, [score, *kept] if kept else score, ("library",), ("scores.jsonl",), ("scores.parts",),
                   tasks=self.score_tasks, merge=self.merge_scores, progress=self.score_progress, estimate=estimate_score),
-            *cost_stages.stages(self, [space, r.deploy, r.tensor_parallel, source, shared, r.child.format], ("data",)),
+            *cost_stages.stages(self, [space, r.deploy, r.tensor_parallel, source, shared, r.child.format, *kept], ("data",)),
             *iterations.stages(self),
             Stage("evaluate", self.evaluate, evaluated, ("distill",), ("eval.json",), estimate=estimate_evaluate),
             Stage("baselines", self.baseline, [to_dict(r.baselines), evaluated], ("solve", "child", "distill"), ("baselines",),

@@ -82,6 +82,7 @@ def summary_rows(evaluation: dict) -> list[tuple[str, str, str, str]]:
         *_length_rows(speed),
         *_vocabulary_rows(evaluation.get("vocabulary")),
         *_hidden_rows(evaluation.get("hidden")),
+        *([("keys and values in llama.cpp's", "f16", cache_type, "")] if (cache_type := evaluation.get("cache_type")) else []),
         *_decision_rows(evaluation),
         ("decisions right" if decides else "top-1 accuracy", f"{quality['parent_top1']:.2%}", f"{quality['top1']:.2%}",
          kept_text(quality)),

@@ -133,7 +133,12 @@ def check_constraints(constraints: ConstraintsConfig, cost: CostConfig) -> None:
 
 
 def check_sizes(
-    config, space: SearchSpace, constraints: ConstraintsConfig, cost: CostConfig, fmt: str = DECILM
+    config,
+    space: SearchSpace,
+    constraints: ConstraintsConfig,
+    cost: CostConfig,
+    fmt: str = DECILM,
+    cache_type: str | None = None,
 ) -> None:
     """Refuse size constraints that no child of the space meets, from shapes alone.
 
@@ -155,7 +160,8 @@ def check_sizes(
                 + held["ffn", block.ffn]
                 + batch_size
                 * (
-                    kv_tokens(block.attention, length) * kv_bytes_per_token(config, block.attention, cost.dtype)
+                    kv_tokens(block.attention, length)
+                    * kv_bytes_per_token(config, block.attention, cost.dtype, cache_type)
                     + state_bytes(config, plain(block.attention), cost.dtype)
                 ),
             )
