@@ -337,6 +337,7 @@ def encode_windows(
     prefix = token_ids(model, prefix, "prefix")
     windows = window_ids(model, kind, windows, prefix)
     _before_use(model, kind)
+    model_state(model)  # merged adapters that are off leave in the first pass, which nothing tells afterwards
     layers = _encode_prefix(model, prefix)
     longest = max(map(len, windows))
     rows = _encode_rows(model, layers, prefix, windows, longest, alignment, batch_size or len(windows))
