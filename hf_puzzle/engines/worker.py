@@ -98,6 +98,7 @@ class OpenVino:
 
         core, folder = openvino.Core(), asked["convert"]
         model = core.read_model(f"{folder}/model.onnx")
+        _attend_at_once(model)
         _keep_state(model)
         model.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])  # 8 bits are its own choice
         openvino.save_model(model, f"{asked['to']}/openvino_model.xml", compress_to_fp16=False)
@@ -165,6 +166,53 @@ class OpenVino:
         takes = {name for port in self.model.inputs for name in port.get_names()}
         self.request.infer({name: value for name, value in given.items() if name in takes})
         return self.request.get_tensor("logits").data
+
+
+def _attend_at_once(model) -> None:
+    """softmax(q k^T + mask) v as one operation: its kernel writes keys and values into the state in place and holds no scores,
+    and nothing makes it of an ONNX graph's parts."""
+    import numpy as np
+    import openvino.opset13 as ops
+
+    for node in model.get_ordered_ops():
+        found = _attention(node) if node.get_type_name() == "Softmax" else None
+        if found is None:
+            continue
+        query, turned, mask, value, product = found
+        key = ops.transpose(turned, ops.constant(np.array([0, 1, 3, 2])))
+        if turned.get_node().get_type_name() == "Transpose":
+            order = _sources(turned.get_node())[1].get_node()
+            if order.get_type_name() == "Constant" and order.get_data().tolist() == [0, 1, 3, 2]:
+                key = _sources(turned.get_node())[0]
+        one = ops.constant(np.float32(1))  # scores are scaled before
+        attended = ops.scaled_dot_product_attention(query, key, value, mask, one, causal=False)
+        for port in product.output(0).get_target_inputs():
+            port.replace_source_output(attended.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _attention(softmax) -> tuple | None:
+    """(q, k^T, mask, v, the product that ends it) of an attention that is nothing but that; None of others, those with capped
+    scores or sinks, say."""
+    readers = list(softmax.output(0).get_target_inputs())
+    added, product = _sources(softmax)[0].get_node(), readers[0].get_node()
+    if len(readers) != 1 or not _is_product(product) or _sources(product)[0].get_node() != softmax:
+        return None
+    scores = [port for port in _sources(added) if _is_product(port.get_node())]
+    if added.get_type_name() != "Add" or len(scores) != 1 or softmax.output(0).partial_shape.rank.get_length() != 4:
+        return None
+    if softmax.get_attributes()["axis"] not in (-1, 3) or len(scores[0].get_target_inputs()) != 1:
+        return None
+    (mask,) = (port for port in _sources(added) if port != scores[0])
+    return *_sources(scores[0].get_node()), mask, _sources(product)[1], product
+
+
+def _sources(node) -> list:
+    return [port.get_source_output() for port in node.inputs()]
+
+
+def _is_product(node) -> bool:
+    return node.get_type_name() == "MatMul" and not any(node.get_attributes()[f"transpose_{x}"] for x in "ab")
 
 
 def _keep_state(model) -> None:

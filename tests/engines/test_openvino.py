@@ -58,6 +58,9 @@ def test_an_export_has_state_and_tokenizer_and_the_childs_logits(tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {f"openvino_{name}.xml" for name in ("model", "tokenizer", "detokenizer")} < names
     assert "model.onnx" not in names
+    graph = (tmp_path / "out" / "openvino_model.xml").read_text()
+    assert graph.count('type="ScaledDotProductAttention"') == 2  # whose kernel keeps no scores
+    assert 'type="Softmax"' not in graph
     with torch.no_grad():
         child.lm_head.weight.mul_(1.01)
     with pytest.raises(ValueError, match="graphs differ from the model"):
