@@ -54,7 +54,6 @@ MODELS = {
     "uniform": [Block(1, 256)] * LAYERS,
 }
 WORK = [(1, 128), (1, 1024), (16, 128), (16, 1024)]  # sequences, tokens in
-LARGE = {"openvino": (16, 1024)}  # takes more than 24 GB there, with one model open
 DECODED = 8  # tokens, one by one
 WHOLE = 48  # in vLLM, whose steps are known by the difference of two generations alone
 ROWS = {"transformers": "transformers", "mlx-lm": "mlx-lm", "openvino": "openvino", "onnxruntime": "onnxruntime"}
@@ -99,7 +98,7 @@ def timed(engine: str, place: Path, venvs: Path, words, rounds: int) -> dict:
         json.dumps(
             {
                 "models": paths,
-                "work": [each for each in WORK if each != LARGE.get(engine)],
+                "work": WORK,
                 "decoded": WHOLE if engine == "vllm" else DECODED,
                 "rounds": rounds,
             }
